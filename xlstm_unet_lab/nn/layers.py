@@ -1,0 +1,88 @@
+"""Small layers on tokens (B, S, width): block-diagonal linear, causal convolution, and norms whose weight is an offset.
+
+Source: Beck et al., xLSTM (arXiv 2405.04517), figure 11; Alkin et al., Vision-LSTM (arXiv 2406.04303).
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def require_divisible(width: int, parts: int, what: str) -> int:
+    """Return width // parts; ValueError naming `what` when the division leaves a rest or either number is below 1."""
+    if width < 1 or parts < 1 or width % parts:
+        below, above = parts * max(width // max(parts, 1), 1), parts * (width // max(parts, 1) + 1)
+        raise ValueError(f"{what}: width {width} is not divisible by {parts}; use a width such as {below} or {above}")
+    return width // parts
+
+
+class BlockDiagonalLinear(nn.Module):
+    """Linear map whose matrix is block-diagonal: neighbouring channels mix in blocks, blocks do not mix.
+
+    (..., width) -> (..., width). Weight (width / block_size, block_size out, block_size in), bias (width).
+    """
+
+    def __init__(self, width: int, block_size: int, bias: bool = False):
+        super().__init__()
+        blocks = require_divisible(width, block_size, "BlockDiagonalLinear")
+        self.weight = nn.Parameter(torch.empty(blocks, block_size, block_size))
+        self.bias = nn.Parameter(torch.zeros(width)) if bias else None
+        nn.init.normal_(self.weight, std=math.sqrt(2 / (5 * block_size)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        blocks, block_size, _ = self.weight.shape
+        y = torch.einsum("...ni,noi->...no", x.unflatten(-1, (blocks, block_size)), self.weight).flatten(-2)
+        return y if self.bias is None else y + self.bias
+
+
+class CausalConvolution(nn.Module):
+    """Depthwise convolution along the sequence that sees the present token and kernel_size - 1 tokens before it.
+
+    (B, S, width) -> (B, S, width). Weight (width, 1, kernel_size), bias (width).
+    """
+
+    def __init__(self, width: int, kernel_size: int = 4, bias: bool = True):
+        super().__init__()
+        if width < 1 or kernel_size < 1:
+            raise ValueError(f"CausalConvolution: width {width} and kernel_size {kernel_size} must both be at least 1")
+        self.conv = nn.Conv1d(width, width, kernel_size, groups=width, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        padded = F.pad(x.transpose(1, 2), (self.conv.kernel_size[0] - 1, 0))  # (B, width, kernel_size - 1 + S)
+        return self.conv(padded).transpose(1, 2)
+
+
+class OffsetLayerNorm(nn.Module):
+    """Layer norm over the last axis whose scale is 1 + weight, so that weight decay pulls the scale towards 1.
+
+    (..., width) -> (..., width). Weight (width), starting at 0; bias (width) or None.
+    """
+
+    def __init__(self, width: int, bias: bool = False, eps: float = 1e-5):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(width))
+        self.bias = nn.Parameter(torch.zeros(width)) if bias else None
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.weight.shape, 1 + self.weight, self.bias, self.eps)
+
+
+class HeadNorm(nn.Module):
+    """Normalise every head's output over its own D channels, then scale by 1 + weight (and shift by bias).
+
+    (B, H, S, D) -> (B, S, H * D). Weight (H * D), starting at 0; bias (H * D) or None.
+    """
+
+    def __init__(self, width: int, bias: bool = False, eps: float = 1e-5):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(width))
+        self.bias = nn.Parameter(torch.zeros(width)) if bias else None
+        self.eps = eps
+
+    def forward(self, h: Tensor) -> Tensor:
+        y = F.layer_norm(h, h.shape[-1:], eps=self.eps)
+        y = y.transpose(1, 2).flatten(2) * (1 + self.weight)  # (B, S, H * D), heads are contiguous slices
+        return y if self.bias is None else y + self.bias

@@ -1,0 +1,181 @@
+"""The mLSTM, a linear recurrence with a matrix memory, in every form: one token, recurrent, parallel, chunkwise.
+
+    a_t = logsigmoid(f_t)                m_t = max(a_t + m_{t-1}, i_t)                          the stabiliser
+    C_t = exp(a_t + m_{t-1} - m_t) C_{t-1} + exp(i_t - m_t) k_t v_t^T / sqrt(D)                 the memory
+    n_t = exp(a_t + m_{t-1} - m_t) n_{t-1} + exp(i_t - m_t) k_t / sqrt(D)                       the normaliser
+    h_t = q_t C_t / (max(|q_t . n_t|, exp(-m_t)) + 1e-6)                                        the output
+
+Source: Beck et al., xLSTM (arXiv 2405.04517), equations 19 to 27 and appendix A.3.
+
+Every form takes q, k (B, H, S, D), v (B, H, S, V) in float64, float32 or bfloat16 and gate pre-activations i, f (B, H, S),
+and returns h (B, H, S, V) in q's dtype. V may differ from D. Sums, gates and the stabiliser are computed in at least
+float32, whatever autocast says. All forms give the same function and the same gradients; they differ in cost:
+
+    form        time       memory    written as
+    recurrent   S D V      D V       a Python loop: the definition, slow
+    parallel    S^2 D      S^2       one matrix of weights
+    chunkwise   S D V      S         matrices inside chunks, states between them
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from xlstm_unet_lab.ops.mlstm_chunkwise import EPSILON, Chunkwise, stabilised_one
+
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+class MLSTMState(NamedTuple):
+    """What an mLSTM remembers after a token, in at least float32."""
+
+    C: Tensor  # (B, H, D, V) matrix memory, divided by exp(m)
+    n: Tensor  # (B, H, D) normaliser, divided by exp(m)
+    m: Tensor  # (B, H) stabiliser, the logarithm of the scale; -inf where nothing is stored
+
+
+def empty_state(q: Tensor, v: Tensor) -> MLSTMState:
+    """The state before the first token: nothing stored. q (B, H, ..., D), v (B, H, ..., V)."""
+    where = {"device": q.device, "dtype": _dtype(q)}
+    size = (*q.shape[:2], q.shape[-1])
+    return MLSTMState(
+        torch.zeros(*size, v.shape[-1], **where),
+        torch.zeros(size, **where),
+        torch.full(q.shape[:2], -torch.inf, **where),
+    )
+
+
+def step(state: MLSTMState | None, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> tuple[Tensor, MLSTMState]:
+    """Read one token and answer it.
+
+    q, k (B, H, D), v (B, H, V), i, f (B, H); `state` None means an empty memory. Returns h (B, H, V) and the new state.
+    Raises ValueError for a wrong rank, dtype or length and for values that are not finite.
+    """
+    check_inputs(*(x.unsqueeze(2) for x in (q, k, v, i, f)), state)
+    with torch.autocast(q.device.type, enabled=False):
+        h, state = _step(state or empty_state(q, v), *(x.to(_dtype(q)) for x in (q, k, v, i, f)))
+    return h.to(q.dtype), state
+
+
+def _step(state: MLSTMState, q, k, v, i, f) -> tuple[Tensor, MLSTMState]:
+    a = F.logsigmoid(f)
+    m = torch.maximum(a + state.m, i)
+    forget, store = (a + state.m - m).exp()[..., None], (i - m).exp()[..., None]  # (B, H, 1)
+    k = k * (store / math.sqrt(k.shape[-1]))
+    C = forget[..., None] * state.C + k[..., :, None] * v[..., None, :]  # (B, H, D, V)
+    n = forget * state.n + k
+    overlap = (q * n).sum(-1, keepdim=True)  # (B, H, 1)
+    h = (q[..., None, :] @ C).squeeze(-2) / (torch.maximum(overlap.abs(), stabilised_one(m)[..., None]) + EPSILON)
+    return h, MLSTMState(C, n, m)
+
+
+def _form(compute):
+    """Wrap a form: check the input, compute in at least float32 outside autocast, give h back in q's dtype."""
+
+    @functools.wraps(compute)
+    def form(q, k, v, i, f, *args, initial_state=None, return_state=False, check_values=True, **options):
+        check_inputs(q, k, v, i, f, initial_state, check_values)
+        dtype = _dtype(q)
+        state = initial_state or empty_state(q, v)
+        with torch.autocast(q.device.type, enabled=False):
+            state = MLSTMState(*(x.to(dtype) for x in state))
+            h, state = compute(*(x.to(dtype) for x in (q, k, v, i, f)), *args, initial_state=state, **options)
+        return (h.to(q.dtype), state) if return_state else h.to(q.dtype)
+
+    return form
+
+
+@_form
+def recurrent(q, k, v, i, f, *, initial_state=None, return_state=False):
+    """The definition: one token after the other. See the module's text for shapes; raises ValueError for bad input."""
+    state, outputs = initial_state, []
+    for token in zip(*(x.unbind(2) for x in (q, k, v, i, f)), strict=True):
+        h, state = _step(state, *token)
+        outputs.append(h)
+    return torch.stack(outputs, 2), state
+
+
+@_form
+def parallel(q, k, v, i, f, *, initial_state=None, return_state=False):
+    """All tokens at once through the S x S matrix of weights exp(B_t - B_s + i_s - m_t), s <= t.
+
+    See the module's text for shapes; raises ValueError for bad input.
+    """
+    length, width = q.shape[2:]
+    k = k / math.sqrt(width)
+    summed = F.logsigmoid(f).cumsum(-1)  # B_t, (B, H, S)
+    u = i - summed
+    m = summed + torch.maximum(u.cummax(-1).values, initial_state.m[..., None])
+    future = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
+    weights = (u[..., None, :] + (summed - m)[..., :, None]).masked_fill(future, -torch.inf).exp()  # (B, H, S, S)
+    from_state = (summed + initial_state.m[..., None] - m).exp()[..., None]  # (B, H, S, 1)
+    attention = (q @ k.mT) * weights
+    numerator = attention @ v + from_state * (q @ initial_state.C)  # (B, H, S, V)
+    overlap = attention.sum(-1, keepdim=True) + from_state * (q @ initial_state.n[..., None])
+    h = numerator / (torch.maximum(overlap.abs(), stabilised_one(m)[..., None]) + EPSILON)
+    k = k * weights[..., -1, :, None]
+    C = from_state[..., -1:, :] * initial_state.C + k.mT @ v
+    n = from_state[..., -1, :] * initial_state.n + k.sum(-2)
+    return h, MLSTMState(C, n, m[..., -1])
+
+
+@_form
+def chunkwise(q, k, v, i, f, chunk_size=None, *, initial_state=None, return_state=False):
+    """Matrices inside chunks of `chunk_size` tokens, states between them; `mlstm_chunkwise` derives it.
+
+    Any length; memory linear in it, forward and backward. `chunk_size` None picks the size measured fastest.
+    See the module's text for shapes; raises ValueError for bad input.
+    """
+    size = pick_chunk_size(q) if chunk_size is None else chunk_size
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"chunk_size is {chunk_size!r}, expected a whole number of tokens, 1 or more; None picks one")
+    gate_dtype = torch.float32 if q.device.type == "mps" else torch.float64  # sums over a segment must not round
+    ones = v.new_ones(*v.shape[:-1], 1)
+    q, k, v = (x.flatten(0, 1) for x in (q, k / math.sqrt(k.shape[-1]), torch.cat([v, ones], -1)))
+    i, a = (x.to(gate_dtype).flatten(0, 1) for x in (i, F.logsigmoid(f)))
+    memory = torch.cat([initial_state.C, initial_state.n[..., None]], -1).flatten(0, 1)
+    m_first = initial_state.m.to(gate_dtype).flatten()
+    h, memory, m = Chunkwise.apply(q, k, v, i, a, memory, m_first, min(size, q.shape[1]))
+    batch_and_heads = initial_state.m.shape
+    memory = memory.unflatten(0, batch_and_heads)
+    state = MLSTMState(memory[..., :-1], memory[..., -1], m.to(memory.dtype).view(batch_and_heads))
+    return h.unflatten(0, batch_and_heads), state
+
+
+def pick_chunk_size(q: Tensor) -> int:
+    """The chunk size measured fastest, forward and backward (`make bench`): inside and between chunks cost alike."""
+    return 64 if q.shape[-1] <= 64 else 128
+
+
+def _dtype(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def check_inputs(q, k, v, i, f, state=None, check_values=True) -> None:
+    """Raise ValueError that names the tensor, its shape or dtype, what was expected, and the fix."""
+    if q.ndim != 4 or k.ndim != 4 or v.ndim != 4:
+        shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in zip("qkv", (q, k, v), strict=True))
+        raise ValueError(f"expected q, k, v of shape (batch, heads, tokens, width), got {shapes}")
+    batch, heads, length, width = q.shape
+    wanted = {"q": (k, q.shape), "k": (k, q.shape), "v": (v, (*q.shape[:3], v.shape[3]))}
+    wanted |= {"i": (i, q.shape[:3]), "f": (f, q.shape[:3])}
+    if state is not None:
+        wanted["state.C"] = (state.C, (batch, heads, width, v.shape[3]))
+        wanted |= {"state.n": (state.n, (batch, heads, width)), "state.m": (state.m, (batch, heads))}
+    for name, (x, shape) in wanted.items():
+        if tuple(x.shape) != tuple(shape):
+            raise ValueError(f"{name} has shape {tuple(x.shape)}, expected {tuple(shape)} to go with q {tuple(q.shape)}")
+        if x.dtype not in FLOATS:
+            raise ValueError(f"{name} has dtype {x.dtype}, expected floating point: call {name}.float()")
+    if 0 in q.shape or 0 in v.shape:
+        raise ValueError(f"q {tuple(q.shape)} and v {tuple(v.shape)}: every size must be at least 1")
+    if check_values:
+        for name, x in zip("qkvif", (q, k, v, i, f), strict=True):
+            # A sum is not finite if any term is not; the exact look is only taken then (finite terms can overflow).
+            if not x.detach().sum().isfinite() and not x.isfinite().all():
+                bad = (~x.isfinite()).sum().item()
+                raise ValueError(f"{name} holds {bad} values that are not finite (NaN or infinity): find where they arise")
