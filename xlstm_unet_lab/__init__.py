@@ -1,0 +1,48 @@
+"""xLSTM-UNet Lab: xLSTM blocks and U-Net builders behind a series of notebooks.
+
+    import xlstm_unet_lab as lab
+
+Glossary. The mathematics keeps the papers' letters; everything else has whole words.
+
+    C_t, n_t, m_t   matrix memory, normaliser and stabiliser of the mLSTM after token t
+    q, k, v         query, key and value of a token;  i, f  pre-activations of its input and forget gate
+    B, H, S, D      batch, heads, tokens, width of a head
+    token           one position of a feature map
+    mixer           the sequence block of a stage: it lets every position hear from all others
+    stage           the part of a U-Net that works at one resolution; position 0 of the decoder is the deepest
+    patch           the piece of an image a network is trained on
+    spacing         millimetres from voxel to voxel, in the order (z, y, x), like every size
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+# Public name -> module. Loaded on first use, so that importing the package costs little more than importing torch.
+_HOME = {
+    "build": "models.presets",
+    "list_models": "models.presets",
+    "published_config": "models.presets",
+    "UNet": "models.unet",
+    "UNetConfig": "models.unet",
+    "VisionLSTM": "models.vil_classifier",
+    "load_published": "models.published",
+    "prepare": "data.recipe",
+    "list_recipes": "data.recipe",
+    "load_dataset": "data.dataset",
+    "fit": "training.fit",
+    "TrainConfig": "training.config",
+    "predict": "evaluation.predict",
+    "evaluate": "evaluation.report",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"xlstm_unet_lab has no {name!r}: it offers {', '.join(__all__)}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -17,6 +17,7 @@ float32, whatever autocast says. All forms give the same function and the same g
     chunkwise   S D V      S         matrices inside chunks, states between them
 """
 
+import difflib
 import functools
 import math
 from typing import NamedTuple
@@ -26,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xlstm_unet_lab.ops.mlstm_chunkwise import EPSILON, Chunkwise, stabilised_one
+from xlstm_unet_lab.ops.mlstm_triton import obstacle, triton
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -149,6 +151,36 @@ def chunkwise(q, k, v, i, f, chunk_size=None, *, initial_state=None, return_stat
 def pick_chunk_size(q: Tensor) -> int:
     """The chunk size measured fastest, forward and backward (`make bench`): inside and between chunks cost alike."""
     return 64 if q.shape[-1] <= 64 else 128
+
+
+FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
+
+
+def check_form(form: str) -> None:
+    """Raise ValueError unless `form` is one that `run` knows."""
+    if form not in (names := ("auto", "triton", *FORMS)):
+        nearest = difflib.get_close_matches(str(form), names, n=1)
+        raise ValueError(f"form is {form!r}, expected one of {names}{f': did you mean {nearest[0]!r}?' * bool(nearest)}")
+
+
+def run(q, k, v, i, f, form="auto", *, initial_state=None, return_state=False, check_values=True):
+    """The mLSTM in the form named: "recurrent", "parallel", "chunkwise", "triton" or "auto".
+
+    "auto" takes the Triton kernels on an NVIDIA GPU where they fit, and chunkwise everywhere else; "triton" raises
+    ValueError with the reason where they do not fit. `check_values=False` leaves out the search for NaN and infinity,
+    which a GPU would have to wait for. See the module's text for shapes.
+    """
+    check_form(form)
+    if form in ("auto", "triton"):
+        check_inputs(q, k, v, i, f, initial_state, check_values)
+        reason = obstacle(q, v, with_state=return_state or initial_state is not None)
+        if reason is None:
+            return triton(q, k, v, i, f)
+        if form == "triton":
+            raise ValueError(f"form 'triton' does not fit: {reason}; use form='auto' or 'chunkwise'")
+        form, check_values = "chunkwise", False  # just checked
+    options = {"initial_state": initial_state, "return_state": return_state, "check_values": check_values}
+    return FORMS[form](q, k, v, i, f, **options)
 
 
 def _dtype(x: Tensor) -> torch.dtype:

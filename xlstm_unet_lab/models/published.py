@@ -1,0 +1,134 @@
+"""Released weights into our networks: the paper's xLSTM-UNet checkpoints and Vision-LSTM's classifiers.
+
+Our modules carry other names than the released ones. The rules below are that dictionary, applied in order.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+# Parameters a released file repeats, or that no computation reads.
+IGNORED = (
+    r"^decoder\.encoder\.",  # the decoder holds a second reference to the encoder
+    r"\.all_modules\.\d+\.",  # a convolution and its norm, listed a second time
+    r"^(?:.*\.)?xlstm(?:_layers\.\d+)?\.norm\.",  # a norm the released mixer owns and never calls
+    r"\.outnorm\.eps$|num_batches_tracked$",
+)
+
+LAYER = (
+    (r"\.proj_up\.", ".up."),
+    (r"\.proj_down\.", ".down."),
+    (r"\.([qkv])_proj\.", r".\1."),
+    (r"\.conv1d\.conv\.", ".conv.conv."),
+    (r"\.layer\.conv\.(weight|bias)$", r".layer.conv.conv.\1"),
+    (r"\.learnable_skip$", ".skip"),
+    (r"\.mlstm_cell\.outnorm\.", ".cell.norm."),
+    (r"\.mlstm_cell\.([if])gate\.", r".cell.gates.\1."),
+)
+UNET = (
+    (r"^encoder\.xlstm_layers\.(\d+)\.vil\.", r"encoder.mixers.\1.VIL."),
+    (r"^encoder\.xlstm_layers\.", "encoder.mixers."),
+    (r"^xlstm\.vil\.", "encoder.mixers.LAST.VIL."),
+    (r"^decoder\.seg_layers\.", "decoder.heads."),
+    (r"^decoder\.upsample_layers\.", "decoder.upsamplings."),
+    (r"^((?:encoder|decoder)\..*)\.conv([12])\.conv\.", r"\1.conv\2."),
+    (r"^((?:encoder|decoder)\..*)\.conv([12])\.norm\.", r"\1.norm\2."),
+    (r"\.conv3\.", ".projection."),
+)
+CLASSIFIER = (
+    (r"^patch_embed\.proj\.", "embedding."),
+    (r"^pos_embed\.embed$", "position"),
+)
+WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")  # DistributedDataParallel, torch.compile
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
+    """The weights in a .safetensors file or a torch file (nnU-Net's, Vision-LSTM's or a bare state dict).
+
+    Torch files are opened with weights_only=True: a file that holds anything but plain data is refused, ValueError.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}: give the path of a .safetensors, .pth or .th file")
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    import numpy
+
+    # nnU-Net logs its scores as NumPy numbers; these types only rebuild plain values.
+    scalar = getattr(numpy, "_core", numpy).multiarray.scalar
+    plain = [scalar, numpy.dtype, *(type(numpy.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "b1"))]
+    try:
+        with torch.serialization.safe_globals(plain):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises pickle, runtime and zip errors alike
+        raise ValueError(f"{path} is not a checkpoint that can be read safely: {error}") from error
+    for key in ("network_weights", "state_dict", "model"):
+        if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(key), Mapping):
+            checkpoint = checkpoint[key]
+    if not isinstance(checkpoint, Mapping) or not all(isinstance(value, Tensor) for value in checkpoint.values()):
+        raise ValueError(f"{path} holds no state dict: expected tensors by name, as released with arXiv 2407.01530")
+    return dict(checkpoint)
+
+
+def translate(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Released names to ours; the two gate maps become one. Repeats and unused parameters are left out."""
+    wanted = set(model.state_dict())
+    last = max((int(name.split(".")[2]) for name in wanted if name.startswith("encoder.mixers.")), default=0)
+    renamed = {}
+    for name, tensor in state.items():
+        name = WRAPPERS.sub("", name)
+        if name not in wanted and any(re.search(pattern, name) for pattern in IGNORED):
+            continue
+        for pattern, replacement in (*UNET, *CLASSIFIER, *LAYER):
+            name = re.sub(pattern, replacement, name)
+        name = name.replace(".LAST.", f".{last}.")
+        prefix, inside, rest = name.partition(".VIL.")
+        if inside:  # a mixer over channels holds one block, a mixer over positions a list of them
+            single = f"{prefix}.block.{rest.replace('.gates.i.', '.gates.').replace('.gates.f.', '.gates.')}"
+            name = f"{prefix}.block.{rest}" if single in wanted else f"{prefix}.blocks.0.{rest}"
+        name = re.sub(r"^blocks\.(\d+)\.rowwise_from_top_left\.", lambda m: f"blocks.{2 * int(m[1])}.", name)
+        name = re.sub(r"^blocks\.(\d+)\.rowwise_from_bot_right\.", lambda m: f"blocks.{2 * int(m[1]) + 1}.", name)
+        renamed[name] = tensor
+    for name in [name for name in renamed if ".gates.i." in name]:
+        forget = name.replace(".gates.i.", ".gates.f.")
+        if forget in renamed:
+            renamed[name.replace(".gates.i.", ".gates.")] = torch.cat([renamed.pop(name), renamed.pop(forget)])
+    return renamed
+
+
+def differences(state: Mapping[str, Tensor], model: nn.Module) -> list[str]:
+    """One line for every parameter that is missing, unexpected or of another shape."""
+    ours = model.state_dict()
+    lines = [f"missing: {name} {tuple(ours[name].shape)}" for name in ours if name not in state]
+    lines += [f"unexpected: {name} {tuple(state[name].shape)}" for name in state if name not in ours]
+    return lines + [
+        f"shape: {name} is {tuple(state[name].shape)} in the file, {tuple(ours[name].shape)} in the model"
+        for name in ours
+        if name in state and state[name].shape != ours[name].shape
+    ]
+
+
+def load_published(model: nn.Module, path_or_state_dict: str | Path | Mapping[str, Tensor]) -> nn.Module:
+    """Load released weights into `UNet(published_config(...))` or `VisionLSTM`, in place; returns the model.
+
+    Heads of lower resolution are left out for a model without deep supervision, which has none.
+    Raises ValueError that lists every missing, unexpected or differently shaped parameter; the model is then untouched.
+    """
+    state = path_or_state_dict
+    if not isinstance(state, Mapping):
+        state = read_checkpoint(state)
+    state = translate(state, model)
+    config = getattr(model, "config", None)
+    if config is not None and not getattr(config, "deep_supervision", True):
+        last = f"decoder.heads.{len(config.features) - 2}."
+        state = {name: x for name, x in state.items() if not name.startswith("decoder.heads.") or name.startswith(last)}
+    if lines := differences(state, model):
+        listed = "\n  ".join(lines)
+        raise ValueError(f"the checkpoint belongs to another configuration, {len(lines)} parameters differ:\n  {listed}")
+    model.load_state_dict(state)
+    return model

@@ -1,0 +1,192 @@
+"""The residual U-Net behind every network built here: an encoder, a decoder, and a mixer wherever the config says so.
+
+Source: Chen et al., xLSTM-UNet (arXiv 2407.01530), figure 1; the convolutional frame is nnU-Net's as used by U-Mamba.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from xlstm_unet_lab.nn.conv import CONV, ResBlock, Upsample, initialise_convolutions
+from xlstm_unet_lab.nn.mixer import SEQUENCE_KINDS, ChannelMixer, Mixer
+from xlstm_unet_lab.nn.vil import VERSIONS
+from xlstm_unet_lab.ops.mlstm import check_form
+from xlstm_unet_lab.ops.scan_order import DIRECTIONS
+
+MIXER_KINDS = ("none", "resblock", *SEQUENCE_KINDS)
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Everything that defines a U-Net. Sizes are in the order (z, y, x) or (y, x); n is the number of stages."""
+
+    spatial_dims: int  # 2 or 3
+    in_channels: int
+    num_classes: int
+    patch_size: tuple[int, ...]  # the size trained on; any other size runs too, unless channel_tokens ties it down
+    features: tuple[int, ...]  # n channel widths, highest resolution first
+    strides: tuple[tuple[int, ...], ...]  # n, the first all ones: what each stage divides the resolution by
+    kernel_sizes: tuple[tuple[int, ...], ...]  # n
+    encoder_blocks: tuple[int, ...]  # n residual blocks of each stage; the first number also serves the stem
+    decoder_blocks: tuple[int, ...]  # n - 1, deepest first
+    mixers: tuple[str, ...]  # n of "none", "resblock", "vil", "mamba": what follows each encoder stage
+    deep_supervision: bool = False  # logits at every decoder resolution, not only at the last
+    vil_version: str = "v1"  # "v1" causal convolution along the sequence; "v2" 3 x 3 convolution on the grid, biases
+    directions: str = "bidirectional"  # "forward", "bidirectional", "axes": the walks of a mixer, one block each
+    mlstm_form: str = "auto"  # a form of ops.mlstm.run
+    # Quirks of the published networks, off by default:
+    full_resolution_skip: bool = True  # False: the last decoder stage gets no skip, so fine detail must come from below
+    channel_tokens: bool = False  # True: where positions are no more than channels they swap roles, for one patch size
+
+    def __post_init__(self):
+        check_config(self)
+
+    def grid_sizes(self) -> list[tuple[int, ...]]:
+        """The feature map's size at every stage, for `patch_size`."""
+        sizes, size = [], self.patch_size
+        for stride in self.strides:
+            size = tuple(math.ceil(extent / step) for extent, step in zip(size, stride, strict=True))
+            sizes.append(size)
+        return sizes
+
+
+def check_config(c: UNetConfig) -> None:
+    """Raise ValueError that names the field, its value, what was expected, and the fix."""
+    if c.spatial_dims not in (2, 3):
+        raise ValueError(f"spatial_dims is {c.spatial_dims}, expected 2 or 3")
+    stages = len(c.features)
+    lengths = {"strides": stages, "kernel_sizes": stages, "encoder_blocks": stages, "mixers": stages}
+    for name, length in (lengths | {"decoder_blocks": stages - 1, "patch_size": c.spatial_dims}).items():
+        if len(getattr(c, name)) != length:
+            raise ValueError(f"{name} is {getattr(c, name)}, expected {length} entries for {stages} features {c.features}")
+    if stages < 2:
+        raise ValueError(f"features is {c.features}, expected at least 2 widths: a U-Net needs a stage to come back from")
+    for name in ("strides", "kernel_sizes"):
+        if any(len(entry) != c.spatial_dims for entry in getattr(c, name)):
+            raise ValueError(f"{name} is {getattr(c, name)}, expected {c.spatial_dims} numbers an entry (spatial_dims)")
+    numbers = [("in_channels", (c.in_channels,)), ("num_classes", (c.num_classes,)), ("patch_size", c.patch_size)]
+    numbers += [(name, getattr(c, name)) for name in ("features", "encoder_blocks", "decoder_blocks")]
+    numbers += [(name, sum(getattr(c, name), ())) for name in ("strides", "kernel_sizes")]
+    for name, values in numbers:
+        if any(not isinstance(value, int) or value < 1 for value in values):
+            raise ValueError(f"{name} is {getattr(c, name)}, expected whole numbers of 1 or more")
+    if set(c.strides[0]) != {1}:
+        raise ValueError(f"strides[0] is {c.strides[0]}, expected all ones: the first stage keeps full resolution")
+    if even := [size for kernel in c.kernel_sizes for size in kernel if size % 2 == 0]:
+        raise ValueError(f"kernel_sizes holds {even[0]}, expected odd numbers, which keep a feature map's size")
+    for mixer in c.mixers:
+        if mixer not in MIXER_KINDS:
+            raise ValueError(f"mixers holds {mixer!r}, expected entries of {MIXER_KINDS}")
+    for name, known in (("vil_version", VERSIONS), ("directions", DIRECTIONS)):
+        if getattr(c, name) not in known:
+            raise ValueError(f"{name} is {getattr(c, name)!r}, expected one of {known}")
+    check_form(c.mlstm_form)
+    check_patch_size(c)
+
+
+def check_patch_size(c: UNetConfig) -> None:
+    """Instance norm has nothing to normalise where the deepest feature map is one position: refuse such a patch."""
+    if math.prod(c.grid_sizes()[-1]) > 1:
+        return
+    total = [math.prod(stride[axis] for stride in c.strides) for axis in range(c.spatial_dims)]
+    nearest = tuple(step + 1 if axis == c.spatial_dims - 1 else step for axis, step in enumerate(total))
+    raise ValueError(
+        f"patch_size {c.patch_size} with total stride {tuple(total)} leaves one position in the deepest of "
+        f"{len(c.features)} stages: use at least {nearest}, or better {tuple(2 * step for step in total)}, or fewer stages"
+    )
+
+
+def residual_blocks(count: int, in_channels: int, channels: int, kernel, stride=None) -> nn.Sequential:
+    """A ResBlock that may change width and stride, then count - 1 that keep both."""
+    first = ResBlock(in_channels, channels, kernel, stride)
+    return nn.Sequential(first, *(ResBlock(channels, channels, kernel, project=False) for _ in range(count - 1)))
+
+
+def build_mixer(c: UNetConfig, stage: int) -> nn.Module:
+    """The module behind the word in `c.mixers[stage]`."""
+    kind, channels, size = c.mixers[stage], c.features[stage], c.grid_sizes()[stage]
+    if kind == "none":
+        return nn.Identity()
+    if kind == "resblock":
+        return ResBlock(channels, channels, c.kernel_sizes[stage], project=False)
+    if c.channel_tokens and math.prod(size) <= channels:
+        return ChannelMixer(kind, size, c.vil_version, c.mlstm_form)
+    return Mixer(kind, channels, c.spatial_dims, c.directions, c.vil_version, c.mlstm_form)
+
+
+class Encoder(nn.Module):
+    """Stem, then stages of residual blocks, each followed by its mixer. Returns the feature map of every stage."""
+
+    def __init__(self, c: UNetConfig):
+        super().__init__()
+        widths = (c.features[0], *c.features)
+        self.stem = residual_blocks(c.encoder_blocks[0], c.in_channels, c.features[0], c.kernel_sizes[0])
+        self.stages = nn.ModuleList(
+            residual_blocks(c.encoder_blocks[s], widths[s], widths[s + 1], c.kernel_sizes[s], c.strides[s])
+            for s in range(len(c.features))
+        )
+        self.mixers = nn.ModuleList(build_mixer(c, s) for s in range(len(c.features)))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x, features = self.stem(x), []
+        for stage, mixer in zip(self.stages, self.mixers, strict=True):
+            x = mixer(stage(x))
+            features.append(x)
+        return features
+
+
+class Decoder(nn.Module):
+    """Back up, one stage a skip; position 0 is the deepest. Returns logits, highest resolution first."""
+
+    def __init__(self, c: UNetConfig):
+        super().__init__()
+        levels = list(zip(c.features[::-1], c.features[-2::-1], c.kernel_sizes[-2::-1], c.strides[:0:-1], strict=False))
+        self.takes_skip = [True] * (len(levels) - 1) + [c.full_resolution_skip]
+        self.upsamplings = nn.ModuleList(Upsample(deep, shallow, stride) for deep, shallow, _, stride in levels)
+        self.stages = nn.ModuleList(
+            residual_blocks(blocks, (1 + skip) * shallow, shallow, kernel)
+            for blocks, skip, (_, shallow, kernel, _) in zip(c.decoder_blocks, self.takes_skip, levels, strict=True)
+        )
+        # Without deep supervision only the last head exists: a head nobody reads would hold weights nobody trains.
+        head = CONV[c.spatial_dims]
+        self.heads = nn.ModuleDict(
+            {
+                str(position): head(shallow, c.num_classes, 1)
+                for position, (_, shallow, _, _) in enumerate(levels)
+                if c.deep_supervision or position == len(levels) - 1
+            }
+        )
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        x, logits = features[-1], []
+        for position, skip in enumerate(features[-2::-1]):
+            x = self.upsamplings[position](x, skip.shape[2:])
+            x = self.stages[position](torch.cat([x, skip], 1) if self.takes_skip[position] else x)
+            if str(position) in self.heads:
+                logits.append(self.heads[str(position)](x))
+        return logits[::-1]
+
+
+class UNet(nn.Module):
+    """Image (B, in_channels, *size) -> logits (B, num_classes, *size); with deep supervision a list, finest first.
+
+    Any size runs whose deepest feature map keeps more than one position. Raises ValueError for another rank or number
+    of channels.
+    """
+
+    def __init__(self, config: UNetConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        initialise_convolutions(self)
+
+    def forward(self, image: Tensor) -> Tensor | list[Tensor]:
+        c = self.config
+        if image.ndim != c.spatial_dims + 2 or image.shape[1] != c.in_channels:
+            axes = "(batch, channels, y, x)" if c.spatial_dims == 2 else "(batch, channels, z, y, x)"
+            raise ValueError(f"image has shape {tuple(image.shape)}, expected {axes} with {c.in_channels} channels")
+        logits = self.decoder(self.encoder(image))
+        return logits if c.deep_supervision else logits[0]

@@ -1,0 +1,66 @@
+"""Grids to sequences and back: the order in which a recurrence walks over an image or a volume.
+
+A traversal says which axis runs fastest and whether the walk goes backwards. Each is a permutation of the grid's
+positions, so going there and back returns every value exactly.
+"""
+
+import math
+from typing import NamedTuple
+
+from torch import Tensor
+
+DIRECTIONS = ("forward", "bidirectional", "axes")
+
+
+class Traversal(NamedTuple):
+    """One walk over a grid. The default is row-major: the last axis runs fastest, from the first corner to the last."""
+
+    fastest: int = -1  # spatial axis along which successive tokens are neighbours
+    reverse: bool = False  # from the last corner back to the first
+
+
+def traversals(spatial_dims: int, directions: str) -> tuple[Traversal, ...]:
+    """The walks behind a word: "forward" one, "bidirectional" both ways, "axes" both ways with every axis fastest once.
+
+    Raises ValueError for an unknown word or fewer than 1 spatial dimension.
+    """
+    if spatial_dims < 1:
+        raise ValueError(f"spatial_dims is {spatial_dims}, expected 1 or more")
+    if directions not in DIRECTIONS:
+        raise ValueError(f"directions is {directions!r}, expected one of {DIRECTIONS}")
+    if directions == "forward":
+        return (Traversal(),)
+    fastest = range(spatial_dims - 1, -1, -1) if directions == "axes" else (-1,)
+    return tuple(Traversal(axis, reverse) for axis in fastest for reverse in (False, True))
+
+
+def _order(spatial_dims: int, fastest: int) -> list[int]:
+    """Spatial axes from slowest to fastest; the others keep their order."""
+    if not -spatial_dims <= fastest < spatial_dims:
+        raise ValueError(f"fastest axis is {fastest}, expected -{spatial_dims} to {spatial_dims - 1} for this grid")
+    fastest %= spatial_dims
+    return [axis for axis in range(spatial_dims) if axis != fastest] + [fastest]
+
+
+def walked_size(size: tuple[int, ...], traversal: Traversal) -> tuple[int, ...]:
+    """The grid's size with its axes in the order walked, slowest first."""
+    return tuple(size[axis] for axis in _order(len(size), traversal.fastest))
+
+
+def to_sequence(grid: Tensor, traversal: Traversal = Traversal()) -> Tensor:
+    """(B, C, *spatial) -> (B, S, C), tokens in the order walked. Raises ValueError where there is no spatial axis."""
+    if grid.ndim < 3:
+        raise ValueError(f"expected a grid (batch, channels, *spatial), got shape {tuple(grid.shape)}")
+    order = _order(grid.ndim - 2, traversal.fastest)
+    tokens = grid.permute(0, *(axis + 2 for axis in order), 1).flatten(1, -2)  # (B, S, C)
+    return tokens.flip(1) if traversal.reverse else tokens
+
+
+def to_grid(tokens: Tensor, size: tuple[int, ...], traversal: Traversal = Traversal()) -> Tensor:
+    """(B, S, C) -> (B, C, *size), the inverse of `to_sequence`. Raises ValueError when S is not the product of `size`."""
+    if tokens.ndim != 3 or tokens.shape[1] != math.prod(size):
+        raise ValueError(f"expected tokens (batch, {math.prod(size)}, channels) for a grid {size}, got {tuple(tokens.shape)}")
+    tokens = tokens.flip(1) if traversal.reverse else tokens
+    order = _order(len(size), traversal.fastest)
+    walked = tokens.unflatten(1, walked_size(size, traversal))  # (B, *walked, C)
+    return walked.permute(0, walked.ndim - 1, *(1 + order.index(axis) for axis in range(len(size))))
