@@ -1,0 +1,71 @@
+# Everything a user or developer types starts here: `make help`. Written for GNU make 3.81 (macOS) and later.
+PYTHON ?= python3
+LAB_ARGS ?=
+TEST_ARGS ?=
+BENCH_ARGS ?=
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+STAMP := $(VENV)/.stamp
+EXTRAS := notebooks,napari,dev
+# JupyterLab refuses to run as root (in a container, say) unless it is told to.
+ALLOW_ROOT := $(shell test "$$(id -u)" = 0 && echo --allow-root)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help lab test lint format system system-if-missing course bench constraints clean say-lab say-test
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+lab: say-lab $(STAMP) ## set everything up and open JupyterLab on notebooks/; options: LAB_ARGS="--no-browser --port 9999"
+	@$(RUN) -m jupyterlab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks $(ALLOW_ROOT) $(LAB_ARGS)
+
+say-lab:
+	@echo "make lab: opens JupyterLab on notebooks/; the first time it installs into $(VENV) (about 5 minutes on a fast line, 3.3 GB to download), later it starts within 5 seconds"
+
+test: say-test system-if-missing $(STAMP) ## set everything up and run every check and test; options: TEST_ARGS="-k mlstm"
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m pytest $(TEST_ARGS)
+
+say-test:
+	@echo "make test: runs ruff and every test; the first time it installs into $(VENV) (about 5 minutes on a fast line, 3.3 GB to download), later the tests start within seconds"
+
+lint: $(STAMP) ## check style and formatting
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+
+format: $(STAMP) ## mend style and formatting where that can be done automatically
+	@$(RUN) -m ruff check --fix .
+	@$(RUN) -m ruff format .
+
+system: ## install the system libraries for napari and the browser tests (Debian, Ubuntu)
+	@tools/system_packages.sh install
+
+system-if-missing:
+	@tools/system_packages.sh install-if-root
+
+course: $(STAMP) ## build both notebooks of every lesson from solutions/*.py; CHECK=1 only compares
+	@$(RUN) -m xlstm_unet_lab.course.build $(if $(CHECK),--check)
+
+bench: $(STAMP) ## measure speed and memory side by side, results in benchmarks/results/; options: BENCH_ARGS
+	@$(RUN) -m benchmarks $(BENCH_ARGS)
+
+constraints: $(STAMP) ## write the exact versions installed in .venv to constraints.txt
+	@$(RUN) tools/write_constraints.py constraints.txt
+	@touch $(STAMP)
+
+clean: ## remove caches and build leftovers (delete .venv by hand to install afresh)
+	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	@find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +
+
+# The stamp is written last, so an install that failed or was interrupted is tried again.
+$(STAMP): pyproject.toml constraints.txt
+	@rm -f $@
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "$(PYTHON) is older than Python 3.11 or missing: name another one, for example make lab PYTHON=python3.12"; exit 1; }
+	@$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	$(RUN) -m pip install --disable-pip-version-check --editable '.[$(EXTRAS)]' --constraint constraints.txt
+	@$(RUN) -m ipykernel install --sys-prefix --name xlstm-unet-lab --display-name "xLSTM-UNet Lab"
+	@touch $@

@@ -1,0 +1,208 @@
+"""The house keeps its order: imports go down, files stay short, the library is silent and quick to import."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PACKAGE = "xlstm_unet_lab"
+
+# Lowest first. A file imports from its own floor or a lower one. The package's face (`xlstm_unet_lab/__init__.py`)
+# shows every floor, so it stands on the top one; a recipe stands beside the data floor that runs it.
+FLOORS = (
+    (f"{PACKAGE}.ops",),
+    (f"{PACKAGE}.nn",),
+    (f"{PACKAGE}.models",),
+    (f"{PACKAGE}.data", "data_recipes"),
+    (f"{PACKAGE}.evaluation.metrics", f"{PACKAGE}.evaluation.instances"),
+    (f"{PACKAGE}.training",),
+    (f"{PACKAGE}.evaluation",),
+    (f"{PACKAGE}.views",),
+    (PACKAGE,),
+    ("benchmarks",),
+    ("tests",),
+)
+OURS = {name.partition(".")[0] for floor in FLOORS for name in floor}
+LONGEST_FILE, LARGEST_PACKAGE = 350, 5000
+HEAVY = {
+    *("IPython", "PyQt6", "ipywidgets", "lightning", "matplotlib", "monai", "napari", "nnunetv2", "pandas"),
+    *("pytorch_lightning", "qtpy", "skimage", "timm"),
+}
+
+
+def python_files(*folders: str, root: Path = REPOSITORY) -> list[Path]:
+    return sorted(path for folder in folders for path in (root / folder).rglob("*.py"))
+
+
+def module_name(path: Path, root: Path) -> str:
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def is_within(module: str, package: str) -> bool:
+    return module == package or module.startswith(package + ".")
+
+
+def floor_of(module: str) -> int:
+    """The floor of a module, decided by the longest name that covers it."""
+    covering = [(len(name), floor) for floor, names in enumerate(FLOORS) for name in names if is_within(module, name)]
+    return max(covering)[1]
+
+
+def imported_modules(path: Path, root: Path = REPOSITORY) -> Iterator[tuple[int, str]]:
+    """Yield (line, module) for every import of a file, also inside functions and by `import_module("...")`."""
+    package = module_name(path, root).split(".")
+    if path.name != "__init__.py":
+        package = package[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            source = ".".join([*above, *([node.module] if node.module else [])])
+            for alias in node.names:
+                # `from package import name`: the name is a module of its own or something that the package holds.
+                whole = f"{source}.{alias.name}"
+                location = root.joinpath(*whole.split("."))
+                is_module = location.is_dir() or location.with_suffix(".py").is_file()
+                yield node.lineno, whole if is_module else source
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if called in ("import_module", "__import__") and isinstance(node.args[0].value, str):
+                yield node.lineno, node.args[0].value
+
+
+def upward_imports(paths: list[Path], root: Path = REPOSITORY) -> list[str]:
+    """Name every import that goes to a higher floor."""
+    return [
+        f"{path.relative_to(root)}:{line} imports {imported}, which stands on a higher floor"
+        for path in paths
+        for line, imported in imported_modules(path, root)
+        if imported.partition(".")[0] in OURS and floor_of(imported) > floor_of(module_name(path, root))
+    ]
+
+
+def prints(path: Path) -> list[str]:
+    """Name every call of `print` in a file."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    return [f"{path.name}:{call.lineno}" for call in calls if call.func.id == "print"]
+
+
+def heavy_modules_after(statement: str) -> set[str]:
+    """Run a statement in a fresh Python and return which heavy libraries it loaded."""
+    program = f"import json, sys\n{statement}\nsys.stdout.write(json.dumps(sorted(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    loaded = {name.partition(".")[0] for name in json.loads(run.stdout)}
+    return {name for name in loaded if name in HEAVY or name.startswith("jupyter")}
+
+
+def line_count(path: Path) -> int:
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def test_imports_go_down() -> None:
+    assert upward_imports(python_files(PACKAGE, "data_recipes", "benchmarks")) == []
+
+
+def test_every_module_has_a_floor() -> None:
+    """A new folder of the package must be given its place; only the top may stand beside the package's face."""
+    top = floor_of(PACKAGE)
+    unplaced = {
+        module_name(path, REPOSITORY)
+        for path in python_files(PACKAGE)
+        if floor_of(module_name(path, REPOSITORY)) == top
+    }
+    allowed = tuple(f"{PACKAGE}.{name}" for name in ("course", "nnunet", "cli", "__main__"))
+    assert [name for name in unplaced if name != PACKAGE and not any(is_within(name, one) for one in allowed)] == []
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "target"),
+    [
+        ("ops/mlstm.py", "import xlstm_unet_lab.nn.vil", "xlstm_unet_lab.nn.vil"),
+        ("ops/mlstm.py", "from xlstm_unet_lab.nn import vil", "xlstm_unet_lab.nn.vil"),
+        ("ops/mlstm.py", "from ..nn.vil import Mixer", "xlstm_unet_lab.nn.vil"),
+        ("ops/mlstm.py", "from .. import nn", "xlstm_unet_lab.nn"),
+        ("ops/__init__.py", "from ..nn import vil", "xlstm_unet_lab.nn.vil"),
+        ("ops/mlstm.py", "def late():\n    from xlstm_unet_lab.nn.vil import Mixer", "xlstm_unet_lab.nn.vil"),
+        ("ops/mlstm.py", "import importlib\nimportlib.import_module('data_recipes.nuclei')", "data_recipes.nuclei"),
+        ("ops/mlstm.py", "import xlstm_unet_lab", "xlstm_unet_lab"),
+        ("training/fit.py", "from xlstm_unet_lab.evaluation import predict", "xlstm_unet_lab.evaluation.predict"),
+        ("evaluation/metrics.py", "from .predict import predict", "xlstm_unet_lab.evaluation.predict"),
+        ("../data_recipes/nuclei.py", "from xlstm_unet_lab.training import fit", "xlstm_unet_lab.training.fit"),
+        ("views/figures.py", "from xlstm_unet_lab.course import lesson", "xlstm_unet_lab.course.lesson"),
+        ("cli.py", "import benchmarks", "benchmarks"),
+        ("../benchmarks/__main__.py", "from tests import conftest", "tests.conftest"),
+    ],
+)
+def test_walker_sees_an_upward_import(tmp_path: Path, file: str, line: str, target: str) -> None:
+    existing = (f"{PACKAGE}/nn/vil.py", f"{PACKAGE}/evaluation/predict.py", f"{PACKAGE}/training/fit.py")
+    for name in (*existing, f"{PACKAGE}/course/lesson.py", "tests/conftest.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    path = (tmp_path / PACKAGE / file).resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(line)
+    (found,) = upward_imports([path], tmp_path)
+    assert f"imports {target}," in found
+    assert found.startswith(f"{path.relative_to(tmp_path)}:{1 + line.count(chr(10))} ")
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        (f"{PACKAGE}/nn/vil.py", "import torch\nfrom xlstm_unet_lab.ops import mlstm\nfrom . import layers"),
+        (f"{PACKAGE}/training/fit.py", "from xlstm_unet_lab.evaluation.metrics import dice"),
+        (f"{PACKAGE}/evaluation/predict.py", "from .metrics import dice\nfrom ..training import fit"),
+        (f"{PACKAGE}/data/recipe.py", "import data_recipes"),
+        ("data_recipes/nuclei.py", "from xlstm_unet_lab.data.recipe import Recipe"),
+        (f"{PACKAGE}/cli.py", "import xlstm_unet_lab as lab"),
+        ("benchmarks/__main__.py", "import xlstm_unet_lab as lab\nfrom benchmarks import memory"),
+        (f"{PACKAGE}/ops/mlstm.py", "import xlstm_unet_lab_of_someone_else"),
+    ],
+)
+def test_walker_lets_downward_imports_pass(tmp_path: Path, file: str, line: str) -> None:
+    metrics = tmp_path / PACKAGE / "evaluation" / "metrics.py"
+    for path in (metrics, tmp_path / file):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / file).write_text(line)
+    assert upward_imports([tmp_path / file], tmp_path) == []
+
+
+def test_files_are_short() -> None:
+    files = python_files(PACKAGE, "data_recipes", "benchmarks", "tests", "tools")
+    too_long = {
+        str(path.relative_to(REPOSITORY)): line_count(path) for path in files if line_count(path) > LONGEST_FILE
+    }
+    assert too_long == {}
+
+
+def test_package_is_small() -> None:
+    checks = REPOSITORY / PACKAGE / "course" / "checks"
+    assert sum(line_count(path) for path in python_files(PACKAGE) if checks not in path.parents) < LARGEST_PACKAGE
+
+
+def test_library_does_not_print() -> None:
+    files = [path for path in python_files(PACKAGE, "data_recipes") if path.name != "cli.py"]
+    assert [found for path in files for found in prints(path)] == []
+
+
+def test_print_is_found(tmp_path: Path) -> None:
+    (tmp_path / "loud.py").write_text("# print(1)\ndef f():\n    print('print(2)')\n")
+    assert prints(tmp_path / "loud.py") == ["loud.py:3"]
+
+
+def test_import_is_light() -> None:
+    assert heavy_modules_after(f"import {PACKAGE}") == set()
+
+
+def test_a_heavy_import_is_seen() -> None:
+    assert "pandas" in heavy_modules_after("import pandas")
