@@ -49,8 +49,8 @@ class ResBlock(nn.Module):
 class Upsample(nn.Module):
     """1x1 convolution, then every value repeated `stride` times along each axis, then cropped to `size`.
 
-    (B, in_channels, *coarse) -> (B, out_channels, *size). A 1x1 convolution sees one position at a time, so it gives the
-    same values before the repetition as after it, at 1/4 (2-D) or 1/8 (3-D) of the cost for stride 2. A strided
+    (B, in_channels, *coarse) -> (B, out_channels, *size). A 1x1 convolution sees one position at a time, so it gives
+    the same values before the repetition as after it, at 1/4 (2-D) or 1/8 (3-D) of the cost for stride 2. A strided
     convolution leaves ceil(n / stride) positions or more, so the repeated grid is never smaller than the skip's.
     """
 
@@ -67,7 +67,7 @@ class Upsample(nn.Module):
 
 
 def initialise_convolutions(network: nn.Module) -> None:
-    """Kaiming-normal weights for the leaky ReLU and zero biases, on every 2-D and 3-D convolution that is not depthwise."""
+    """Kaiming-normal weights for the leaky ReLU and zero biases, on every convolution that is not depthwise."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Conv3d) and module.groups == 1:
             nn.init.kaiming_normal_(module.weight, a=SLOPE)

@@ -10,7 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xlstm_unet_lab.nn.conv import CONV
-from xlstm_unet_lab.nn.layers import BlockDiagonalLinear, CausalConvolution, HeadNorm, OffsetLayerNorm, require_divisible
+from xlstm_unet_lab.nn.layers import (
+    BlockDiagonalLinear,
+    CausalConvolution,
+    HeadNorm,
+    OffsetLayerNorm,
+    require_divisible,
+)
 from xlstm_unet_lab.ops import mlstm
 from xlstm_unet_lab.ops.scan_order import to_grid, to_sequence
 

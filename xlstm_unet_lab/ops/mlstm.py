@@ -7,9 +7,9 @@
 
 Source: Beck et al., xLSTM (arXiv 2405.04517), equations 19 to 27 and appendix A.3.
 
-Every form takes q, k (B, H, S, D), v (B, H, S, V) in float64, float32 or bfloat16 and gate pre-activations i, f (B, H, S),
-and returns h (B, H, S, V) in q's dtype. V may differ from D. Sums, gates and the stabiliser are computed in at least
-float32, whatever autocast says. All forms give the same function and the same gradients; they differ in cost:
+Every form takes q, k (B, H, S, D), v (B, H, S, V) in float64, float32 or bfloat16 and gate pre-activations i, f
+(B, H, S), and returns h (B, H, S, V) in q's dtype. V may differ from D. Sums, gates and the stabiliser are computed in
+at least float32, whatever autocast says. All forms give the same function and the same gradients, at another cost:
 
     form        time       memory    written as
     recurrent   S D V      D V       a Python loop: the definition, slow
@@ -160,7 +160,9 @@ def check_form(form: str) -> None:
     """Raise ValueError unless `form` is one that `run` knows."""
     if form not in (names := ("auto", "triton", *FORMS)):
         nearest = difflib.get_close_matches(str(form), names, n=1)
-        raise ValueError(f"form is {form!r}, expected one of {names}{f': did you mean {nearest[0]!r}?' * bool(nearest)}")
+        raise ValueError(
+            f"form is {form!r}, expected one of {names}{f': did you mean {nearest[0]!r}?' * bool(nearest)}"
+        )
 
 
 def run(q, k, v, i, f, form="auto", *, initial_state=None, return_state=False, check_values=True):
@@ -192,7 +194,7 @@ def check_inputs(q, k, v, i, f, state=None, check_values=True) -> None:
     if q.ndim != 4 or k.ndim != 4 or v.ndim != 4:
         shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in zip("qkv", (q, k, v), strict=True))
         raise ValueError(f"expected q, k, v of shape (batch, heads, tokens, width), got {shapes}")
-    batch, heads, length, width = q.shape
+    batch, heads, _, width = q.shape
     wanted = {"q": (k, q.shape), "k": (k, q.shape), "v": (v, (*q.shape[:3], v.shape[3]))}
     wanted |= {"i": (i, q.shape[:3]), "f": (f, q.shape[:3])}
     if state is not None:
@@ -200,7 +202,9 @@ def check_inputs(q, k, v, i, f, state=None, check_values=True) -> None:
         wanted |= {"state.n": (state.n, (batch, heads, width)), "state.m": (state.m, (batch, heads))}
     for name, (x, shape) in wanted.items():
         if tuple(x.shape) != tuple(shape):
-            raise ValueError(f"{name} has shape {tuple(x.shape)}, expected {tuple(shape)} to go with q {tuple(q.shape)}")
+            raise ValueError(
+                f"{name} has shape {tuple(x.shape)}, expected {tuple(shape)} to go with q {tuple(q.shape)}"
+            )
         if x.dtype not in FLOATS:
             raise ValueError(f"{name} has dtype {x.dtype}, expected floating point: call {name}.float()")
     if 0 in q.shape or 0 in v.shape:
@@ -210,4 +214,6 @@ def check_inputs(q, k, v, i, f, state=None, check_values=True) -> None:
             # A sum is not finite if any term is not; the exact look is only taken then (finite terms can overflow).
             if not x.detach().sum().isfinite() and not x.isfinite().all():
                 bad = (~x.isfinite()).sum().item()
-                raise ValueError(f"{name} holds {bad} values that are not finite (NaN or infinity): find where they arise")
+                raise ValueError(
+                    f"{name} holds {bad} values that are not finite (NaN or infinity): find where they arise"
+                )

@@ -14,8 +14,8 @@ Three ideas keep the cost low:
   L x L matrix; from chunk to chunk the state decays. Segments follow one another and hand on their state.
 * The backward pass recomputes a segment's weights from its first state instead of storing them.
 
-Letters: X batch times heads, N chunks of L tokens in a segment of T = N L, Y = N X (chunks vary slowest, so that a slice
-of states is one block of memory), D key width, V value width.
+Letters: X batch times heads, N chunks of L tokens in a segment of T = N L, Y = N X (chunks vary slowest, so that a
+slice of states is one block of memory), D key width, V value width.
 """
 
 import math

@@ -19,6 +19,9 @@ class Traversal(NamedTuple):
     reverse: bool = False  # from the last corner back to the first
 
 
+ROW_MAJOR = Traversal()
+
+
 def traversals(spatial_dims: int, directions: str) -> tuple[Traversal, ...]:
     """The walks behind a word: "forward" one, "bidirectional" both ways, "axes" both ways with every axis fastest once.
 
@@ -29,7 +32,7 @@ def traversals(spatial_dims: int, directions: str) -> tuple[Traversal, ...]:
     if directions not in DIRECTIONS:
         raise ValueError(f"directions is {directions!r}, expected one of {DIRECTIONS}")
     if directions == "forward":
-        return (Traversal(),)
+        return (ROW_MAJOR,)
     fastest = range(spatial_dims - 1, -1, -1) if directions == "axes" else (-1,)
     return tuple(Traversal(axis, reverse) for axis in fastest for reverse in (False, True))
 
@@ -47,7 +50,7 @@ def walked_size(size: tuple[int, ...], traversal: Traversal) -> tuple[int, ...]:
     return tuple(size[axis] for axis in _order(len(size), traversal.fastest))
 
 
-def to_sequence(grid: Tensor, traversal: Traversal = Traversal()) -> Tensor:
+def to_sequence(grid: Tensor, traversal: Traversal = ROW_MAJOR) -> Tensor:
     """(B, C, *spatial) -> (B, S, C), tokens in the order walked. Raises ValueError where there is no spatial axis."""
     if grid.ndim < 3:
         raise ValueError(f"expected a grid (batch, channels, *spatial), got shape {tuple(grid.shape)}")
@@ -56,10 +59,12 @@ def to_sequence(grid: Tensor, traversal: Traversal = Traversal()) -> Tensor:
     return tokens.flip(1) if traversal.reverse else tokens
 
 
-def to_grid(tokens: Tensor, size: tuple[int, ...], traversal: Traversal = Traversal()) -> Tensor:
-    """(B, S, C) -> (B, C, *size), the inverse of `to_sequence`. Raises ValueError when S is not the product of `size`."""
+def to_grid(tokens: Tensor, size: tuple[int, ...], traversal: Traversal = ROW_MAJOR) -> Tensor:
+    """(B, S, C) -> (B, C, *size), the inverse of `to_sequence`; ValueError when S is not the product of `size`."""
     if tokens.ndim != 3 or tokens.shape[1] != math.prod(size):
-        raise ValueError(f"expected tokens (batch, {math.prod(size)}, channels) for a grid {size}, got {tuple(tokens.shape)}")
+        raise ValueError(
+            f"tokens have shape {tuple(tokens.shape)}, expected (batch, {math.prod(size)}, channels) for a grid {size}"
+        )
     tokens = tokens.flip(1) if traversal.reverse else tokens
     order = _order(len(size), traversal.fastest)
     walked = tokens.unflatten(1, walked_size(size, traversal))  # (B, *walked, C)

@@ -1,0 +1,159 @@
+"""The sLSTM cell: scalar memory, exponential input gate, and recurrent weights inside each head.
+
+From the pre-activations z, i, f, o of token t, where R_z, R_i, R_f, R_o are one D x D matrix for each head:
+
+    zhat_t = z_t + R_z h_{t-1}                              and in the same way ihat_t, fhat_t, ohat_t
+    m_t = max(logsigmoid(fhat_t) + m_{t-1}, ihat_t)         the stabiliser: keeps both exponentials at or below 1
+    c_t = exp(logsigmoid(fhat_t) + m_{t-1} - m_t) c_{t-1} + exp(ihat_t - m_t) tanh(zhat_t)
+    n_t = exp(logsigmoid(fhat_t) + m_{t-1} - m_t) n_{t-1} + exp(ihat_t - m_t)
+    h_t = sigmoid(ohat_t) c_t / n_t
+
+Source: Beck et al., xLSTM (arXiv 2405.04517), section 2.2 and appendix A.2, with the sigmoid forget gate.
+Letters: B batch, H heads, S tokens, D head width. Because h_{t-1} enters the gates, tokens can only be taken in order.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+class SLSTMState(NamedTuple):
+    """What an sLSTM remembers after a token, each (B, H, D), in at least float32."""
+
+    c: Tensor  # memory, divided by exp(m)
+    n: Tensor  # normaliser, divided by exp(m)
+    h: Tensor  # output, which enters the next token's gates
+    m: Tensor  # stabiliser, the logarithm of the scale; -inf where nothing is stored
+
+
+def empty_state(z: Tensor) -> SLSTMState:
+    """The state before the first token: nothing stored. z (B, H, ..., D)."""
+    zeros = torch.zeros(*z.shape[:2], z.shape[-1], device=z.device, dtype=torch.promote_types(z.dtype, torch.float32))
+    return SLSTMState(zeros, zeros, zeros, torch.full_like(zeros, -torch.inf))
+
+
+def step(
+    state: SLSTMState | None, z: Tensor, i: Tensor, f: Tensor, o: Tensor, recurrent_weights: Tensor | None = None
+) -> tuple[Tensor, SLSTMState]:
+    """Take one token through the cell and return (h, new state).
+
+    `state` None before the first token; z, i, f, o (B, H, D); recurrent_weights (H, 4, D, D) or None; h (B, H, D) in
+    z's dtype. Meaning of the weights, dtypes, errors and source as in `scan`.
+    """
+    _check(z, i, f, o, recurrent_weights, state, "(B, H, D)")
+    h, state = _run(*(x.unsqueeze(2) for x in (z, i, f, o)), recurrent_weights, state)
+    return h.squeeze(2), state
+
+
+def scan(
+    z: Tensor,
+    i: Tensor,
+    f: Tensor,
+    o: Tensor,
+    recurrent_weights: Tensor | None = None,
+    initial_state: SLSTMState | None = None,
+    return_state: bool = False,
+    check_values: bool = True,
+) -> Tensor | tuple[Tensor, SLSTMState]:
+    """Run the cell over a whole sequence, token by token.
+
+    z, i, f, o (B, H, S, D): pre-activations with the bias already added. recurrent_weights (H, 4, D out, D in) in the
+    order z, i, f, o; None means that h does not enter the gates. Any floating dtypes: computed in the widest of them,
+    at least float32. Returns h (B, H, S, D) in z's dtype, and with `return_state` also the last state.
+    check_values False skips the look at every value, which on a GPU waits for the device.
+
+    Raises ValueError on shapes that do not fit, dtypes that are not floating, devices that differ, values that are not
+    finite, and an initial state whose normaliser is not positive. Source: arXiv 2405.04517, equations 8 to 17.
+    """
+    _check(z, i, f, o, recurrent_weights, initial_state, "(B, H, S, D)", check_values)
+    h, state = _run(z, i, f, o, recurrent_weights, initial_state)
+    return (h, state) if return_state else h
+
+
+def _run(
+    z: Tensor, i: Tensor, f: Tensor, o: Tensor, recurrent_weights: Tensor | None, state: SLSTMState | None
+) -> tuple[Tensor, SLSTMState]:
+    dtype = torch.float32
+    for tensor in (z, i, f, o, recurrent_weights, *(state or ())):
+        if tensor is not None:
+            dtype = torch.promote_types(dtype, tensor.dtype)
+    gates = torch.stack([x.to(dtype) for x in (z, i, f, o)], dim=3)  # (B, H, S, 4, D)
+    gates = gates.permute(2, 1, 0, 3, 4).flatten(
+        3
+    )  # (S, H, B, 4 D): heads first, so that one batched product serves all
+    state = SLSTMState(*(x.to(dtype).transpose(0, 1) for x in state or empty_state(z)))  # (H, B, D)
+    weights = None
+    if recurrent_weights is not None:
+        weights = recurrent_weights.to(dtype).permute(0, 3, 1, 2).flatten(2)  # (H, D in, 4 D out)
+
+    outputs = []
+    with torch.autocast(z.device.type, enabled=False):  # autocast would round the recurrent product to 16 bits
+        for token in gates.unbind():
+            if weights is not None:
+                token = torch.baddbmm(token, state.h, weights)
+            state = _update(state, *token.chunk(4, dim=-1))
+            outputs.append(state.h)
+    h = torch.stack(outputs, dim=2).transpose(0, 1)  # (B, H, S, D)
+    return h.to(z.dtype), SLSTMState(*(x.transpose(0, 1) for x in state))
+
+
+def _update(state: SLSTMState, z: Tensor, i: Tensor, f: Tensor, o: Tensor) -> SLSTMState:
+    """One token, element by element; z, i, f, o already hold the recurrent part."""
+    kept = F.logsigmoid(f) + state.m
+    m = torch.maximum(kept, i)
+    forget_gate, input_gate = torch.exp(kept - m), torch.exp(i - m)
+    c = forget_gate * state.c + input_gate * torch.tanh(z)
+    n = forget_gate * state.n + input_gate  # one of the two gates is 1, so n never falls below 1 from an empty start
+    return SLSTMState(c, n, torch.sigmoid(o) * c / n, m)
+
+
+def _check(
+    z: Tensor,
+    i: Tensor,
+    f: Tensor,
+    o: Tensor,
+    recurrent_weights: Tensor | None,
+    state: SLSTMState | None,
+    layout: str,
+    check_values: bool = True,
+) -> None:
+    """Refuse what the cell cannot run on. layout names the axes of the pre-activations."""
+    if z.ndim != layout.count(",") + 1 or min(z.shape) < 1:
+        raise ValueError(f"z has shape {tuple(z.shape)}, expected {layout} with every size at least 1")
+    batch, heads, width = z.shape[0], z.shape[1], z.shape[-1]
+    given = {"z": z, "i": i, "f": f, "o": o}
+    expected = dict.fromkeys(given, tuple(z.shape))
+    if recurrent_weights is not None:
+        given["recurrent_weights"] = recurrent_weights
+        expected["recurrent_weights"] = (heads, 4, width, width)
+    if state is not None:
+        if len(state) != len(SLSTMState._fields):
+            raise ValueError(f"the state has {len(state)} parts, expected an SLSTMState with {SLSTMState._fields}")
+        given |= {f"state.{name}": part for name, part in zip(SLSTMState._fields, state, strict=True)}
+        expected |= {f"state.{name}": (batch, heads, width) for name in SLSTMState._fields}
+    for name, tensor in given.items():
+        if tuple(tensor.shape) != expected[name]:
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}, expected {expected[name]} to fit z {tuple(z.shape)}: "
+                f"z, i, f, o are {layout}, recurrent_weights (H, 4, D, D), every part of a state (B, H, D)"
+            )
+        if tensor.dtype not in FLOATS:
+            raise ValueError(f"{name} has dtype {tensor.dtype}, expected floating point: call {name}.float()")
+        if tensor.device != z.device:
+            raise ValueError(f"{name} is on {tensor.device}, expected {z.device} as z: move it with .to(z.device)")
+    if not check_values:
+        return
+    for name, tensor in given.items():
+        allowed = tensor.isfinite() if name != "state.m" else tensor.isfinite() | tensor.isneginf()
+        if not allowed.all():
+            bad = int((~allowed).sum())
+            raise ValueError(f"{name} holds {bad} values that are not finite (NaN or infinity): find where they arise")
+    if state is not None and ((state.n <= 0) & (state.m > -torch.inf)).any():
+        raise ValueError(
+            f"state.n goes down to {float(state.n.min())}, expected values above 0 wherever state.m is above -inf: "
+            "pass None to start from an empty state"
+        )
