@@ -1,0 +1,127 @@
+"""Nuclei of the 2018 Data Science Bowl (BBBC038v1): fluorescence and stained tissue, one mask image a nucleus."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from xlstm_unet_lab.data.instance_labels import BOUNDARY, INTERIOR, interior_and_boundary
+from xlstm_unet_lab.data.nnunet_raw import write_case
+from xlstm_unet_lab.data.recipe import Recipe, RemoteFile, Track
+
+NAME_LENGTH = 12  # characters of the image id that name a case: enough to be unique, and to find the original again
+TEST_EVERY = 4  # every fourth image in id order is held out; ids are hashes, so their order means nothing
+
+
+def convert(source: Path, out: Path, track: Track = iter) -> dict:
+    """Write the images of `source` (stage1_train, or the folder above it) to `out`; returns facts to record.
+
+    The original layout is ID/images/ID.png and ID/masks/*.png. Images are stored as RGB. A pixel that two masks claim
+    goes to the smaller nucleus, which could otherwise vanish under the larger one; a mask without a pixel adds no
+    nucleus. How often each happened is among the facts.
+    Raises FileNotFoundError or ValueError, naming the file, for a missing image or mask folder, a mask of another
+    shape or with values other than 0 and 255, and an image that is not 8-bit.
+    """
+    folders = _image_folders(source)
+    names = [folder.name[:NAME_LENGTH] for folder in folders]
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{source}: two image ids start with {twice!r}; case names would not be unique")
+    facts = {"nuclei": 0, "empty_masks": 0, "pixels_in_several_masks": 0}
+    for position, folder in enumerate(track(folders)):
+        image = read_image(folder / "images" / f"{folder.name}.png")
+        instances, empty, shared = read_instances(folder / "masks", image.shape[:2])
+        part = "Ts" if position % TEST_EVERY == TEST_EVERY - 1 else "Tr"
+        write_case(out, part, names[position], image, interior_and_boundary(instances), instances)
+        facts["nuclei"] += int(instances.max())
+        facts["empty_masks"] += empty
+        facts["pixels_in_several_masks"] += shared
+    return facts
+
+
+def _image_folders(source: Path) -> list[Path]:
+    for top in (source / "stage1_train", source):
+        if top.is_dir():
+            # Archives packed on a Mac carry hidden folders beside the images.
+            folders = sorted(path for path in top.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+            if any((folder / "images").is_dir() for folder in folders):
+                return folders
+    raise FileNotFoundError(f"{source} holds no folders ID/images; give stage1_train or the folder above it")
+
+
+def read_image(path: Path) -> np.ndarray:
+    """An 8-bit PNG as RGB, uint8 (y, x, 3): transparency is left out, a grey image fills all three channels."""
+    from imageio.v3 import imread
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; every image folder holds images/ID.png")
+    image = imread(path, plugin="pillow")
+    if image.dtype != np.uint8:
+        raise ValueError(f"{path} is {image.dtype}; 8-bit images are expected, convert it to 8 bits first")
+    if image.ndim == 2:
+        return np.stack([image] * 3, axis=-1)
+    if image.ndim == 3 and image.shape[-1] in (3, 4):
+        return image[..., :3]
+    raise ValueError(f"{path} has shape {image.shape}; a grey, RGB or RGBA image is expected")
+
+
+def read_instances(folder: Path, shape: tuple[int, int]) -> tuple[np.ndarray, int, int]:
+    """The masks of one image as an instance map, int32, with the number of empty masks and of pixels claimed twice."""
+    from imageio.v3 import imread
+
+    masks = []
+    for path in sorted(folder.glob("*.png")):
+        mask = imread(path, plugin="pillow")
+        if mask.shape != shape:
+            raise ValueError(f"{path} has shape {mask.shape}, its image {shape}; a mask covers its image, in grey")
+        if mask.dtype != np.uint8 or not ((mask == 0) | (mask == 255)).all():
+            raise ValueError(
+                f"{path} is {mask.dtype} with values {mask.min()} to {mask.max()}; masks hold 0 and 255 only, "
+                "threshold it first"
+            )
+        masks.append(mask > 0)
+    if not masks:
+        raise FileNotFoundError(f"{folder} holds no masks; every image folder holds masks/*.png, one a nucleus")
+    areas = np.array([mask.sum() for mask in masks])
+    instances = np.zeros(shape, np.int32)
+    # Largest first, so that a smaller nucleus is drawn over a larger one.
+    for number, position in enumerate(np.argsort(-areas, kind="stable")[: (areas > 0).sum()], start=1):
+        instances[masks[position]] = number
+    remaining = np.unique(instances)
+    shared = int(areas.sum()) - int((instances > 0).sum())
+    # A nucleus hidden entirely under smaller ones leaves a gap in the numbers: close it.
+    return (
+        np.searchsorted(remaining[remaining > 0], instances, side="right").astype(np.int32),
+        int((areas == 0).sum()),
+        shared,
+    )
+
+
+RECIPE = Recipe(
+    name="nuclei",
+    dataset_id=38,
+    title="Nuclei of the 2018 Data Science Bowl, stage 1 training images",
+    modality="fluorescence and stained tissue microscopy",
+    spatial_dims=2,
+    channel_names=("R", "G", "B"),
+    labels={"background": 0, "interior": INTERIOR, "boundary": BOUNDARY},
+    colours={"interior": "#0072B2", "boundary": "#E69F00"},
+    metrics=("dice", "surface_dice", "instance_f1"),
+    tolerances={"interior": 1.0, "boundary": 1.0},
+    spacing_unit="pixel",
+    file_ending=".png",
+    licence="CC0 1.0",
+    citation="Caicedo et al., Nucleus segmentation across imaging experiments: the 2018 Data Science Bowl, "
+    "Nature Methods 16, 1247-1253 (2019)",
+    homepage="https://bbbc.broadinstitute.org/BBBC038",
+    files=(
+        RemoteFile(
+            address="https://data.broadinstitute.org/bbbc/BBBC038/stage1_train.zip",
+            sha256=None,  # the publisher gives none
+            size=83_000_000,  # about
+            name="bbbc038_stage1_train.zip",
+        ),
+    ),
+    convert=convert,
+)

@@ -1,0 +1,50 @@
+"""Fluorescent cells made here from a seed: the data set every notebook can run on, offline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from xlstm_unet_lab.data.instance_labels import BOUNDARY, INTERIOR, interior_and_boundary
+from xlstm_unet_lab.data.nnunet_raw import write_case
+from xlstm_unet_lab.data.phantoms import microscopy
+from xlstm_unet_lab.data.recipe import Recipe, Track
+
+SEED = 2024
+TRAINING, TEST = 48, 16
+SIZE = (256, 256)
+
+
+def convert(source: Path | None, out: Path, track: Track = iter) -> dict:
+    """Make the images and write them to `out`; `source` is None, there is nothing to read. Returns facts to record."""
+    if source is not None:
+        raise ValueError(f"phantom_microscopy is made here and reads nothing; got source {source}")
+    cells = 0
+    for number in track(range(TRAINING + TEST)):
+        image, instances = microscopy(SEED + number, SIZE)
+        part = "Tr" if number < TRAINING else "Ts"
+        label = interior_and_boundary(instances)
+        write_case(out, part, f"cells_{number:03d}", image.astype(np.uint8), label, instances)
+        cells += int(instances.max())
+    return {"seed": SEED, "cells": cells}
+
+
+RECIPE = Recipe(
+    name="phantom_microscopy",
+    dataset_id=903,
+    title="Fluorescent cells made here: touching, unevenly lit, blurred, noisy",
+    modality="fluorescence microscopy (made here)",
+    spatial_dims=2,
+    channel_names=("fluorescence",),
+    labels={"background": 0, "interior": INTERIOR, "boundary": BOUNDARY},
+    colours={"interior": "#0072B2", "boundary": "#E69F00"},
+    metrics=("dice", "surface_dice", "instance_f1"),
+    tolerances={"interior": 1.0, "boundary": 1.0},
+    spacing_unit="pixel",
+    file_ending=".png",
+    licence="CC0 1.0",
+    citation="xLSTM-UNet Lab, xlstm_unet_lab.data.phantoms.microscopy",
+    homepage="",
+    convert=convert,
+)

@@ -1,0 +1,219 @@
+"""Patches and augmentation: what moves together, what is drawn how often, and what depends on what."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from xlstm_unet_lab.data.augment import Augmentation, PatchDataset, augment
+from xlstm_unet_lab.data.patches import sample_patch
+
+SIZES = {2: (17, 12), 3: (9, 17, 12)}
+
+
+def pair(spatial_dims, channels=2, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    size = SIZES[spatial_dims]
+    image = torch.randn(channels, *size, generator=generator)
+    return image, torch.randint(3, size, generator=generator)
+
+
+def random_source(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@settings(deadline=None, max_examples=30)
+@given(data=st.data(), spatial_dims=st.sampled_from([2, 3]), share=st.sampled_from([0.0, 1 / 3, 1.0]))
+def test_a_patch_is_a_piece_of_image_and_label_or_padding(data, spatial_dims, share):
+    patch_size = tuple(data.draw(st.lists(st.integers(1, 20), min_size=spatial_dims, max_size=spatial_dims)))
+    size = SIZES[spatial_dims]
+    # Every pixel is numbered, so a patch tells where it was cut.
+    numbers = torch.arange(1, 1 + int(np.prod(size))).reshape(size)
+    image, label = sample_patch(numbers[None].double(), numbers, patch_size, random_source(), share)
+    assert image.shape == (1, *patch_size) and label.shape == patch_size
+    assert torch.equal(image[0].long(), label)
+    inside = label[label > 0]
+    expected = [min(wanted, there) for wanted, there in zip(patch_size, size, strict=True)]
+    assert len(inside) == np.prod(expected)
+    start = np.unravel_index(int(inside[0]) - 1, size)
+    window = numbers[tuple(slice(first, first + length) for first, length in zip(start, expected, strict=True))]
+    assert torch.equal(inside, window.flatten())
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_foreground_patches_hold_their_class_and_classes_have_equal_chances(spatial_dims):
+    size = (24,) * spatial_dims
+    label = torch.zeros(size, dtype=torch.int64)
+    label[(slice(0, 9),) * spatial_dims] = 1
+    label[(18,) * spatial_dims] = 2
+    generator, patch_size = random_source(1), (5,) * spatial_dims
+    patches = [sample_patch(label[None].float(), label, patch_size, generator, 1.0)[1] for _ in range(200)]
+    assert all((patch > 0).any() for patch in patches)
+    assert 0.35 < sum(2 in patch for patch in patches) / 200 < 0.65
+    assert all(patch[(2,) * spatial_dims] == 2 for patch in patches if 2 in patch), "the pixel is in the middle"
+    none = [sample_patch(label[None].float(), label, patch_size, generator, 0.0)[1] for _ in range(200)]
+    assert sum(2 in patch for patch in none) < 40
+
+
+def test_an_image_without_foreground_still_gives_patches():
+    image, label = torch.ones(1, 8, 8), torch.zeros(8, 8, dtype=torch.uint8)
+    patch, _ = sample_patch(image, label, (4, 4), random_source(), 1.0)
+    assert patch.shape == (1, 4, 4)
+    patch.zero_()
+    assert image.all(), "a patch shares no memory with its image"
+
+
+@pytest.mark.parametrize("patch_size", [(4,), (4, 4, 4), (0, 4), (4, -1), (4.5, 4), 4])
+def test_bad_patch_sizes(patch_size):
+    with pytest.raises(ValueError, match=r"patch_size is .* give 2 whole numbers of at least 1"):
+        sample_patch(*pair(2), patch_size, random_source())
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "error", "message"),
+    [
+        (torch.zeros(1, 4, 5), torch.zeros(4, 6).long(), ValueError, r"image has shape \(1, 4, 5\) and label \(4, 6\)"),
+        (torch.zeros(4, 5), torch.zeros(4, 5).long(), ValueError, "expected"),
+        (torch.zeros(1, 4), torch.zeros(4).long(), ValueError, "two or three spatial axes"),
+        (torch.zeros(1, 4, 5), torch.zeros(4, 5), TypeError, "label torch.float32"),
+        (torch.zeros(1, 4, 5).long(), torch.zeros(4, 5).long(), TypeError, "image is torch.int64"),
+    ],
+)
+def test_bad_pairs(image, label, error, message):
+    with pytest.raises(error, match=message):
+        sample_patch(image, label, (2, 2), random_source())
+    with pytest.raises(error, match=message):
+        augment(image, label, random_source())
+
+
+def test_bad_foreground_probability():
+    with pytest.raises(ValueError, match=r"foreground_probability is 1\.5"):
+        sample_patch(*pair(2), (4, 4), random_source(), 1.5)
+
+
+# Augmentation
+
+MOVES_ONLY = Augmentation(probability=0.0)
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_image_and_label_move_together_and_every_pose_occurs(spatial_dims):
+    size = (3, 4, 4)[-spatial_dims:]
+    numbers = torch.arange(int(np.prod(size))).reshape(size)
+    poses, generator = set(), random_source()
+    for _ in range(300):
+        image, label = augment(numbers[None].double(), numbers, generator, MOVES_ONLY)
+        assert image.shape[1:] == label.shape == size and torch.equal(image[0].long(), label)
+        assert torch.equal(label.flatten().sort().values, numbers.flatten())
+        poses.add(tuple(label.flatten().tolist()))
+    assert len(poses) == 8 * (2 if spatial_dims == 3 else 1)  # the symmetries of a square, and z up or down
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_no_quarter_turn_where_the_plane_is_not_square(spatial_dims):
+    generator = random_source()
+    for _ in range(20):
+        image, label = augment(*pair(spatial_dims), generator)
+        assert label.shape == SIZES[spatial_dims] and image.shape[1:] == label.shape
+
+
+def test_only_the_axes_named_are_flipped():
+    image, label = pair(2)
+    settings_ = Augmentation(flip_axes=(1,), rotate=False, probability=0.0)
+    seen = {augment(image, label, random_source(seed), settings_)[1].flatten()[0].item() for seed in range(20)}
+    assert seen == {label[0, 0].item(), label[0, -1].item()}
+    with pytest.raises(ValueError, match=r"flip_axes is \(2,\); a label of 2 axes"):
+        augment(image, label, random_source(), Augmentation(flip_axes=(2,)))
+
+
+def test_intensities_change_within_bounds_and_labels_do_not():
+    image, label = pair(3)
+    before = image.clone()
+    still = Augmentation(flip_axes=(), rotate=False, probability=1.0, noise=0.0)
+    for seed in range(20):
+        changed, same = augment(image, label, random_source(seed), still)
+        assert torch.equal(same, label) and changed.isfinite().all() and not torch.equal(changed, image)
+        # Without noise every change keeps the order of the intensities.
+        assert (changed.flatten()[image.flatten().argsort()].diff() >= -1e-5).all()
+        assert 0.5 < changed.std() / image.std() < 1.5 and (changed.mean() - image.mean()).abs() < 0.31
+    assert torch.equal(image, before)
+
+
+def test_inversion_and_constant_images():
+    image, label = pair(2)
+    invert = Augmentation(flip_axes=(), rotate=False, probability=0.0, invert_probability=1.0)
+    assert torch.equal(augment(image, label, random_source(), invert)[0], -image)
+    constant = torch.full((1, 4, 4), 2.0)
+    for seed in range(10):
+        assert augment(constant, torch.zeros(4, 4).long(), random_source(seed))[0].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"probability": 2}, "probability is 2"),
+        ({"invert_probability": -0.1}, "invert_probability is -0.1"),
+        ({"gamma": (0.0, 1.0)}, "gamma is"),
+        ({"contrast": (2.0, 1.0)}, "contrast is"),
+        ({"noise": -1}, "noise is -1"),
+    ],
+)
+def test_bad_augmentation(options, message):
+    with pytest.raises(ValueError, match=message):
+        Augmentation(**options)
+
+
+# PatchDataset
+
+
+@pytest.fixture
+def cases():
+    return [dict(zip(("image", "label"), pair(2, seed=seed), strict=True), name=str(seed)) for seed in range(4)]
+
+
+def test_patch_k_depends_on_seed_and_k_alone(cases):
+    forward = PatchDataset(cases, (8, 8), 30, seed=3)
+    backward = PatchDataset(cases, (8, 8), 100, seed=3)
+    items = [forward[k] for k in range(30)]
+    for k in reversed(range(30)):
+        other = backward[k]
+        assert torch.equal(items[k]["image"], other["image"]) and torch.equal(items[k]["label"], other["label"])
+    assert items[0]["image"].shape == (2, 8, 8) and items[0]["label"].dtype == torch.int64
+    assert {item["name"] for item in items} == {"0", "1", "2", "3"}
+    different = PatchDataset(cases, (8, 8), 30, seed=4)
+    assert not any(torch.equal(items[k]["image"], different[k]["image"]) for k in range(30))
+    assert len({item["image"].sum().item() for item in items}) == 30
+
+
+def test_workers_change_nothing(cases):
+    dataset = PatchDataset(cases, (8, 8), 12, seed=3)
+    alone, helped = (
+        torch.cat([batch["image"] for batch in DataLoader(dataset, batch_size=4, num_workers=workers)])
+        for workers in (0, 2)
+    )
+    assert torch.equal(alone, helped)
+
+
+def test_augmentation_can_be_chosen(cases):
+    plain = PatchDataset(cases, (17, 12), 10, seed=0, augment=False)
+    for k in range(10):
+        item = plain[k]
+        assert torch.equal(item["image"], cases[int(item["name"])]["image"])
+    moved = PatchDataset(cases, (17, 12), 10, seed=0, augment=MOVES_ONLY)
+    for k in range(10):
+        item = moved[k]
+        original = cases[int(item["name"])]["image"]
+        assert torch.equal(item["image"].flatten().sort().values, original.flatten().sort().values)
+
+
+def test_patch_dataset_bad_input(cases):
+    with pytest.raises(ValueError, match="has no cases"):
+        PatchDataset([], (8, 8), 3, seed=0)
+    with pytest.raises(ValueError, match="length is 0 and seed 0"):
+        PatchDataset(cases, (8, 8), 0, seed=0)
+    with pytest.raises(ValueError, match="patch_size is"):
+        PatchDataset(cases, (8, 8, 8), 3, seed=0)
+    with pytest.raises(IndexError, match="patch 3 was asked for; there are 3"):
+        PatchDataset(cases, (8, 8), 3, seed=0)[3]

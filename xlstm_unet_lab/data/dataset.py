@@ -1,0 +1,215 @@
+"""Read a prepared data set: normalised tensors for training, arrays as stored for looking at."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import operator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from xlstm_unet_lab.data.recipe import FOLDS, Recipe, get_recipe, prepare, prepared_folder
+
+SPLITS = ("train", "val", "test", "all")
+CONSTANT_BELOW = 1e-6  # a channel whose deviation is this small beside its largest value varies by rounding only
+
+
+def normalise(image: np.ndarray) -> np.ndarray:
+    """Shift and scale every channel of one image to mean 0 and standard deviation 1.
+
+    image (C, *spatial), 2 or 3 spatial axes, any integer or floating dtype; returns float32 of the same shape.
+    Channels are treated apart, because the sequences of an MRI differ in scale by orders of magnitude. For a colour
+    image this takes away the overall tint (stain, lamp) and keeps every difference of colour between two places.
+    Applied twice it gives what it gave once, up to rounding. A constant channel becomes zeros.
+    Raises TypeError for what is not a real array, ValueError for another rank, no elements, NaN or infinity.
+    """
+    if not isinstance(image, np.ndarray) or image.dtype.kind not in "iuf":
+        kind = f"{image.dtype} array" if isinstance(image, np.ndarray) else type(image).__name__
+        raise TypeError(f"image is a {kind}; give a NumPy array of integers or floats, shape (C, *spatial)")
+    if image.ndim not in (3, 4) or image.size == 0:
+        raise ValueError(
+            f"image has shape {image.shape}; give (C, y, x) or (C, z, y, x), for one channel image[None] adds the axis"
+        )
+    if not np.isfinite(image).all():
+        bad = np.argwhere(~np.isfinite(image))
+        raise ValueError(
+            f"image holds {len(bad)} values that are NaN or infinite, the first at {tuple(bad[0].tolist())}; "
+            "replace them first, for instance with np.nan_to_num"
+        )
+    result = np.zeros(image.shape, np.float32)
+    for source, target in zip(image, result, strict=True):
+        channel = source.astype(np.float64)
+        largest = np.abs(channel).max()
+        if largest == 0:
+            continue
+        channel /= largest  # values near the end of the float range would overflow when squared
+        deviation = channel.std()
+        if deviation > CONSTANT_BELOW:
+            target[...] = (channel - channel.mean()) / deviation
+    return result
+
+
+def read_array(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
+    """Read one file as stored: an array (y, x), (y, x, C) or (z, y, x), and the spacing of its spatial axes.
+
+    .png has spacing 1 (pixels); .nii.gz and .nii have the header's spacing in mm, in the order (z, y, x).
+    Raises FileNotFoundError, and ValueError for another ending or a NIfTI file that is not three-dimensional.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; delete its data set folder and prepare the data set again")
+    if path.name.endswith(".png"):
+        from imageio.v3 import imread
+
+        return imread(path, plugin="pillow"), (1.0, 1.0)
+    if path.name.endswith((".nii.gz", ".nii")):
+        import nibabel
+
+        volume = nibabel.load(path)
+        if volume.ndim != 3:
+            raise ValueError(f"{path} has shape {volume.shape}; one three-dimensional volume a file is expected")
+        spacing = tuple(float(size) for size in reversed(volume.header.get_zooms()))
+        return np.asarray(volume.dataobj).transpose(), spacing  # NIfTI stores (x, y, z)
+    raise ValueError(f"{path.name} has an ending that cannot be read; .png, .nii.gz and .nii can")
+
+
+def read_image(paths: list[Path]) -> tuple[np.ndarray, tuple[float, ...]]:
+    """Read the channel files of one case as an array (C, *spatial) and its spacing.
+
+    A PNG file may hold all channels of a colour image. Raises ValueError when the files differ in shape or spacing.
+    """
+    arrays, spacings = zip(*(read_array(path) for path in paths), strict=True)
+    for path, array, spacing in zip(paths, arrays, spacings, strict=True):
+        if array.shape != arrays[0].shape or not np.allclose(spacing, spacings[0], rtol=1e-4):
+            raise ValueError(
+                f"{path} has shape {array.shape} and spacing {spacing}, the first channel {paths[0].name} has "
+                f"{arrays[0].shape} and {spacings[0]}; the channels of one case must share one grid"
+            )
+    spatial_dims = len(spacings[0])
+    channels = [np.moveaxis(array, -1, 0) if array.ndim > spatial_dims else array[None] for array in arrays]
+    return np.concatenate(channels), spacings[0]
+
+
+def read_label(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
+    """Read a label file as integers (*spatial), and its spacing; some sets store labels as floats.
+
+    Raises ValueError when a value is not a whole number or the array has a channel axis.
+    """
+    label, spacing = read_array(path)
+    if label.ndim != len(spacing):
+        raise ValueError(f"{path} has shape {label.shape}; a label file holds one number for each pixel")
+    whole = np.rint(label)
+    if not np.array_equal(whole, label):
+        raise ValueError(f"{path} holds label values that are not whole numbers, such as {label[whole != label][0]}")
+    return whole.astype(np.int32), spacing
+
+
+class SegmentationDataset(Dataset):
+    """The cases of one split, in a fixed order.
+
+    dataset[i] is a dict: image float32 tensor (C, *spatial), normalised; label int64 tensor (*spatial); spacing, a
+    tuple in (z, y, x) order, in `recipe.spacing_unit`; name. Cases stay in memory until they fill `cache_bytes`
+    (in each worker process).
+    Raises ValueError when image and label differ in shape, or a label value or channel count is not the recipe's.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path, part: str, names: list[str], cache_bytes: int = 2**30):
+        self.recipe, self.folder, self.part, self.names = recipe, folder, part, list(names)
+        self._cache: dict[int, tuple] = {}
+        self._cache_left = cache_bytes
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> dict:
+        position = self._position(index)
+        if position in self._cache:
+            image, label, spacing = self._cache[position]
+        else:
+            image, label, spacing = self._read(position)
+            size = image.nbytes + label.nbytes
+            if size <= self._cache_left:
+                self._cache[position] = image, label, spacing
+                self._cache_left -= size
+        # Copies: who changes an item must not change what the next epoch sees.
+        return {"image": image.clone(), "label": label.long(), "spacing": spacing, "name": self.names[position]}
+
+    def raw(self, index: int) -> np.ndarray:
+        """The image of one case as stored, (C, *spatial), not normalised: to look at."""
+        return read_image(self._image_paths(self._position(index)))[0]
+
+    def instances(self, index: int) -> np.ndarray:
+        """The instance map of one case, int32 (*spatial): 0 background, every object its own number.
+
+        Raises FileNotFoundError when the data set has no instance maps.
+        """
+        folder = self.folder / f"instances{self.part}"
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{self.recipe.name} has no instance maps: {folder} does not exist")
+        return read_label(folder / f"{self.names[self._position(index)]}{self.recipe.file_ending}")[0]
+
+    def _position(self, index: int) -> int:
+        position = operator.index(index)
+        position += len(self) if position < 0 else 0
+        if not 0 <= position < len(self):
+            raise IndexError(f"case {index} was asked for; the data set has {len(self)} cases, counted from 0")
+        return position
+
+    def _image_paths(self, position: int) -> list[Path]:
+        stem = f"{self.folder}/images{self.part}/{self.names[position]}"
+        first = Path(f"{stem}_0000{self.recipe.file_ending}")
+        if self.recipe.file_ending == ".png":  # nnU-Net's reader of natural images: all channels in one file
+            return [first]
+        return [
+            Path(f"{stem}_{channel:04d}{self.recipe.file_ending}") for channel in range(len(self.recipe.channel_names))
+        ]
+
+    def _read(self, position: int) -> tuple[torch.Tensor, torch.Tensor, tuple[float, ...]]:
+        image, spacing = read_image(self._image_paths(position))
+        path = self.folder / f"labels{self.part}" / f"{self.names[position]}{self.recipe.file_ending}"
+        label, _ = read_label(path)
+        if image.shape != (len(self.recipe.channel_names), *label.shape):
+            raise ValueError(
+                f"{path} has shape {label.shape} and its image {image.shape}; expected the same grid and "
+                f"{len(self.recipe.channel_names)} channels"
+            )
+        unknown = sorted(set(np.unique(label).tolist()) - set(self.recipe.labels.values()))
+        if unknown:
+            raise ValueError(f"{path} holds label values {unknown}; the recipe knows {dict(self.recipe.labels)}")
+        # uint8 is enough in memory for the labels of any recipe here; items hand out int64.
+        small = label.astype(np.uint8 if max(self.recipe.labels.values()) < 256 else np.int32)
+        return torch.from_numpy(normalise(image)), torch.from_numpy(small), spacing
+
+
+def load_dataset(
+    recipe: str | Recipe, split: str, root: str | Path | None = None, fold: int = 0, cache_bytes: int = 2**30
+) -> SegmentationDataset:
+    """Open a prepared data set: split "train" or "val" of one of five folds, "all" (both together), or "test".
+
+    A phantom is made here when it is not there yet; other sets must be prepared first.
+    Raises ValueError for an unknown split or fold, KeyError for an unknown recipe, FileNotFoundError when not prepared.
+    """
+    recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
+    if split not in SPLITS:
+        nearest = difflib.get_close_matches(str(split), SPLITS, n=1, cutoff=0.0)[0]
+        raise ValueError(f"split {split!r} is unknown; the nearest is {nearest!r}, all are {', '.join(SPLITS)}")
+    if isinstance(fold, bool) or fold not in range(FOLDS):
+        raise ValueError(f"fold {fold!r} is unknown; folds are the whole numbers 0 to {FOLDS - 1}")
+    folder = prepared_folder(recipe, root)
+    if folder is None:
+        if not recipe.made_here:
+            raise FileNotFoundError(
+                f"{recipe.name} is not prepared in {recipe.folder(root)}; call prepare({recipe.name!r}) to get it, or "
+                f"prepare({recipe.name!r}, source=...) with a folder or archive you have"
+            )
+        folder = prepare(recipe, root=root, progress=False)
+    folds = json.loads((folder / "splits_final.json").read_text())
+    if split == "test":
+        names = sorted(path.name.removesuffix(recipe.file_ending) for path in (folder / "labelsTs").iterdir())
+    elif split == "all":
+        names = sorted(folds[fold]["train"] + folds[fold]["val"])
+    else:
+        names = folds[fold][split]
+    return SegmentationDataset(recipe, folder, "Ts" if split == "test" else "Tr", names, cache_bytes)
