@@ -96,7 +96,7 @@ def build(
     if spatial_dims not in (2, 3):
         raise ValueError(f"spatial_dims is {spatial_dims}, expected 2 or 3")
     if len(patch_size) != spatial_dims or any(not isinstance(extent, int) or extent < 1 for extent in patch_size):
-        raise ValueError(f"patch_size is {patch_size}, expected {spatial_dims} whole numbers of 1 or more (spatial_dims)")
+        raise ValueError(f"patch_size is {patch_size}, expected {spatial_dims} whole numbers of 1 or more")
     options = {key: _frozen(value) for key, value in overrides.items()}
     stages = next((len(options[key]) for key in ("features", "strides", "mixers") if key in options), None)
     strides = options.setdefault("strides", plan_strides(patch_size, stages))

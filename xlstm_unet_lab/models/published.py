@@ -129,6 +129,6 @@ def load_published(model: nn.Module, path_or_state_dict: str | Path | Mapping[st
         state = {name: x for name, x in state.items() if not name.startswith("decoder.heads.") or name.startswith(last)}
     if lines := differences(state, model):
         listed = "\n  ".join(lines)
-        raise ValueError(f"the checkpoint belongs to another configuration, {len(lines)} parameters differ:\n  {listed}")
+        raise ValueError(f"the checkpoint is for another configuration, {len(lines)} parameters differ:\n  {listed}")
     model.load_state_dict(state)
     return model

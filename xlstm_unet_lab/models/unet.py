@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from xlstm_unet_lab.nn.conv import CONV, ResBlock, Upsample, initialise_convolutions
-from xlstm_unet_lab.nn.mixer import SEQUENCE_KINDS, ChannelMixer, Mixer
+from xlstm_unet_lab.nn.mixer import SEQUENCE_KINDS, BlockChoice, ChannelMixer, Mixer
 from xlstm_unet_lab.nn.vil import VERSIONS
 from xlstm_unet_lab.ops.mlstm import check_form
 from xlstm_unet_lab.ops.scan_order import DIRECTIONS
@@ -38,6 +38,7 @@ class UNetConfig:
     mlstm_form: str = "auto"  # a form of ops.mlstm.run
     # Quirks of the published networks, off by default:
     full_resolution_skip: bool = True  # False: the last decoder stage gets no skip, so fine detail must come from below
+    mamba_residual: bool = True  # False: as in U-Mamba's code, the scan's output replaces the feature map
     channel_tokens: bool = False  # True: where positions are no more than channels they swap roles, for one patch size
 
     def __post_init__(self):
@@ -60,9 +61,9 @@ def check_config(c: UNetConfig) -> None:
     lengths = {"strides": stages, "kernel_sizes": stages, "encoder_blocks": stages, "mixers": stages}
     for name, length in (lengths | {"decoder_blocks": stages - 1, "patch_size": c.spatial_dims}).items():
         if len(getattr(c, name)) != length:
-            raise ValueError(f"{name} is {getattr(c, name)}, expected {length} entries for {stages} features {c.features}")
+            raise ValueError(f"{name} is {getattr(c, name)}, expected {length} entries ({stages} stages)")
     if stages < 2:
-        raise ValueError(f"features is {c.features}, expected at least 2 widths: a U-Net needs a stage to come back from")
+        raise ValueError(f"features is {c.features}, expected 2 widths or more: a U-Net has at least 2 stages")
     for name in ("strides", "kernel_sizes"):
         if any(len(entry) != c.spatial_dims for entry in getattr(c, name)):
             raise ValueError(f"{name} is {getattr(c, name)}, expected {c.spatial_dims} numbers an entry (spatial_dims)")
@@ -94,7 +95,7 @@ def check_patch_size(c: UNetConfig) -> None:
     nearest = tuple(step + 1 if axis == c.spatial_dims - 1 else step for axis, step in enumerate(total))
     raise ValueError(
         f"patch_size {c.patch_size} with total stride {tuple(total)} leaves one position in the deepest of "
-        f"{len(c.features)} stages: use at least {nearest}, or better {tuple(2 * step for step in total)}, or fewer stages"
+        f"{len(c.features)} stages: use at least {nearest}, better {tuple(2 * step for step in total)}, or fewer stages"
     )
 
 
@@ -111,9 +112,10 @@ def build_mixer(c: UNetConfig, stage: int) -> nn.Module:
         return nn.Identity()
     if kind == "resblock":
         return ResBlock(channels, channels, c.kernel_sizes[stage], project=False)
+    choice = BlockChoice(kind, c.vil_version, c.mlstm_form, c.mamba_residual)
     if c.channel_tokens and math.prod(size) <= channels:
-        return ChannelMixer(kind, size, c.vil_version, c.mlstm_form)
-    return Mixer(kind, channels, c.spatial_dims, c.directions, c.vil_version, c.mlstm_form)
+        return ChannelMixer(choice, size)
+    return Mixer(choice, channels, c.spatial_dims, c.directions)
 
 
 class Encoder(nn.Module):

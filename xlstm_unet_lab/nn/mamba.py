@@ -80,22 +80,19 @@ class MambaLayer(nn.Module):
 
 
 class MambaBlock(nn.Module):
-    """Layer norm, then a Mamba layer, over the sequence as it comes or from its end.
+    """Layer norm, then a Mamba layer, over a sequence of tokens: (B, S, width) -> the same shape.
 
-    forward(tokens, grid): tokens (B, S, width) -> (B, S, width); grid, the sizes of the grid the tokens come from.
-    U-Mamba's block is residual=False: the layer replaces its input instead of adding to it. Further keywords and the
-    errors raised are those of MambaLayer.
+    With `residual` the layer adds to its input; in U-Mamba's code it replaces it. Further keywords and the errors
+    raised are those of MambaLayer.
     """
 
-    def __init__(self, width: int, *, reverse: bool = False, residual: bool = True, **layer_options: int | None):
+    def __init__(self, width: int, *, residual: bool = True, **layer_options: int | None):
         super().__init__()
         self.layer = MambaLayer(width, **layer_options)
         self.norm = nn.LayerNorm(width)
-        self.reverse = reverse
         self.residual = residual
 
-    # Mamba sees a sequence, never the grid: the argument is there so that every mixer is called in the same way.
+    # Mamba sees a sequence, never the grid: the argument is there so that every mixer's block is called in one way.
     def forward(self, tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
-        x = self.norm(tokens)
-        x = self.layer(x.flip(1)).flip(1) if self.reverse else self.layer(x)
+        x = self.layer(self.norm(tokens))
         return tokens + x if self.residual else x

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -12,13 +13,22 @@ from xlstm_unet_lab.ops.scan_order import to_grid, to_sequence, traversals, walk
 SEQUENCE_KINDS = ("vil", "mamba")
 
 
-def make_block(kind: str, width: int, spatial_dims: int, vil_version: str, mlstm_form: str) -> nn.Module:
-    """A block that maps tokens (B, S, width), with the walked sizes of the grid, to tokens."""
-    if kind == "vil":
-        return ViLBlock(width, vil_version, spatial_dims=spatial_dims, form=mlstm_form)
-    if kind == "mamba":
-        return MambaBlock(width)
-    raise ValueError(f"mixer kind is {kind!r}, expected one of {SEQUENCE_KINDS}")
+@dataclass(frozen=True)
+class BlockChoice:
+    """Which block stands in a mixer: a kind and the options of that kind."""
+
+    kind: str  # "vil" or "mamba"
+    vil_version: str = "v1"
+    mlstm_form: str = "auto"
+    mamba_residual: bool = True
+
+    def make(self, width: int, spatial_dims: int) -> nn.Module:
+        """A block that maps tokens (B, S, width), with the walked sizes of the grid, to tokens."""
+        if self.kind == "vil":
+            return ViLBlock(width, self.vil_version, spatial_dims=spatial_dims, form=self.mlstm_form)
+        if self.kind == "mamba":
+            return MambaBlock(width, residual=self.mamba_residual)
+        raise ValueError(f"mixer kind is {self.kind!r}, expected one of {SEQUENCE_KINDS}")
 
 
 class Mixer(nn.Module):
@@ -27,20 +37,10 @@ class Mixer(nn.Module):
     `directions`: "forward" one block; "bidirectional" a block each way; "axes" a block each way along every axis.
     """
 
-    def __init__(
-        self,
-        kind: str,
-        channels: int,
-        spatial_dims: int,
-        directions: str = "bidirectional",
-        vil_version: str = "v1",
-        mlstm_form: str = "auto",
-    ):
+    def __init__(self, choice: BlockChoice, channels: int, spatial_dims: int, directions: str = "bidirectional"):
         super().__init__()
         self.traversals = traversals(spatial_dims, directions)
-        self.blocks = nn.ModuleList(
-            make_block(kind, channels, spatial_dims, vil_version, mlstm_form) for _ in self.traversals
-        )
+        self.blocks = nn.ModuleList(choice.make(channels, spatial_dims) for _ in self.traversals)
 
     def forward(self, x: Tensor) -> Tensor:
         size = tuple(x.shape[2:])
@@ -55,10 +55,10 @@ class ChannelMixer(nn.Module):
     Its weights belong to one grid size, `size`; any other raises ValueError.
     """
 
-    def __init__(self, kind: str, size: Sequence[int], vil_version: str = "v1", mlstm_form: str = "auto"):
+    def __init__(self, choice: BlockChoice, size: Sequence[int]):
         super().__init__()
         self.size = tuple(size)
-        self.block = make_block(kind, math.prod(size), 1, vil_version, mlstm_form)
+        self.block = choice.make(math.prod(size), spatial_dims=1)
 
     def forward(self, x: Tensor) -> Tensor:
         if tuple(x.shape[2:]) != self.size:

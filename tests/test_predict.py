@@ -1,0 +1,196 @@
+"""Whole images from windows: equal to the plain network where they must be, any size, and the model left as it was."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from xlstm_unet_lab.data.dataset import normalise
+from xlstm_unet_lab.evaluation.metrics import dice
+from xlstm_unet_lab.evaluation.predict import predict, predict_probabilities
+from xlstm_unet_lab.training.sliding_window import sliding_window
+
+WHOLE = {2: (13, 18), 3: (9, 11, 7)}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tensors this small take longer to share out than to compute, above all on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def pointwise(spatial_dims, channels=2, num_classes=3):
+    """A network whose answer at a position depends on that position only, so that windows cannot matter."""
+    torch.manual_seed(0)
+    return (nn.Conv2d, nn.Conv3d)[spatial_dims - 2](channels, num_classes, 1)
+
+
+def picture(spatial_dims, size=None, channels=2, dtype=np.float32):
+    random = np.random.default_rng(0)
+    return (100 * random.random((channels, *(size or WHOLE[spatial_dims])))).astype(dtype)
+
+
+class Watching(nn.Module):
+    """Foreground where the one channel is above its mean; remembers the size of the windows it saw."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, windows):
+        self.seen.append(tuple(windows.shape[2:]))
+        return torch.cat([-windows, windows], dim=1)
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize("overlap", [0.0, 0.5, 0.75])
+def test_windows_of_a_pointwise_network_change_nothing(spatial_dims, overlap):
+    model, image = pointwise(spatial_dims), picture(spatial_dims)
+    probabilities = predict_probabilities(model, image, patch_size=(6,) * spatial_dims, overlap=overlap)
+    with torch.no_grad():
+        wanted = model(torch.from_numpy(normalise(image))[None])[0].softmax(0).numpy()
+    np.testing.assert_allclose(probabilities, wanted, atol=1e-5)
+    assert probabilities.dtype == np.float32
+    labels = predict(model, image, patch_size=(6,) * spatial_dims, overlap=overlap)
+    assert labels.dtype == np.uint8 and (labels == wanted.argmax(0)).mean() > 0.99
+
+
+@given(st.lists(st.integers(1, 12), min_size=2, max_size=3), st.integers(1, 9))
+@settings(deadline=None, max_examples=25)
+def test_any_size_comes_back(size, patch):
+    spatial_dims = len(size)
+    probabilities = predict_probabilities(
+        pointwise(spatial_dims), picture(spatial_dims, size), patch_size=(patch,) * spatial_dims
+    )
+    assert probabilities.shape == (3, *size)
+    np.testing.assert_allclose(probabilities.sum(0), 1, atol=1e-5)
+
+
+def test_windows_weigh_most_in_their_middle():
+    class Centre(nn.Module):  # answers 1 in the middle of its window and 0 at the rim
+        def forward(self, windows):
+            answer = torch.zeros_like(windows)
+            answer[..., 2:-2, 2:-2] = 1
+            return answer
+
+    logits = sliding_window(Centre(), torch.zeros(1, 8, 12), patch_size=(8, 8))
+    assert logits.shape == (1, 8, 12)
+    assert 0.5 < logits[0, 4, 6].item() <= 1  # the rim of one window lies under the middle of another
+
+
+def test_float64_networks_stay_float64():
+    image = torch.from_numpy(picture(2)).double()
+    model = pointwise(2).double()
+    logits = sliding_window(model, image, patch_size=(5, 5))
+    assert logits.dtype == torch.float64
+    torch.testing.assert_close(logits, model(image[None])[0].detach(), rtol=0, atol=1e-10)
+
+
+def test_first_of_several_outputs_counts():
+    class Deep(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = pointwise(2)
+
+        def forward(self, image):
+            logits = self.head(image)
+            return [logits, logits[..., ::2, ::2]]
+
+    model = Deep()
+    options = {"patch_size": (8, 8)}
+    assert (predict(model, picture(2), **options) == predict(model.head, picture(2), **options)).all()
+
+
+def test_evaluation_mode_inside_and_the_old_modes_after():
+    model = nn.Sequential(pointwise(2), nn.Dropout(0.9), nn.BatchNorm2d(3)).train()
+    model[2].eval()
+    first, again = (predict_probabilities(model, picture(2), patch_size=(8, 8)) for _ in range(2))
+    assert (first == again).all()
+    assert model.training and model[1].training and not model[2].training
+    model(torch.zeros(1, 2, 8, 8)).sum().backward()  # nothing predicted earlier gets in the way of training
+
+    class Failing(nn.Dropout):
+        def forward(self, image):
+            raise RuntimeError("out of memory")
+
+    model[1] = Failing()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        predict(model, picture(2), patch_size=(8, 8))
+    assert model.training and not model[2].training
+
+
+@pytest.mark.parametrize(("num_classes", "dtype"), [(256, np.uint8), (257, np.uint16)])
+def test_label_dtype(num_classes, dtype):
+    labels = predict(pointwise(2, num_classes=num_classes), picture(2), patch_size=(8, 8))
+    assert labels.dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int64, np.float64])
+def test_dtype_scale_and_memory_order_of_the_image_do_not_matter(dtype):
+    image = picture(2).round()
+    wanted = predict_probabilities(pointwise(2), image, patch_size=(32, 32))
+    turned = (2 * image + 5).astype(dtype)[:, ::-1]
+    got = predict_probabilities(pointwise(2), turned, patch_size=(32, 32))
+    np.testing.assert_allclose(got[:, ::-1], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_spacing_leads_to_the_training_grid_and_back(spatial_dims):
+    model = Watching()
+    model.training_spacing = (2.0,) * spatial_dims
+    image = np.zeros((1, *(16,) * spatial_dims))
+    image[(0, *[slice(4, 12)] * spatial_dims)] = 1
+    labels = predict(model, image, patch_size=(8,) * spatial_dims, spacing=(1.0,) * spatial_dims)
+    assert model.seen == [(8,) * spatial_dims]  # one window covers an image of half the size
+    assert dice(labels, image[0]) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("spacing", "size"), [((1.0, 2.0), (6, 24)), ((2.01, 1.0), (12, 12)), ((2.0, 2.01), (12, 24)), (None, (12, 24))]
+)
+def test_the_network_sees_the_training_spacing(spacing, size):
+    model = Watching()
+    model.training_spacing = (2.0, 2.0)
+    labels = predict(model, picture(2, (12, 24), channels=1), patch_size=size, spacing=spacing)
+    assert model.seen == [size], "one window of that size covers the resampled image"
+    assert labels.shape == (12, 24)
+
+
+def test_spacing_that_cannot_be_used_is_said():
+    with pytest.warns(UserWarning, match=r"spacing=\(1.0, 1.0\) was not used.*training_spacing"):
+        labels = predict(pointwise(2), picture(2), patch_size=(8, 8), spacing=(1.0, 1.0))
+    assert labels.shape == WHOLE[2]
+
+
+def test_device_is_where_the_model_moves():
+    assert predict(pointwise(2), picture(2), patch_size=(8, 8), device="cpu").shape == WHOLE[2]
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "message"),
+    [
+        (picture(2)[0], {}, r"image has shape \(13, 18\).*image\[None\]"),
+        (picture(2)[None], {}, r"image\[0\] drops a batch axis"),
+        (picture(2), {"patch_size": (8, 0)}, r"patch_size=\(8, 0\)"),
+        (picture(2), {"overlap": 1.0}, "overlap=1.0"),
+        (picture(2), {"batch_size": 0}, "batch_size=0"),
+        (picture(2), {"spacing": (1.0,)}, "must have 2 finite sizes"),
+        (picture(2), {"spacing": (1.0, -1.0)}, "above 0"),
+        (np.full((2, 4, 4), np.nan), {}, "NaN or infinite"),
+    ],
+)
+def test_bad_input(image, options, message):
+    with pytest.raises(ValueError, match=message):
+        predict(pointwise(2), image, **({"patch_size": (8, 8)} | options))
+
+
+def test_channels_are_compared_with_the_configuration():
+    model = pointwise(2)
+    model.config = type("Config", (), {"in_channels": 2})
+    with pytest.raises(ValueError, match=r"image has 1 channels.*in_channels=2"):
+        predict(model, picture(2, channels=1), patch_size=(8, 8))

@@ -1,0 +1,207 @@
+"""How good a segmentation is: overlap, surface agreement and matched instances, as pure functions on NumPy arrays.
+
+Surface measures follow Nikolov et al. 2018 (arXiv 1809.04430). A surface element sits between 2 x 2 x 2 voxels that
+are not all alike, and weighs as much as the area of the boundary that crosses it. A 2-D mask is scored as the published
+evaluations do it: as a sheet one voxel and one unit thick. Its top and bottom count as surface as well, so that the
+inside of a flat mask adds to the score and 2-D values come out higher than those of the outline alone.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import maximum_bipartite_matching
+
+
+class InstanceScore(NamedTuple):
+    """Counts of matched and unmatched instances, and the F1 score they give."""
+
+    tp: int  # instances of the truth that found their partner
+    fp: int  # predicted instances without a partner
+    fn: int  # instances of the truth without a partner
+    f1: float  # 2 tp / (2 tp + fp + fn); 1.0 when there is nothing to find and nothing was predicted
+
+
+class Surface(NamedTuple):
+    """The surface of one mask, seen from the other mask; both arrays have one value a surface element."""
+
+    distances: np.ndarray  # to the nearest element of the other surface, in the unit of the spacing
+    areas: np.ndarray  # of the element, in that unit squared
+
+
+def dice(prediction: np.ndarray, truth: np.ndarray) -> float:
+    """Dice coefficient 2 |P and T| / (|P| + |T|) of two masks of any equal shape (bool, or holding 0 and 1 only).
+
+    Two empty masks agree: 1.0. Raises ValueError for unequal shapes and for other values.
+    """
+    prediction, truth = _checked_masks(prediction, truth)
+    total = np.count_nonzero(prediction) + np.count_nonzero(truth)
+    return 2.0 * np.count_nonzero(prediction & truth) / total if total else 1.0
+
+
+def surface_dice(prediction: np.ndarray, truth: np.ndarray, *, spacing: Sequence[float], tolerance: float) -> float:
+    """Share of both surfaces that lies within `tolerance` of the other one (normalised surface Dice, NSD).
+
+    Masks are 2-D or 3-D, bool or holding 0 and 1 only; `spacing` has one size a dimension, in array order (z, y, x),
+    and `tolerance` its unit. Both masks empty: 1.0; one of them empty: 0.0. Raises ValueError for unequal shapes, other
+    values, a spacing that does not fit, and a tolerance that is negative or not finite. Source: arXiv 1809.04430.
+    """
+    prediction, truth, spacing = _checked_volumes(prediction, truth, spacing)
+    if not (np.isfinite(tolerance) and tolerance >= 0):
+        raise ValueError(f"tolerance={tolerance} must be a finite number of at least 0, in the unit of the spacing")
+    if not (prediction.any() and truth.any()):
+        return float(prediction.any() == truth.any())
+    surfaces = _surfaces(prediction, truth, spacing)
+    agreeing = sum(surface.areas[surface.distances <= tolerance].sum() for surface in surfaces)
+    return float(agreeing / sum(surface.areas.sum() for surface in surfaces))
+
+
+def hausdorff95(prediction: np.ndarray, truth: np.ndarray, *, spacing: Sequence[float]) -> float:
+    """Distance that 95% of each surface keeps to the other one: the larger of the two directions, elements by area.
+
+    Masks and spacing as in `surface_dice`. Both masks empty: 0.0; one of them empty: infinity. Raises ValueError as
+    `surface_dice` does.
+    """
+    prediction, truth, spacing = _checked_volumes(prediction, truth, spacing)
+    if not (prediction.any() and truth.any()):
+        return 0.0 if prediction.any() == truth.any() else float("inf")
+    return max(_weighted_percentile(*surface, share=0.95) for surface in _surfaces(prediction, truth, spacing))
+
+
+def instance_f1(prediction: np.ndarray, truth: np.ndarray, *, iou: float = 0.5, drop_border: int = 2) -> InstanceScore:
+    """Count instances that overlap a partner with at least `iou` (one partner each, as many pairs as possible).
+
+    Label images of integers, 0 for background, any equal shape. Instances that touch the outer `drop_border` pixels
+    are removed from both images first; 0 keeps them. Raises ValueError for unequal shapes, labels that are not
+    integers or are negative, an `iou` outside (0, 1] and a negative border.
+    """
+    _check_same_shape(prediction, truth)
+    if not 0 < iou <= 1:
+        raise ValueError(f"iou={iou} must lie above 0 and be at most 1: 0.5 is the usual threshold")
+    if drop_border < 0:
+        raise ValueError(f"drop_border={drop_border} must be 0 (keep all) or a width in pixels")
+    prediction = _without_border(_checked_labels("prediction", prediction), drop_border)
+    truth = _without_border(_checked_labels("truth", truth), drop_border)
+
+    truth_ids, truth_index, truth_sizes = np.unique(truth.ravel(), return_inverse=True, return_counts=True)
+    found_ids, found_index, found_sizes = np.unique(prediction.ravel(), return_inverse=True, return_counts=True)
+    pairs, overlaps = np.unique(truth_index * len(found_ids) + found_index, return_counts=True)
+    rows, columns = np.divmod(pairs, max(len(found_ids), 1))
+    unions = truth_sizes[rows] + found_sizes[columns] - overlaps
+    partners = (truth_ids[rows] > 0) & (found_ids[columns] > 0) & (overlaps / unions >= iou)
+
+    graph = csr_array(
+        (np.ones(partners.sum(), dtype=np.int8), (rows[partners], columns[partners])),
+        shape=(len(truth_ids), len(found_ids)),
+    )
+    tp = int((maximum_bipartite_matching(graph, perm_type="column") >= 0).sum()) if graph.nnz else 0
+    fp, fn = int((found_ids > 0).sum()) - tp, int((truth_ids > 0).sum()) - tp
+    return InstanceScore(tp, fp, fn, 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else 1.0)
+
+
+def _without_border(labels: np.ndarray, width: int) -> np.ndarray:
+    """The label image without the instances that reach into the outer `width` pixels."""
+    if width == 0:
+        return labels
+    border = labels.copy()
+    border[(slice(width, -width),) * labels.ndim] = 0
+    return np.where(np.isin(labels, np.unique(border)), 0, labels)
+
+
+def _surfaces(prediction: np.ndarray, truth: np.ndarray, spacing: tuple[float, ...]) -> tuple[Surface, Surface]:
+    """The surfaces of two masks that are not empty: prediction seen from truth, then truth seen from prediction."""
+    box = ndimage.find_objects((prediction | truth).astype(np.uint8))[0]  # nothing outside holds a surface element
+    areas_prediction = _surface_areas(prediction[box], spacing)
+    areas_truth = _surface_areas(truth[box], spacing)
+    return _seen_from(areas_truth, areas_prediction, spacing), _seen_from(areas_prediction, areas_truth, spacing)
+
+
+def _seen_from(other: np.ndarray, own: np.ndarray, spacing: tuple[float, ...]) -> Surface:
+    # Distances come from index differences, so that one voxel is exactly one spacing and "<= tolerance" is exact too.
+    distances = ndimage.distance_transform_edt(np.isnan(other), sampling=spacing)
+    elements = ~np.isnan(own)
+    return Surface(distances[elements], own[elements])
+
+
+def _surface_areas(mask: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
+    """Area of the surface element at every corner of the voxel grid, (z + 1, y + 1, x + 1); NaN where there is none."""
+    areas, weights = _element_areas(spacing)
+    padded = np.pad(mask, 1)
+    codes = np.zeros([size + 1 for size in mask.shape], dtype=np.intp)
+    for corner in product((0, 1), repeat=3):
+        window = tuple(slice(offset, offset + size) for offset, size in zip(corner, codes.shape, strict=True))
+        codes += weights[corner] * padded[window]
+    return areas[codes]
+
+
+@lru_cache(maxsize=32)
+def _element_areas(spacing: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Area for each of the 256 neighbourhoods, and the 2 x 2 x 2 weights that number a neighbourhood."""
+    from monai.metrics.utils import get_code_to_measure_table
+
+    areas, weights = get_code_to_measure_table(spacing)
+    areas = areas.double().numpy().copy()
+    areas[[0, -1]] = np.nan  # all outside, all inside: no surface
+    return areas, weights.numpy().reshape(2, 2, 2).astype(np.intp)
+
+
+def _weighted_percentile(distances: np.ndarray, areas: np.ndarray, share: float) -> float:
+    """The smallest distance such that elements no farther away make up at least `share` of the area."""
+    order = np.argsort(distances)
+    cumulative = np.cumsum(areas[order]) / areas.sum()
+    return float(distances[order][min(np.searchsorted(cumulative, share), len(order) - 1)])
+
+
+def _checked_masks(prediction: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    _check_same_shape(prediction, truth)
+    return _checked_mask("prediction", prediction), _checked_mask("truth", truth)
+
+
+def _checked_mask(name: str, mask: np.ndarray) -> np.ndarray:
+    mask = np.asarray(mask)
+    if mask.dtype == bool:
+        return mask
+    other = np.unique(mask[(mask != 0) & (mask != 1)])
+    if other.size:
+        raise ValueError(
+            f"{name} is no mask: it holds {other[:5].tolist()} where 0 and 1 were expected; "
+            f"pick one label first, as in {name} == {other[0]}"
+        )
+    return mask == 1
+
+
+def _checked_labels(name: str, labels: np.ndarray) -> np.ndarray:
+    labels = np.asarray(labels)
+    if labels.dtype.kind not in "iu":
+        raise ValueError(f"{name} has dtype {labels.dtype}; instance labels must be integers, 0 for background")
+    if labels.size and labels.min() < 0:
+        raise ValueError(f"{name} holds {labels.min()}; instance labels must be 0 (background) or above")
+    return labels
+
+
+def _check_same_shape(prediction: np.ndarray, truth: np.ndarray) -> None:
+    if np.shape(prediction) != np.shape(truth):
+        raise ValueError(f"prediction has shape {np.shape(prediction)}, truth {np.shape(truth)}: they must be equal")
+
+
+def _checked_volumes(
+    prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
+    """Both masks with three dimensions, and the spacing that goes with them."""
+    prediction, truth = _checked_masks(prediction, truth)
+    spacing = tuple(float(size) for size in spacing)
+    if truth.ndim not in (2, 3):
+        raise ValueError(f"surfaces need masks of 2 or 3 dimensions, got {truth.ndim}: drop channel and batch axes")
+    if len(spacing) != truth.ndim:
+        raise ValueError(
+            f"spacing={spacing} has {len(spacing)} sizes for masks of {truth.ndim} dimensions: give one each"
+        )
+    if not all(np.isfinite(size) and size > 0 for size in spacing):
+        raise ValueError(f"spacing={spacing} must be finite and above 0 in every dimension")
+    if truth.ndim == 2:
+        return prediction[None], truth[None], (1.0, *spacing)
+    return prediction, truth, spacing

@@ -1,0 +1,198 @@
+"""Vision-LSTM as an image classifier, version 1 and 2, and the same registered with timm.
+
+Source: Alkin et al., Vision-LSTM (arXiv 2406.04303), figure 2 and table 7. Importing this module registers
+`vil_{tiny,small,base}_patch16_224` (version 1) and `vil2_{tiny,small,base}_patch16_224` (version 2) with timm.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import DropPath
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+from xlstm_unet_lab.nn.layers import OffsetLayerNorm
+from xlstm_unet_lab.nn.vil import VERSIONS, ViLBlock
+from xlstm_unet_lab.ops.scan_order import to_grid, to_sequence
+
+EPSILON = 1e-6  # of the final norm
+SIZES = {"tiny": 192, "small": 384, "base": 768}  # width; all have 24 blocks, in version 2 counted as 12 pairs
+BLOCKS = 24
+
+
+def pair(value: int | Sequence[int], name: str) -> tuple[int, int]:
+    """One number for both axes, or two; ValueError for anything else."""
+    both = (value, value) if isinstance(value, int) else tuple(value)
+    if len(both) != 2 or any(not isinstance(extent, int) or extent < 1 for extent in both):
+        raise ValueError(f"{name} is {value!r}, expected a whole number of 1 or more, or two of them (y, x)")
+    return both
+
+
+class VisionLSTM(nn.Module):
+    """Image (B, in_channels, y, x) -> logits (B, num_classes); with num_classes=0 the pooled features.
+
+    Patches become tokens; blocks look forward and backward in turn; the first and the last token, which have seen
+    everything, are averaged (v1) or put side by side (v2). `depth` counts blocks in v1 and pairs of blocks in v2.
+    Any image whose sides the patch size divides runs: the position embedding is interpolated for it.
+    Raises ValueError for an unknown version and for sizes that do not fit.
+    """
+
+    def __init__(
+        self,
+        version: str = "v1",
+        in_channels: int = 3,
+        image_size: int | Sequence[int] = 224,
+        patch_size: int | Sequence[int] = 16,
+        dim: int = 192,
+        depth: int | None = None,
+        num_classes: int = 1000,
+        drop_path_rate: float = 0.0,
+        form: str = "auto",
+    ):
+        super().__init__()
+        if version not in VERSIONS:
+            raise ValueError(f"version is {version!r}, expected one of {VERSIONS}")
+        blocks = BLOCKS if depth is None else depth * (2 if version == "v2" else 1)
+        for name, value in {"in_channels": in_channels, "dim": dim, "depth": blocks}.items():
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}, expected a whole number of 1 or more")
+        self.version, self.patch_size, self.num_classes = version, pair(patch_size, "patch_size"), num_classes
+        self.embedding = nn.Conv2d(in_channels, dim, self.patch_size, self.patch_size)
+        self.position = nn.Parameter(torch.empty(1, *self.grid_size(pair(image_size, "image_size")), dim))
+        rates = torch.linspace(0, drop_path_rate, blocks).tolist()  # deeper blocks are left out more often
+        self.blocks = nn.ModuleList(
+            ViLBlock(dim, version, DropPath(rate) if rate else None, form=form) for rate in rates
+        )
+        self.norm = OffsetLayerNorm(dim, bias=True, eps=EPSILON) if version == "v2" else nn.LayerNorm(dim, eps=EPSILON)
+        self.num_features = self.head_hidden_size = dim * (2 if version == "v2" else 1)
+        self.head = self._make_head(num_classes)
+        self.feature_info = [
+            {"num_chs": dim, "reduction": max(self.patch_size), "module": f"blocks.{n}"} for n in range(blocks)
+        ]
+        nn.init.trunc_normal_(self.position, std=0.02)
+
+    def _make_head(self, num_classes: int) -> nn.Module:
+        if num_classes == 0:
+            return nn.Identity()
+        head = nn.Linear(self.num_features, num_classes)
+        nn.init.normal_(head.weight, std=2e-5)
+        nn.init.zeros_(head.bias)
+        return head
+
+    def grid_size(self, image_size: Sequence[int]) -> tuple[int, int]:
+        """Patches along y and x; ValueError where the patch size does not divide the image."""
+        for axis, (extent, step) in enumerate(zip(image_size, self.patch_size, strict=True)):
+            if extent % step:
+                near = (extent // step * step or step, (extent // step + 1) * step)
+                raise ValueError(
+                    f"image_size[{axis}]={extent} is not divisible by the patch {step}: use {near[0]} or {near[1]}"
+                )
+        return tuple(extent // step for extent, step in zip(image_size, self.patch_size, strict=True))
+
+    def embed(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Tokens (B, S, dim) with their positions added, and the grid they form."""
+        if image.ndim != 4 or image.shape[1] != self.embedding.in_channels:
+            raise ValueError(
+                f"image has shape {tuple(image.shape)}, expected (batch, {self.embedding.in_channels}, y, x)"
+            )
+        grid = self.grid_size(image.shape[2:])
+        position = self.position.movedim(-1, 1)  # (1, dim, y, x)
+        if position.shape[2:] != grid:
+            position = F.interpolate(position, grid, mode="bicubic", align_corners=False)
+        return to_sequence(self.embedding(image) + position), grid
+
+    def forward_intermediates(
+        self,
+        image: Tensor,
+        indices: int | Sequence[int] | None = None,
+        *,
+        norm: bool = False,
+        intermediates_only=False,
+        **_,
+    ):
+        """Token maps (B, dim, y, x) after the blocks named by `indices` (the last n for a number, all for None).
+
+        Returns (tokens after the last block, maps), or the maps alone; `norm` normalises each map.
+        """
+        count = len(self.blocks)
+        wanted = range(count)[-indices:] if isinstance(indices, int) else indices or range(count)
+        if bad := [index for index in wanted if not -count <= index < count]:
+            raise ValueError(f"indices holds {bad[0]}, expected numbers from {-count} to {count - 1}")
+        wanted, maps = {index % count for index in wanted}, []
+        tokens, grid = self.embed(image)
+        for index, block in enumerate(self.blocks):
+            tokens = block(tokens.flip(1), grid).flip(1) if index % 2 else block(tokens, grid)
+            if index in wanted:
+                maps.append(to_grid(self.norm(tokens) if norm else tokens, grid))
+        return maps if intermediates_only else (tokens, maps)
+
+    def forward_features(self, image: Tensor) -> Tensor:
+        """Tokens after the last block, (B, S, dim), before the final norm."""
+        return self.forward_intermediates(image, [-1])[0]
+
+    def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pool the first and last token, normalise, classify."""
+        if self.version == "v2":
+            ends = self.norm(tokens)[:, [0, -1]]
+            pooled = ends.flatten(1)
+        else:
+            pooled = self.norm((tokens[:, 0] + tokens[:, -1]) / 2)
+        return pooled if pre_logits else self.head(pooled)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(image))
+
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """A new head for another number of classes, as timm calls it."""
+        self.num_classes, self.head = num_classes, self._make_head(num_classes)
+
+
+def _timm_name(size: str, version: str) -> str:
+    return f"vil{'2' if version == 'v2' else ''}_{size}_patch16_224"
+
+
+# timm reads this by name: what input each model was published for. No address: timm cannot fetch these weights.
+default_cfgs = generate_default_cfgs(
+    {
+        _timm_name(size, version): {
+            "input_size": (3, 224, 224),
+            "num_classes": 1000,
+            "mean": IMAGENET_DEFAULT_MEAN,
+            "std": IMAGENET_DEFAULT_STD,
+            "first_conv": "embedding",
+            "classifier": "head",
+        }
+        for version in VERSIONS
+        for size in SIZES
+    }
+)
+
+
+def _in_timms_words(**options) -> VisionLSTM:
+    words = {"in_chans": "in_channels", "img_size": "image_size"}
+    return VisionLSTM(**{words.get(key, key): value for key, value in options.items()})
+
+
+def _register(size: str, version: str) -> None:
+    def create(pretrained: bool = False, **options) -> nn.Module:
+        if pretrained:
+            raise ValueError("timm cannot fetch these weights: create the model, then lab.load_published(model, path)")
+        settings = {"version": version, "dim": SIZES[size]} | options
+        return build_model_with_cfg(
+            _in_timms_words, create.__name__, False, feature_cfg={"feature_cls": "getter"}, **settings
+        )
+
+    create.__name__ = _timm_name(size, version)
+    create.__doc__ = f"Vision-LSTM {version}, {size}: width {SIZES[size]}, {BLOCKS} blocks, patches of 16."
+    create.__module__ = __name__  # timm looks for the function and `default_cfgs` in one module
+    globals()[create.__name__] = register_model(create)
+
+
+for _version in VERSIONS:
+    for _size in SIZES:
+        _register(_size, _version)

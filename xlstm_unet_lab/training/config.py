@@ -1,0 +1,97 @@
+"""The settings of a training run, checked where they are written down, and the learning rate they ask for."""
+
+import math
+from dataclasses import dataclass
+
+from xlstm_unet_lab.data.augment import Augmentation
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
+
+def _is_count(value: object, at_least: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= at_least
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+RULES = (  # what is expected, how it is tested, and of which fields
+    (
+        "2 or 3 whole numbers of at least 1, in the order (z, y, x)",
+        lambda sizes: len(sizes) in (2, 3) and all(_is_count(size) for size in sizes),
+        ("patch_size",),
+    ),
+    ("a whole number of at least 1", lambda value: _is_count(value), ("steps", "batch_size", "devices", "num_nodes")),
+    ("a whole number of at least 0", lambda value: _is_count(value, 0), ("workers", "seed")),
+    (
+        "None or a whole number of at least 1",
+        lambda value: value is None or _is_count(value),
+        ("validate_every", "validation_cases"),
+    ),
+    ("None or a whole number of at least 0", lambda value: value is None or _is_count(value, 0), ("warmup_steps",)),
+    ("a finite number above 0", lambda value: _is_finite(value) and value > 0, ("learning_rate",)),
+    (
+        "None or a finite number above 0",
+        lambda value: value is None or (_is_finite(value) and value > 0),
+        ("gradient_clip",),
+    ),
+    (
+        "a finite number of at least 0",
+        lambda value: _is_finite(value) and value >= 0,
+        ("weight_decay", "polynomial_power"),
+    ),
+    ("between 0 and 1", lambda value: _is_finite(value) and 0 <= value <= 1, ("foreground_probability",)),
+    ("True, False or an Augmentation", lambda value: isinstance(value, (bool, Augmentation)), ("augment",)),
+    ("True or False", lambda value: isinstance(value, bool), ("channels_last",)),
+    (f"one of {', '.join(PRECISIONS)}", lambda value: value in PRECISIONS, ("precision",)),
+)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """All settings of `fit`; raises ValueError for a value that cannot work, naming the field."""
+
+    patch_size: tuple[int, ...]  # voxels a patch has in each dimension, in array order (z, y, x)
+    steps: int = 1000  # optimiser steps in all
+    batch_size: int = 8  # patches a step, over all devices together
+    learning_rate: float = 1e-3  # the highest one, reached after the warm-up
+    weight_decay: float = 1e-2  # AdamW's; biases, norms and other vectors are left out
+    warmup_steps: int | None = None  # steps in which the rate climbs to its highest; None: a twentieth of all
+    polynomial_power: float = 0.9  # the rate falls as (1 - progress) ** power; 0 keeps it constant
+    gradient_clip: float | None = 1.0  # largest norm of the whole gradient; None: never clipped
+    precision: str = "32-true"  # or "bf16-mixed", or "16-mixed" (needs a GPU)
+    accelerator: str = "auto"  # "cpu", "cuda", "mps", or "auto": the best there is
+    devices: int = 1  # devices on each node
+    num_nodes: int = 1  # machines that train together
+    workers: int = 0  # processes that cut and augment patches; 0: the training process does
+    seed: int = 0  # of patches, augmentation and dropout
+    validate_every: int | None = None  # steps between validations; None: only after the last step
+    validation_cases: int | None = None  # how many cases, spread over the validation set; None: all of them
+    channels_last: bool = False  # memory layout of images and weights; often faster on GPUs and in bfloat16
+    augment: bool | Augmentation = True  # flips, rotations, changes of intensity; or an Augmentation of your own
+    foreground_probability: float = 1 / 3  # share of patches centred on a labelled voxel
+
+    def __post_init__(self):
+        object.__setattr__(self, "patch_size", tuple(self.patch_size))
+        for expected, accepts, names in RULES:
+            for name in names:
+                if not accepts(getattr(self, name)):
+                    raise ValueError(f"{name}={getattr(self, name)!r} must be {expected}")
+        if self.warmup_steps is not None and self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps={self.warmup_steps} must be below steps={self.steps}")
+        processes = self.devices * self.num_nodes
+        if self.batch_size % processes:
+            raise ValueError(
+                f"batch_size={self.batch_size} cannot be shared by devices={self.devices} on num_nodes="
+                f"{self.num_nodes}: make it a multiple of {processes}"
+            )
+
+
+def learning_rate_at(step: int, config: TrainConfig) -> float:
+    """The learning rate of optimiser step `step` (1..steps): a linear climb, then a polynomial fall towards 0."""
+    warmup = config.steps // 20 if config.warmup_steps is None else config.warmup_steps
+    if step <= warmup:
+        return config.learning_rate * step / warmup
+    progress = (step - 1 - warmup) / (config.steps - warmup)
+    return config.learning_rate * (1 - progress) ** config.polynomial_power

@@ -1,0 +1,63 @@
+"""A figure and, in words, what it shows. Jupyter displays both: the image, with the words as its alternative text."""
+
+import base64
+import html
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+RESOLUTION = 100  # dots an inch in a notebook
+# Okabe and Ito's palette: told apart by colour-blind readers and in grey print.
+BLUE, ORANGE, GREEN, SKY, VERMILION, PURPLE, GREY = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#56B4E9",
+    "#D55E00",
+    "#CC79A7",
+    "#767676",
+)
+PALETTE = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of that many inches, on white so that it reads on a dark page too, not known to pyplot."""
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white", dpi=RESOLUTION)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A matplotlib figure with its description."""
+
+    figure: Figure
+    description: str  # complete sentences, made from the data shown
+
+    def png(self) -> bytes:
+        """The figure as PNG, the description in its metadata."""
+        buffer = io.BytesIO()
+        self.figure.savefig(buffer, format="png", metadata={"Description": self.description, "Software": None})
+        return buffer.getvalue()
+
+    def html(self) -> str:
+        """An img element with the description as its alternative text."""
+        image = base64.b64encode(self.png()).decode()
+        alt = html.escape(self.description, quote=True)
+        return f'<img alt="{alt}" style="max-width: 100%" src="data:image/png;base64,{image}">'
+
+    def save(self, path: str | Path) -> Path:
+        """Write the PNG to `path`, whole or not at all; returns the path."""
+        path = Path(path)
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            beside.write_bytes(self.png())
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+        return path
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        image = base64.b64encode(self.png()).decode()
+        return {"image/png": image, "text/plain": self.description}, {"image/png": {"alt": self.description}}
