@@ -16,6 +16,8 @@ Glossary. The mathematics keeps the papers' letters; everything else has whole w
 
 import importlib
 
+from xlstm_unet_lab.models.timm_hook import register_with_timm
+
 __version__ = "0.1.0"
 
 # Public name -> module. Loaded on first use, so that importing the package costs little more than importing torch.
@@ -36,6 +38,8 @@ _HOME = {
     "evaluate": "evaluation.report",
 }
 __all__ = sorted(_HOME)
+
+register_with_timm()
 
 
 def __getattr__(name: str):

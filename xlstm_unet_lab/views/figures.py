@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 
-from xlstm_unet_lab.views.picture import BLUE, GREY, ORANGE, PALETTE, SKY, VERMILION, Picture, new_figure
+from xlstm_unet_lab.views.picture import BLUE, GREY, ORANGE, PALETTE, PURPLE, VERMILION, YELLOW, Picture, new_figure
 
-ERRORS = {"missed": SKY, "extra": VERMILION, "confused": ORANGE}  # error codes 1, 2, 3
+ERRORS = {"missed": YELLOW, "extra": VERMILION, "confused": PURPLE}  # error codes 1, 2, 3
 OPACITY = 0.55  # of label colours over an image
 PERCENTILES = (0.5, 99.5)  # of the intensities shown; single bright voxels would leave the rest black
 
@@ -43,7 +43,7 @@ def paint(picture: np.ndarray, label: np.ndarray, colours: Sequence[str], opacit
 
 
 def _panel(axes: Axes, picture: np.ndarray, title: str = "") -> None:
-    axes.imshow(picture, interpolation="nearest")
+    axes.imshow(picture, interpolation="antialiased")
     axes.set_title(title, fontsize=10)
     axes.set_axis_off()
 
@@ -55,7 +55,7 @@ def _legend(figure, colours: Mapping[str, str]) -> None:
 
 def samples(images: Sequence[np.ndarray], labels: Sequence[np.ndarray], colours: Mapping[str, str]) -> Picture:
     """Images (C, y, x) above, the same with their labels below. `colours`: name -> colour of labels 1, 2, ..."""
-    figure = new_figure(2.1 * len(images), 4.6)
+    figure = new_figure(1.8 * len(images), 4.0)
     for column, (image, label) in enumerate(zip(images, labels, strict=True)):
         picture = to_picture(image)
         _panel(figure.add_subplot(2, len(images), column + 1), picture)

@@ -1,0 +1,27 @@
+"""`python -m benchmarks [NAME ...]`: run the measurements named, or all of them."""
+
+import argparse
+import importlib
+
+NAMES = {
+    "import_time": "half a minute",
+    "mlstm": "about 8 minutes",
+    "training_step": "about 10 minutes",
+    "first_lesson": "about 8 minutes; needs the nuclei data set",
+}
+
+
+def main() -> None:
+    listed = "; ".join(f"{name} ({duration} on 2 cores)" for name, duration in NAMES.items())
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=f"Measure: {listed}.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="which to run; all when none is given")
+    names = parser.parse_args().names or list(NAMES)
+    if unknown := [name for name in names if name not in NAMES]:
+        parser.error(f"no benchmark is named {unknown[0]!r}; there are {', '.join(NAMES)}")
+    for name in names:
+        print(f"{name}: takes {NAMES[name]} on 2 cores", flush=True)
+        importlib.import_module(f"benchmarks.{name}").main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,302 @@
+# %% [markdown]
+# # 00 · Start here: train an xLSTM-UNet and look at what it predicts
+#
+# In this lesson you train a small xLSTM-UNet on microscope images, watch it learn, and look closely at where it is
+# right and where it is wrong. Everything runs on an ordinary laptop.
+#
+# **You will be able to**
+# * prepare a data set and read its images and labels,
+# * build a network by name and train it,
+# * predict images the network has never seen, and say how good the prediction is.
+#
+# **You need** Python and a first acquaintance with PyTorch: tensors, modules, a training loop.
+# Nothing about LSTMs yet; that begins in lesson 01.
+#
+# **Words.** A *label image* gives every pixel a class. *Segmentation* is predicting it. A *patch* is the piece of an
+# image a network trains on. *Dice* is the score used most in this field; you will write it yourself below.
+
+# %%
+import os
+
+import numpy as np
+import torch
+from IPython.display import display
+
+import xlstm_unet_lab as lab
+from xlstm_unet_lab.course.feedback import check, hint, reveal
+from xlstm_unet_lab.course.profiles import choose, current_profile
+from xlstm_unet_lab.evaluation import metrics
+from xlstm_unet_lab.views import figures
+from xlstm_unet_lab.views.widgets import TrainingPlot
+
+# %% [markdown]
+# ## The machine
+#
+# The cell below says what you have. The *profile* decides how long lessons train: `cpu` keeps a lesson within ten
+# minutes on a laptop, `gpu` uses an NVIDIA GPU, `ci` only checks that everything runs. It follows your hardware unless
+# you set the variable `LAB_PROFILE` before starting JupyterLab.
+
+# %%
+profile = current_profile()
+device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+print(f"profile {profile.name}: {profile.description}")
+print(f"torch {torch.__version__}, {device}")
+
+# %% [markdown]
+# ## The data
+#
+# By default the images are **made here**: fluorescent cells drawn by a small program that also adds what makes real
+# microscopy hard, namely uneven light, blur, noise, and cells that touch. They are there at once, without a download,
+# and come out the same on every machine.
+#
+# For **real** images, change the one variable below to `"nuclei"`: nuclei from the 2018 Data Science Bowl (public
+# domain, CC0; Caicedo et al., Nature Methods 16, 2019). The archive is downloaded and converted for you.
+# If you have it already, say where in `SOURCE`.
+
+# %%
+RECIPE = os.environ.get("LAB_RECIPE", "phantom_microscopy")  # for real images: RECIPE = "nuclei"
+SOURCE = os.environ.get("LAB_SOURCE")  # a folder or archive you have already; None makes or downloads the data
+
+# %%
+folder = lab.prepare(RECIPE, source=SOURCE, progress=False)
+train, val, test = (lab.load_dataset(RECIPE, split) for split in ("train", "val", "test"))
+recipe = train.recipe
+print(recipe.title)
+print(f"{len(train)} images to train on, {len(val)} to watch the training, {len(test)} held out to the end")
+
+# %% [markdown]
+# Each item is a dictionary. The image is normalised: every channel has mean 0 and standard deviation 1, because
+# brightness differs between microscopes and says little about cells. The label has one whole number a pixel.
+
+# %%
+item = train[0]
+print("image", tuple(item["image"].shape), item["image"].dtype, "(channels, y, x)")
+print("label", tuple(item["label"].shape), item["label"].dtype, "(y, x)")
+print("classes", recipe.labels)
+
+# %% tags=["figure"]
+chosen = range(0, len(train), max(1, len(train) // 4))[:4]
+display(figures.samples([train.raw(n) for n in chosen], [train[n]["label"].numpy() for n in chosen], recipe.colours))
+
+# %% [markdown]
+# **Why two classes for one kind of cell?** With a single class "cell", two touching cells would melt into one blob.
+# The thin *boundary* between them lets us take them apart again afterwards.
+#
+# ## A score: Dice
+#
+# Call the predicted pixels $P$ and the true ones $T$. Counting pixels that are right is no good score: where cells
+# cover a tenth of the image, an empty prediction is right in nine pixels of ten. Dice looks at the cells alone,
+#
+# $$\mathrm{Dice}(P, T) = \frac{2\,|P \cap T|}{|P| + |T|},$$
+#
+# the overlap, counted once for each side, divided by the size of both. It is 1 when $P = T$ and 0 when they do not meet.
+# When both are empty, there was nothing to find and nothing was found: by convention that is 1.
+
+# %% [markdown]
+# ### Exercise 00.1: write Dice
+#
+# *About 5 minutes, difficulty 2 of 5.* Fill in the function. Both masks are Boolean NumPy arrays of the same shape.
+# Run the cell, then the check below it. `hint("00.1")` helps, a little more each time; `reveal("00.1")` shows an answer.
+
+
+# %% exercise="00.1" minutes=5 difficulty=2
+def dice(prediction, truth):
+    ### BEGIN SOLUTION
+    total = prediction.sum() + truth.sum()
+    if total == 0:
+        return 1.0
+    return float(2 * (prediction & truth).sum() / total)
+    ### END SOLUTION
+
+
+# %%
+check("00.1", dice)
+
+# %% [markdown]
+# The rest of the lesson uses the package's own `metrics.dice`, so you can go on whether or not your function is done.
+#
+# ## The network
+#
+# A **U-Net** shrinks the image stage by stage, so that each position sees more and more of its surroundings, and then
+# grows it back to full size, adding the fine detail it kept on the way down. An **xLSTM-UNet** puts a recurrent layer,
+# the *mLSTM*, where the image is smallest: there every position becomes a *token* of a sequence, and information
+# travels along that sequence across the whole image (Chen et al., arXiv 2407.01530). How the mLSTM works is the subject
+# of lessons 01 and 02.
+#
+# `lab.build` makes a network from its name and a few facts about the data.
+
+# %%
+patch_size = choose(ci=(64, 64), cpu=(128, 128), gpu=(256, 256))
+torch.manual_seed(0)
+model = lab.build(
+    "xlstm_unet_bot",
+    spatial_dims=2,
+    in_channels=len(recipe.channel_names),
+    num_classes=len(recipe.labels),
+    patch_size=patch_size,
+    features=choose(ci=(8, 16, 32), cpu=(16, 32, 64, 96), gpu=(32, 64, 128, 256, 512)),  # channels of each stage
+)
+parameters = sum(p.numel() for p in model.parameters())
+print(f"{parameters / 1e6:.2f} million parameters; after each stage comes: {', '.join(model.config.mixers)}")
+
+# %% [markdown]
+# `vil` is the Vision-LSTM block that holds the mLSTM. A network takes an image and gives *logits*: one number a class
+# and pixel. The largest of them names the predicted class.
+
+# %% tags=["nbval-check"]
+with torch.no_grad():
+    logits = model(torch.zeros(1, len(recipe.channel_names), *patch_size))
+assert logits.shape == (1, len(recipe.labels), *patch_size)
+
+# %% [markdown]
+# ## Training
+#
+# Training repeats one step: cut random patches from the training images, predict them, measure how wrong that is (the
+# *loss*), and move every weight a little in the direction that makes it less wrong. `lab.fit` does that and hands back
+# a record after every step; it prints and draws nothing itself. The plot below is drawn from these records.
+
+# %%
+config = lab.TrainConfig(
+    patch_size=patch_size,
+    steps=choose(ci=30, cpu=250, gpu=1500),
+    batch_size=8,
+    learning_rate=2e-3,
+    validate_every=choose(ci=15, cpu=50, gpu=150),
+    validation_cases=4,
+    seed=0,
+)
+expected = choose(ci="about 15 seconds", cpu="2 to 4 minutes on a laptop", gpu="about 3 minutes on one GPU")
+print(f"{config.steps} steps of {config.batch_size} patches: {expected}")
+
+# %%
+plot = TrainingPlot(config.steps)
+display(plot.widget)
+records = list(plot.watch(lab.fit(model, train, val, config)))
+
+# %% [markdown]
+# The picture stays when training is over. The loss of a single step jumps about, because every step sees other patches;
+# its running mean tells whether the network learns. Dice is measured on the validation images, which it never trains on.
+
+# %% tags=["figure"]
+curve = figures.learning_curve(records)
+display(curve)
+
+# %%
+assert records[-1].loss < records[0].loss, "the loss did not fall: look at the data and the learning rate"
+print(curve.description)
+
+# %% [markdown]
+# ## Predicting images it has never seen
+#
+# Test images may be larger than a patch. `lab.predict` slides a window over them and blends the overlapping answers.
+# NumPy arrays go in and come out.
+
+# %%
+predictions = [lab.predict(model, test.raw(n), patch_size=patch_size) for n in range(len(test))]
+truths = [test[n]["label"].numpy() for n in range(len(test))]
+
+# %% tags=["figure"]
+for n in range(2):
+    display(
+        figures.comparison(test.raw(n), truths[n], predictions[n], recipe.colours, title=f"test image {test.names[n]}")
+    )
+
+# %% [markdown]
+# ### Exercise 00.2: where is it wrong?
+#
+# *About 7 minutes, difficulty 2 of 5.* The last panel sorts errors into three kinds. Write the function behind it: for
+# label images `prediction` and `truth`, return an array of dtype `uint8` with, for each pixel,
+#
+# * 0 where both agree,
+# * 1 *missed*: truth has an object, the prediction says background,
+# * 2 *extra*: the prediction has an object, truth says background,
+# * 3 *confused*: both have an object, of different classes.
+
+
+# %% exercise="00.2" minutes=7 difficulty=2
+def error_map(prediction, truth):
+    ### BEGIN SOLUTION
+    errors = np.zeros(truth.shape, np.uint8)
+    errors[(truth > 0) & (prediction == 0)] = 1
+    errors[(truth == 0) & (prediction > 0)] = 2
+    errors[(truth > 0) & (prediction > 0) & (truth != prediction)] = 3
+    return errors
+    ### END SOLUTION
+
+
+# %%
+check("00.2", error_map)
+
+# %% [markdown]
+# Look at the error panels again. Most errors sit on outlines, one or two pixels wide, where people who draw labels
+# disagree too. *Confused* pixels are boundary taken for interior or the other way round.
+#
+# ## How good is it?
+#
+# One number for each test image and class, and for the *foreground*, which is interior and boundary together.
+
+# %% tags=["figure"]
+scores = {"foreground": [metrics.dice(p > 0, t > 0) for p, t in zip(predictions, truths, strict=True)]}
+for name, value in recipe.labels.items():
+    if value > 0:
+        scores[name] = [metrics.dice(p == value, t == value) for p, t in zip(predictions, truths, strict=True)]
+display(figures.score_strip(scores))
+
+# %%
+mean_dice = float(np.mean(scores["foreground"]))
+print(f"mean foreground Dice on {len(test)} held-out images: {mean_dice:.3f}")
+
+# %% [markdown]
+# A mean hides a lot. Which image is worst, and why? Look at it before you trust any number.
+
+# %% tags=["figure"]
+worst = int(np.argmin(scores["foreground"]))
+display(
+    figures.comparison(
+        test.raw(worst), truths[worst], predictions[worst], recipe.colours, title=f"worst, {test.names[worst]}"
+    )
+)
+
+# %% [markdown]
+# `lab.evaluate` gives more measures of one case in a table; lesson 07 explains them and how each can be fooled.
+
+# %%
+table = lab.evaluate(
+    predictions[worst],
+    truths[worst],
+    spacing=(1.0, 1.0),
+    labels=recipe.labels,
+    tolerance=recipe.tolerances,
+    unit=recipe.spacing_unit,
+)
+table.round(3)
+
+# %% [markdown]
+# ## Key points
+#
+# * Hold images out. A score on images the network trained on says nothing.
+# * Dice compares overlap with size; it ignores the easy background.
+# * Look at the worst case, not only at the mean.
+# * A U-Net sees its surroundings stage by stage; the mixer at the bottom lets every position hear from all others.
+#
+# ## What could go wrong
+#
+# * *The loss does not fall.* Look at images and labels together first: a shifted or swapped label is the usual reason.
+# * *The loss becomes NaN.* `fit` stops and names the step and the tensor. Lower the learning rate.
+# * *It is slow.* Close other programs, or set `LAB_PROFILE=ci` to see everything run with a tiny network.
+#
+# ## An open question
+#
+# Train again with `"unet"` in place of `"xlstm_unet_bot"` (a plain U-Net of nearly the same size). Is the difference
+# between the two scores larger than the difference between two seeds of the same network? How would you find out?
+#
+# ## Further reading
+#
+# * Chen et al., *xLSTM-UNet can be an Effective 2D & 3D Medical Image Segmentation Backbone*, arXiv 2407.01530.
+# * Beck et al., *xLSTM: Extended Long Short-Term Memory*, arXiv 2405.04517.
+# * Ronneberger et al., *U-Net: Convolutional Networks for Biomedical Image Segmentation*, arXiv 1505.04597.
+
+# %% [markdown] tags=["instructor"]
+# **For instructors.** Nobody needs to understand the mLSTM today; the aim is a full run and a critical look at it. Good
+# stops for discussion: the error panels (are outline errors errors?), the worst image, and the open question, whose
+# answer on this data is usually no. Students who finish early can set `RECIPE = "nuclei"`.
