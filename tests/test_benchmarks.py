@@ -1,0 +1,64 @@
+"""The measuring itself: turns are taken, memory is seen, failures are told."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import measure, mlstm, training_step
+from benchmarks.__main__ import NAMES, main
+
+
+def test_cases_take_turns_after_one_warm_up():
+    calls = []
+    seconds = measure.times({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=2)
+    assert calls == ["a", "b"] * 3
+    assert all(0 <= row["best"] <= row["median"] < math.inf for row in seconds.values())
+
+
+def test_peak_memory_is_seen_in_a_fresh_process():
+    few = measure.in_fresh_process("benchmarks.mlstm", "ours chunkwise", "512", "16")["bytes"]
+    many = measure.in_fresh_process("benchmarks.mlstm", "ours parallel", "2048", "16")["bytes"]
+    assert many > few + 4 * 2048**2 * 4, "an S x S matrix a head was not seen"
+
+
+def test_a_failing_process_is_reported():
+    assert "failed" in measure.in_fresh_process("benchmarks.mlstm", "no such form", "16", "16")
+
+
+def test_results_keep_the_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    kept = json.loads(measure.keep("x", {"rows": [1]}).read_text())
+    assert kept["rows"] == [1] and kept["machine"]["cores"] >= 1 and kept["machine"]["versions"]["torch"]
+
+
+def test_table_lines_up(capsys):
+    measure.table("title", ["name", "value"], [["a", 1.23456], ["longer", None]])
+    assert capsys.readouterr().out.splitlines()[1:] == ["title", "name    value", "a        1.23", "longer      -"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU measures other forms")
+def test_every_native_form_computes_what_ours_does():
+    inputs = [torch.randn(1, 2, 128, 16) for _ in "qkv"] + [torch.randn(1, 2, 128), torch.randn(1, 2, 128) + 3]
+    known = mlstm.forms()
+    assert sum(name.startswith("chunkwise--native") for name in known) == 4
+    want = known["ours chunkwise"](*inputs).numpy()
+    for name, form in known.items():
+        got = form(*inputs)
+        got = got[0] if isinstance(got, tuple) else got
+        np.testing.assert_allclose(got.numpy(), want, rtol=0, atol=2e-4 * np.abs(want).max(), err_msg=name)
+
+
+def test_a_step_of_every_small_case_runs():
+    for form in ("parallel", "chunkwise"):
+        training_step.step(training_step.Case(2, 128, form, "bfloat16", True))()
+
+
+def test_an_unknown_benchmark_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["benchmarks", "mlstmm"])
+    with pytest.raises(SystemExit):
+        main()
+    said = capsys.readouterr().err
+    assert all(name in said for name in ("mlstmm", *NAMES))

@@ -1,0 +1,103 @@
+"""Pictures: what they show is right, and the words that go with them say it."""
+
+import io
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from xlstm_unet_lab.views import figures
+from xlstm_unet_lab.views.picture import PALETTE, Picture, new_figure
+
+COLOURS = {"interior": "#0072B2", "boundary": "#E69F00"}
+
+
+@pytest.fixture
+def images():
+    return [np.random.default_rng(n).integers(0, 256, (1, 24, 32)).astype(np.uint8) for n in range(3)]
+
+
+@pytest.fixture
+def labels():
+    label = np.zeros((24, 32), np.int64)
+    label[:6], label[6:12] = 1, 2
+    return [label] * 3
+
+
+def make_records(losses, dice=None):
+    metrics = [None] * (len(losses) - 1) + [None if dice is None else {"interior": dice, "mean": dice}]
+    return [
+        SimpleNamespace(step=n + 1, loss=x, metrics=m) for n, (x, m) in enumerate(zip(losses, metrics, strict=True))
+    ]
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 4), (2, 3, 4)])
+def test_error_map_sorts_every_pair_of_labels(shape):
+    truth, prediction = np.zeros(shape, int), np.zeros(shape, int)
+    truth.flat[:4], prediction.flat[:4] = (0, 1, 0, 1), (0, 0, 2, 2)
+    errors = figures.error_map(prediction, truth)
+    assert errors.dtype == np.uint8 and errors.flat[:4].tolist() == [0, 1, 2, 3] and not errors.flat[4:].any()
+
+
+def test_error_map_refuses_other_shapes():
+    with pytest.raises(ValueError, match=r"\(2, 3\).*\(3, 2\)"):
+        figures.error_map(np.zeros((2, 3)), np.zeros((3, 2)))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_to_picture(channels):
+    picture = figures.to_picture(np.random.default_rng(0).normal(size=(channels, 5, 6)))
+    assert picture.shape == (5, 6, 3) and picture.min() == 0 and picture.max() == 1
+    assert (channels >= 3) == bool(np.ptp(picture, axis=-1).any())
+
+
+def test_a_constant_image_is_drawn_and_a_volume_refused():
+    assert np.isfinite(figures.to_picture(np.full((1, 4, 4), 7))).all()
+    with pytest.raises(ValueError, match="one slice"):
+        figures.to_picture(np.zeros((1, 4, 4, 4)))
+
+
+def test_paint_mixes_colour_where_the_label_is():
+    painted = figures.paint(np.ones((1, 3, 3)), np.array([[0, 1, 2]]), ["#000000", "#FF0000"], opacity=0.5)
+    assert painted.tolist() == [[[1, 1, 1], [0.5, 0.5, 0.5], [1, 0.5, 0.5]]]
+
+
+def test_samples_say_what_the_labels_cover(images, labels):
+    picture = figures.samples(images, labels, COLOURS)
+    assert "3 images" in picture.description and "interior 25%, boundary 25%" in picture.description
+    assert len(picture.figure.axes) == 6
+
+
+def test_comparison_says_how_much_is_wrong(images, labels):
+    wrong = labels[0].copy()
+    wrong[0, :], wrong[-1, :16] = 0, 1  # of 24 rows one missed, half a row extra
+    text = figures.comparison(images[0], labels[0], wrong, COLOURS, title="case 7").description
+    assert text.startswith("case 7") and "missed 4.2%, extra 2.1%, confused 0.0%" in text
+
+
+def test_learning_curve_tells_falling_from_not_falling():
+    falling = figures.learning_curve(make_records([1.0, 0.8, 0.5], dice=0.75))
+    assert "falls from 1.00 to 0.50 in 3 steps" in falling.description and "0.75" in falling.description
+    assert len(falling.figure.axes) == 2
+    rising = figures.learning_curve(make_records([0.5, 0.6]))
+    assert "does not fall" in rising.description and len(rising.figure.axes) == 1
+    with pytest.raises(ValueError, match="no records"):
+        figures.learning_curve([])
+
+
+def test_score_strip_gives_mean_and_range():
+    picture = figures.score_strip({"interior": [0.5, 1.0], "boundary": [0.25, 0.75]})
+    assert "interior: mean 0.75, from 0.50 to 1.00; boundary: mean 0.50" in picture.description
+
+
+def test_a_picture_carries_its_words_everywhere(tmp_path):
+    figure = new_figure(2, 1)
+    figure.add_subplot().plot([0, 1], color=PALETTE[0])
+    picture = Picture(figure, 'A line rises from 0 to "1".')
+    data, metadata = picture._repr_mimebundle_()
+    assert data["text/plain"] == metadata["image/png"]["alt"] == picture.description
+    assert 'alt="A line rises from 0 to &quot;1&quot;."' in picture.html()
+    saved = Image.open(picture.save(tmp_path / "line.png"))
+    assert saved.text["Description"] == picture.description and list(tmp_path.iterdir()) == [tmp_path / "line.png"]
+    assert Image.open(io.BytesIO(picture.png())).size == saved.size

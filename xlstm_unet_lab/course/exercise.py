@@ -1,0 +1,146 @@
+"""What an exercise is made of, and how an answer is run on its cases and compared with the reference."""
+
+import copy
+import inspect
+import numbers
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+FEWEST_CASES, FEWEST_MISTAKES = 2, 4
+NUMBER, ARRAY, TENSOR = COMPARABLE = ("a number", "a NumPy array", "a PyTorch tensor")
+
+
+@dataclass(frozen=True)
+class Case:
+    """Arguments to try an answer on; every run gets a copy of its own."""
+
+    description: str  # ends the sentence "The first that is not: ..."
+    arguments: tuple
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A plausible wrong answer, and the hint that whoever gives the same results must see."""
+
+    name: str
+    answer: Callable
+    hint: str
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise and everything its check needs; raises ValueError when a part is missing.
+
+    The reference is a plain function named like the student's, and must return a number, a NumPy array or a tensor.
+    """
+
+    number: str  # lesson, dot, position: "00.1"
+    title: str
+    goal: str  # one sentence
+    minutes: int
+    difficulty: int  # 1 (everybody at once) to 5 (an evening)
+    reference: Callable
+    cases: tuple[Case, ...]
+    hints: tuple[str, ...]  # from a nudge to nearly the answer
+    mistakes: tuple[Mistake, ...]
+    not_tested: str  # sentences that say what a right answer leaves open
+    tolerance: float = 1e-6  # largest difference allowed, relative to 1 + |expected|
+
+    def __post_init__(self):
+        rules = {
+            "number must be lesson, dot, position, like '00.1'": re.fullmatch(r"\d\d\.[1-9]\d?", self.number),
+            "difficulty must be 1 to 5": self.difficulty in range(1, 6),
+            "minutes must be at least 1": self.minutes >= 1,
+            f"give at least {FEWEST_CASES} cases": len(self.cases) >= FEWEST_CASES,
+            f"plant at least {FEWEST_MISTAKES} mistakes": len(self.mistakes) >= FEWEST_MISTAKES,
+            "give at least one hint": self.hints,
+            "say what is not tested": self.not_tested.strip(),
+        }
+        for rule, holds in rules.items():
+            if not holds:
+                raise ValueError(f"exercise {self.number!r}: {rule}")
+
+    @property
+    def argument_names(self) -> tuple[str, ...]:
+        """The names of the reference's parameters."""
+        return tuple(inspect.signature(self.reference).parameters)
+
+    @property
+    def solution(self) -> str:
+        """The source of the reference."""
+        return inspect.getsource(self.reference).rstrip()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What happened when an answer was run on one case."""
+
+    value: object = None
+    error: Exception | None = None
+    changed: tuple[str, ...] = ()  # names of the arguments the answer changed in place
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the answer returned nothing, as an unsolved one does."""
+        return self.error is None and (self.value is None or self.value is Ellipsis)
+
+
+def run(answer: Callable, exercise: Exercise) -> list[Outcome]:
+    """Run an answer on a copy of every case; what it raises is part of the outcome, what it warns of is left out."""
+    return [_run_case(answer, case, exercise.argument_names) for case in exercise.cases]
+
+
+def _run_case(answer: Callable, case: Case, names: tuple[str, ...]) -> Outcome:
+    # One by one: copied together, an array given twice would stay one array, and a change to it would show twice.
+    arguments = [copy.deepcopy(argument) for argument in case.arguments]
+    value, error = None, None
+    # A division by zero shows in the value; a warning about it would only repeat, in other words, what the check says.
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        try:
+            value = answer(*arguments)
+        except Exception as raised:
+            error = raised
+    watched = zip(names, case.arguments, arguments, strict=True)
+    changed = [name for name, old, new in watched if kind(old) in COMPARABLE and not same_values(old, new, 0.0)]
+    return Outcome(value, error, tuple(changed))
+
+
+def kind(value: object) -> str:
+    """In words what sort of value this is; only numbers, arrays and tensors of numbers can be compared."""
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        return NUMBER
+    if isinstance(value, np.ndarray):
+        return ARRAY if value.dtype.kind in "biuf" else f"a NumPy array of dtype {value.dtype}"
+    return TENSOR if hasattr(value, "detach") else f"a value of type {type(value).__name__}"
+
+
+def as_numbers(value: object) -> np.ndarray:
+    """A number, array or tensor as a float64 array of the same shape."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().double().numpy()  # NumPy knows no bfloat16
+    return np.asarray(value, dtype=np.float64)
+
+
+def close(expected: np.ndarray, got: np.ndarray, tolerance: float) -> np.ndarray:
+    """Where two arrays agree: within tolerance * (1 + |expected|), both infinite alike, or both NaN."""
+    return np.isclose(got, expected, rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+def same_values(one: object, other: object, tolerance: float) -> bool:
+    """Whether two results are of the same kind and shape and close in value; their dtypes may differ."""
+    if kind(one) not in COMPARABLE or kind(one) != kind(other):
+        return one is other
+    one, other = as_numbers(one), as_numbers(other)
+    return one.shape == other.shape and bool(close(one, other, tolerance).all())
+
+
+def same_outcome(one: Outcome, other: Outcome, tolerance: float) -> bool:
+    """Whether two answers did the same on a case: same error or same values, same arguments changed."""
+    if type(one.error) is not type(other.error) or one.changed != other.changed:
+        return False
+    return one.error is not None or same_values(one.value, other.value, tolerance)

@@ -1,0 +1,176 @@
+"""`check`, `hint` and `reveal`: what a student hears about an answer, in plain words."""
+
+import html
+import re
+import traceback
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from xlstm_unet_lab.course.checks import find_exercise
+from xlstm_unet_lab.course.exercise import NUMBER, Exercise, Outcome, as_numbers, close, kind, run, same_outcome
+
+RIGHT, WRONG, NOT_ATTEMPTED = "right", "not right yet", "not attempted yet"
+
+# Edge colours that stand out on white and on black alike; the heading says the same in words.
+COLOURS = {RIGHT: "#3b82c4", WRONG: "#c2700a"}
+OTHER_COLOUR = "#808080"
+
+_hints_given: Counter[str] = Counter()
+
+
+@dataclass(frozen=True)
+class Result:
+    """An answer of the course; shows itself as HTML in JupyterLab and as text elsewhere."""
+
+    heading: str
+    status: str
+    sentences: tuple[str, ...]
+    code: str = ""
+    trace: str = ""  # what Python said when the answer stopped with an error
+
+    @property
+    def passed(self) -> bool:
+        """Whether a check found the answer right."""
+        return self.status == RIGHT
+
+    def __str__(self) -> str:
+        parts = [f"{self.heading}: {self.status}", *self.sentences]
+        parts += [self.code] if self.code else []
+        parts += [f"What Python said:\n{self.trace}"] if self.trace else []
+        return "\n".join(parts)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        colour = COLOURS.get(self.status, OTHER_COLOUR)
+        label = html.escape(f"{self.heading}: {self.status}")
+        paragraphs = "".join(f"<p>{_with_code(sentence)}</p>" for sentence in self.sentences)
+        code = f"<pre><code>{html.escape(self.code)}</code></pre>" if self.code else ""
+        trace = (
+            f"<details><summary>What Python said</summary><pre>{html.escape(self.trace)}</pre></details>"
+            if self.trace
+            else ""
+        )
+        style = f"border-left: 4px solid {colour}; padding-left: 12px"
+        return f'<div role="status" style="{style}"><h4>{label}</h4>{paragraphs}{code}{trace}</div>'
+
+
+def check(number: str, answer: object) -> Result:
+    """Compare an answer with the reference on every case of an exercise and say in plain words what is wrong first.
+
+    answer: the student's function itself. A wrong answer never raises; KeyError is raised for an unknown number.
+    """
+    exercise = find_exercise(number)
+    if answer is None or answer is Ellipsis:
+        return _not_attempted(exercise)
+    if not callable(answer):
+        given = f"What was checked is {kind(answer)}, not a function."
+        name = exercise.reference.__name__
+        return _result(
+            exercise, WRONG, given, f'Pass the function itself, without calling it: `check("{number}", {name})`.'
+        )
+    outcomes = run(answer, exercise)
+    if all(outcome.is_empty for outcome in outcomes):
+        return _not_attempted(exercise)
+    expected = run(exercise.reference, exercise)
+    faults = [fault(right, got, exercise.tolerance) for right, got in zip(expected, outcomes, strict=True)]
+    if not any(faults):
+        agree = f"All {len(faults)} cases agree with the reference."
+        return _result(exercise, RIGHT, agree, f"Not tested: {exercise.not_tested}")
+    first = next(position for position, words in enumerate(faults) if words)
+    count = f"{faults.count('')} of {len(faults)} cases are right."
+    sentences = [f"{count} The first that is not: {exercise.cases[first].description}.", faults[first]]
+    sentences += [f"A likely reason: {reason}" for reason in _known_mistake(exercise, outcomes)]
+    sentences.append(f'More help: `hint("{number}")`, and at the end `reveal("{number}")`.')
+    return _result(exercise, WRONG, *sentences, trace=_trace(outcomes[first].error))
+
+
+def hint(number: str) -> Result:
+    """The next hint of an exercise: the first on the first call, and so on; the last one again after that.
+
+    Raises KeyError for an unknown number.
+    """
+    exercise = find_exercise(number)
+    total = len(exercise.hints)
+    position = min(_hints_given[number], total - 1)
+    _hints_given[number] = position + 1
+    more = f"the next call gives hint {position + 2}" if position + 1 < total else "this is the last hint"
+    ending = f'{more[0].upper()}{more[1:]}; `reveal("{number}")` shows a solution.'
+    return _result(exercise, f"hint {position + 1} of {total}", exercise.hints[position], ending)
+
+
+def reveal(number: str) -> Result:
+    """The source of a solution of an exercise; KeyError for an unknown number."""
+    exercise = find_exercise(number)
+    advice = "Read it, close it, and write it again in your own words."
+    return _result(exercise, "a solution", exercise.goal, advice, code=exercise.solution)
+
+
+def fault(expected: Outcome, got: Outcome, tolerance: float) -> str:
+    """Say in words the first thing that is wrong with one outcome; an empty text when nothing is."""
+    if got.error is not None:
+        return f"Your function stopped with {type(got.error).__name__}: {got.error}"
+    if got.changed:
+        names = " and ".join(f"`{name}`" for name in got.changed)
+        return f"Argument changed in place: {names}. The caller still needs it; work on a copy, made with `.copy()`."
+    if got.is_empty:
+        return "Your function returned nothing here: every way through it must end with `return`."
+    if kind(got.value) != kind(expected.value):
+        return f"Wrong type: expected {kind(expected.value)}, got {kind(got.value)}."
+    expected_shape, shape = np.shape(expected.value), np.shape(got.value)
+    if shape != expected_shape:
+        return f"Wrong shape: expected {tuple(expected_shape)}, got {tuple(shape)}."
+    if kind(expected.value) != NUMBER and got.value.dtype != expected.value.dtype:
+        return f"Wrong dtype: expected {expected.value.dtype}, got {got.value.dtype}."
+    return _wrong_numbers(as_numbers(expected.value), as_numbers(got.value), tolerance)
+
+
+def _wrong_numbers(expected: np.ndarray, got: np.ndarray, tolerance: float) -> str:
+    wrong = ~close(expected, got, tolerance)
+    if not wrong.any():
+        return ""
+    not_finite = wrong & ~np.isfinite(got)
+    name, marked = ("Not finite", not_finite) if not_finite.any() else ("Wrong values", wrong)
+    name = "NaN (not a number)" if np.isnan(got[marked]).any() else name
+    first = tuple(np.argwhere(marked)[0])
+    pair = f"expected {expected[first]:.6g}, got {got[first]:.6g}"
+    if expected.ndim == 0:
+        return f"{name}: {pair}."
+    place = "[" + ", ".join(map(str, first)) + "]"
+    words = f"{name}: {marked.sum()} of {marked.size} values, the first at {place}: {pair}."
+    if not_finite.any():
+        return words
+    return f"{words} The largest difference is {np.abs(got - expected).max():.6g}."
+
+
+def _known_mistake(exercise: Exercise, outcomes: list[Outcome]) -> list[str]:
+    """The hint of the planted mistake that gives the same outcome on every case, if there is one."""
+    for mistake in exercise.mistakes:
+        pairs = zip(outcomes, run(mistake.answer, exercise), strict=True)
+        if all(same_outcome(got, planted, exercise.tolerance) for got, planted in pairs):
+            return [mistake.hint]
+    return []
+
+
+def _not_attempted(exercise: Exercise) -> Result:
+    what_to_do = "Put your code in place of the line `...`, run that cell, then run this one again."
+    return _result(exercise, NOT_ATTEMPTED, exercise.goal, what_to_do, "The lesson goes on without it.")
+
+
+def _result(exercise: Exercise, status: str, *sentences: str, code: str = "", trace: str = "") -> Result:
+    return Result(f"Exercise {exercise.number}, {exercise.title}", status, sentences, code, trace)
+
+
+def _trace(error: Exception | None) -> str:
+    """The traceback from the student's own code on, without the frame of this course that called it."""
+    if error is None:
+        return ""
+    frames = error.__traceback__.tb_next if error.__traceback__ else None
+    return "".join(traceback.format_exception(type(error), error, frames)).rstrip()
+
+
+def _with_code(sentence: str) -> str:
+    """Escape a sentence for HTML and set what stands between backquotes as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(sentence))
