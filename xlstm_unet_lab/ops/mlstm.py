@@ -26,10 +26,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from xlstm_unet_lab.ops.checks import check_tensors
 from xlstm_unet_lab.ops.mlstm_chunkwise import EPSILON, Chunkwise, stabilised_one
 from xlstm_unet_lab.ops.mlstm_triton import obstacle, triton
-
-FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 class MLSTMState(NamedTuple):
@@ -194,26 +193,14 @@ def check_inputs(q, k, v, i, f, state=None, check_values=True) -> None:
     if q.ndim != 4 or k.ndim != 4 or v.ndim != 4:
         shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in zip("qkv", (q, k, v), strict=True))
         raise ValueError(f"expected q, k, v of shape (batch, heads, tokens, width), got {shapes}")
-    batch, heads, _, width = q.shape
-    wanted = {"q": (k, q.shape), "k": (k, q.shape), "v": (v, (*q.shape[:3], v.shape[3]))}
-    wanted |= {"i": (i, q.shape[:3]), "f": (f, q.shape[:3])}
-    if state is not None:
-        wanted["state.C"] = (state.C, (batch, heads, width, v.shape[3]))
-        wanted |= {"state.n": (state.n, (batch, heads, width)), "state.m": (state.m, (batch, heads))}
-    for name, (x, shape) in wanted.items():
-        if tuple(x.shape) != tuple(shape):
-            raise ValueError(
-                f"{name} has shape {tuple(x.shape)}, expected {tuple(shape)} to go with q {tuple(q.shape)}"
-            )
-        if x.dtype not in FLOATS:
-            raise ValueError(f"{name} has dtype {x.dtype}, expected floating point: call {name}.float()")
+    batch, heads, length, width = q.shape
     if 0 in q.shape or 0 in v.shape:
         raise ValueError(f"q {tuple(q.shape)} and v {tuple(v.shape)}: every size must be at least 1")
-    if check_values:
-        for name, x in zip("qkvif", (q, k, v, i, f), strict=True):
-            # A sum is not finite if any term is not; the exact look is only taken then (finite terms can overflow).
-            if not x.detach().sum().isfinite() and not x.isfinite().all():
-                bad = (~x.isfinite()).sum().item()
-                raise ValueError(
-                    f"{name} holds {bad} values that are not finite (NaN or infinity): find where they arise"
-                )
+    given = {"q": q, "k": k, "v": v, "i": i, "f": f}
+    tokens = (batch, heads, length)
+    expected = {"q": q.shape, "k": q.shape, "v": (*tokens, v.shape[3]), "i": tokens, "f": tokens}
+    if state is not None:
+        given |= {f"state.{name}": part for name, part in zip("Cnm", state, strict=True)}
+        expected |= {"state.C": (batch, heads, width, v.shape[3]), "state.n": (batch, heads, width)}
+        expected["state.m"] = (batch, heads)
+    check_tensors(given, expected, "q, k are (B, H, S, D), v (B, H, S, V), i, f (B, H, S)", check_values)

@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xlstm_unet_lab.ops.checks import check_tensors
+
 # Between 64 and 576 time hardly changes on a CPU; below, the Python loop costs more; above, the work leaves the cache.
 DEFAULT_CHUNK_SIZE = 256
-FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def step(
@@ -96,19 +97,8 @@ def _check(
         "D": (width,),
         "state": (batch, width, state_size),
     }
-    for name, tensor in given.items():
-        if tuple(tensor.shape) != expected[name]:
-            raise ValueError(
-                f"{name} has shape {tuple(tensor.shape)}, expected {expected[name]} to fit u {tuple(u.shape)} and "
-                f"A {tuple(A.shape)}: u, delta are (batch, width{time_axis}), B, C (batch, state size{time_axis})"
-            )
-        if tensor.dtype not in FLOATS:
-            raise ValueError(f"{name} has dtype {tensor.dtype}, expected floating point: call {name}.float()")
-        if tensor.device != u.device:
-            raise ValueError(f"{name} is on {tensor.device}, expected {u.device} as u: move it with .to(u.device)")
-        if check_values and not tensor.isfinite().all():
-            bad = int((~tensor.isfinite()).sum())
-            raise ValueError(f"{name} holds {bad} values that are not finite (NaN or infinity): find where they arise")
+    axes = f"u, delta are (batch, width{time_axis}), B, C (batch, state size{time_axis}), A is (width, state size)"
+    check_tensors(given, expected, axes, check_values)
 
 
 def _run(

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+from xlstm_unet_lab.ops.checks import check_tensors
 
 
 class SLSTMState(NamedTuple):
@@ -135,24 +135,9 @@ def _check(
             raise ValueError(f"the state has {len(state)} parts, expected an SLSTMState with {SLSTMState._fields}")
         given |= {f"state.{name}": part for name, part in zip(SLSTMState._fields, state, strict=True)}
         expected |= {f"state.{name}": (batch, heads, width) for name in SLSTMState._fields}
-    for name, tensor in given.items():
-        if tuple(tensor.shape) != expected[name]:
-            raise ValueError(
-                f"{name} has shape {tuple(tensor.shape)}, expected {expected[name]} to fit z {tuple(z.shape)}: "
-                f"z, i, f, o are {layout}, recurrent_weights (H, 4, D, D), every part of a state (B, H, D)"
-            )
-        if tensor.dtype not in FLOATS:
-            raise ValueError(f"{name} has dtype {tensor.dtype}, expected floating point: call {name}.float()")
-        if tensor.device != z.device:
-            raise ValueError(f"{name} is on {tensor.device}, expected {z.device} as z: move it with .to(z.device)")
-    if not check_values:
-        return
-    for name, tensor in given.items():
-        allowed = tensor.isfinite() if name != "state.m" else tensor.isfinite() | tensor.isneginf()
-        if not allowed.all():
-            bad = int((~allowed).sum())
-            raise ValueError(f"{name} holds {bad} values that are not finite (NaN or infinity): find where they arise")
-    if state is not None and ((state.n <= 0) & (state.m > -torch.inf)).any():
+    axes = f"z, i, f, o are {layout}, recurrent_weights (H, 4, D, D), every part of a state (B, H, D)"
+    check_tensors(given, expected, axes, check_values)
+    if check_values and state is not None and ((state.n <= 0) & (state.m > -torch.inf)).any():
         raise ValueError(
             f"state.n goes down to {float(state.n.min())}, expected values above 0 wherever state.m is above -inf: "
             "pass None to start from an empty state"

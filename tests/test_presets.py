@@ -1,0 +1,218 @@
+"""Networks by name: every preset in 2-D and 3-D, overrides, plans of strides, and what is refused, with the fix."""
+
+import ast
+import copy
+import math
+import re
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import xlstm_unet_lab as lab
+from xlstm_unet_lab.models.presets import PRESETS, plan_strides
+
+SMALL = (4, 6, 8, 8, 12)
+PATCH = {2: (48, 32), 3: (16, 32, 32)}
+ODD = {2: (33, 47), 3: (9, 17, 21)}
+dims = pytest.mark.parametrize("spatial_dims", [2, 3])
+names = pytest.mark.parametrize("name", PRESETS)
+FAMILIES = {"unet": None, "xlstm_unet": "vil", "u_mamba": "mamba"}
+
+
+def build(name="unet", spatial_dims=2, **options):
+    facts = {"in_channels": 1, "num_classes": 2, "patch_size": PATCH.get(spatial_dims), "features": SMALL}
+    return lab.build(name, spatial_dims=spatial_dims, **(facts | options))
+
+
+@names
+@dims
+def test_every_preset(name, spatial_dims):
+    network = build(name, spatial_dims)
+    for size in (PATCH[spatial_dims], ODD[spatial_dims]):
+        assert network(torch.randn(1, 1, *size)).shape == (1, 2, *size)
+
+
+@names
+@dims
+def test_training_step_with_deep_supervision(name, spatial_dims):
+    network = build(name, spatial_dims, deep_supervision=True, in_channels=3, num_classes=4)
+    logits = network(torch.randn(2, 3, *ODD[spatial_dims]))
+    sizes = [ODD[spatial_dims]]
+    for stride in network.config.strides[1:-1]:
+        sizes.append(tuple(math.ceil(extent / step) for extent, step in zip(sizes[-1], stride, strict=True)))
+    assert [tuple(level.shape) for level in logits] == [(2, 4, *size) for size in sizes]
+    sum((level**2).mean() for level in logits).backward()
+    for parameter_name, parameter in network.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.isfinite().all(), parameter_name
+        assert parameter.grad.any(), parameter_name
+
+
+@names
+def test_mixers_stand_where_the_name_says(name):
+    family, place = next((kind, name.removeprefix(word)) for word, kind in FAMILIES.items() if name.startswith(word))
+    mixers = build(name).config.mixers
+    where = {"": [], "_bot": [4], "_enc": [2, 4]}[place]
+    assert mixers == tuple(family if stage in where else "none" for stage in range(5))
+    six = build(name, features=(*SMALL, 12), patch_size=(96, 96)).config.mixers
+    where = {"": [], "_bot": [5], "_enc": [3, 5]}[place]
+    assert six == tuple(family if stage in where else "none" for stage in range(6))
+
+
+@names
+@dims
+def test_weights_do_not_depend_on_the_patch_size(name, spatial_dims):
+    shapes = []
+    for patch in (PATCH[spatial_dims], tuple(2 * extent + 3 for extent in PATCH[spatial_dims])):
+        network = build(name, spatial_dims, patch_size=patch, directions="axes")
+        shapes.append({key: tuple(x.shape) for key, x in network.state_dict().items()})
+    assert shapes[0] == shapes[1]
+
+
+@names
+def test_same_seed_same_weights(name):
+    states = []
+    for _ in range(2):
+        torch.manual_seed(7)
+        states.append(build(name).state_dict())
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_defaults_follow_the_patch():
+    config = lab.build("unet", spatial_dims=2, in_channels=1, num_classes=2, patch_size=(320, 320)).config
+    assert config.features == (32, 64, 128, 256, 512, 512, 512)
+    assert config.strides == ((1, 1), *[(2, 2)] * 6)
+    assert config.grid_sizes()[-1] == (5, 5)
+    config = lab.build("unet", spatial_dims=3, in_channels=1, num_classes=2, patch_size=(16, 64, 64)).config
+    assert config.features == (32, 64, 128, 256, 320)
+    assert config.strides == ((1, 1, 1), (2, 2, 2), (2, 2, 2), (1, 2, 2), (1, 2, 2))
+    assert config.grid_sizes()[-1] == (4, 4, 4)
+    assert config.directions == "bidirectional"
+    assert not config.channel_tokens
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(1, 200), min_size=2, max_size=3), st.one_of(st.none(), st.integers(1, 8)))
+def test_plan_strides(patch, stages):
+    strides = plan_strides(patch, stages)
+    assert strides[0] == (1,) * len(patch)
+    assert len(strides) == stages if stages else len(strides) >= 2
+    assert {step for stride in strides for step in stride} <= {1, 2}
+    if stages is None and max(patch) >= 8:
+        size = patch
+        for stride in strides:
+            assert all(extent >= 8 or step == 1 for extent, step in zip(size, stride, strict=True))
+            size = [math.ceil(extent / step) for extent, step in zip(size, stride, strict=True)]
+        assert max(size) < 8
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ({"features": [3, 5, 7]}, {"features": (3, 5, 7), "strides": ((1, 1), (2, 2), (2, 2))}),
+        ({"strides": [[1, 1], [2, 1], [2, 2], [1, 2], [2, 2]]}, {"strides": ((1, 1), (2, 1), (2, 2), (1, 2), (2, 2))}),
+        ({"kernel_sizes": [[5, 5], *[[3, 3]] * 4]}, {"kernel_sizes": ((5, 5), *[(3, 3)] * 4)}),
+        ({"encoder_blocks": [2, 1, 1, 1, 3]}, {"encoder_blocks": (2, 1, 1, 1, 3)}),
+        ({"decoder_blocks": [2, 1, 1, 1]}, {"decoder_blocks": (2, 1, 1, 1)}),
+        (
+            {"mixers": ["none", "resblock", "mamba", "vil", "vil"]},
+            {"mixers": ("none", "resblock", "mamba", "vil", "vil")},
+        ),
+        ({"vil_version": "v2"}, {"vil_version": "v2"}),
+        ({"directions": "axes"}, {"directions": "axes"}),
+        ({"full_resolution_skip": False}, {"full_resolution_skip": False}),
+        ({"channel_tokens": True}, {"channel_tokens": True}),
+        ({"mlstm_form": "recurrent"}, {"mlstm_form": "recurrent"}),
+    ],
+)
+def test_overrides(overrides, expected):
+    network = build("xlstm_unet_bot", **overrides)
+    assert {key: getattr(network.config, key) for key in expected} == expected
+    assert network(torch.randn(1, 1, *PATCH[2])).shape == (1, 2, *PATCH[2])
+
+
+def test_mixers_alone_give_the_number_of_stages():
+    config = lab.build(
+        "unet", spatial_dims=2, in_channels=1, num_classes=2, patch_size=(64, 64), mixers=["none", "vil", "mamba"]
+    ).config
+    assert config.features == (32, 64, 128)
+
+
+def test_configuration_shares_nothing_with_the_caller():
+    options = {
+        "patch_size": [48, 32],
+        "features": list(SMALL),
+        "strides": [[1, 1], [2, 2], [2, 2], [2, 2], [1, 2]],
+        "kernel_sizes": [[3, 3]] * 5,
+        "encoder_blocks": [1] * 5,
+        "decoder_blocks": [1] * 4,
+        "mixers": ["none"] * 5,
+    }
+    before = copy.deepcopy(options)
+    config = build(**options).config
+    assert options == before
+    kept = hash(config)  # only what holds no list can be hashed
+    options["strides"][1][0] = 7
+    options["features"].append(9)
+    assert hash(config) == kept
+    assert config.strides[1] == (2, 2)
+
+
+def test_list_models():
+    table = lab.list_models()
+    assert list(table.columns) == ["name", "family", "spatial_dims", "source"]
+    assert {"unet", "xlstm_unet_bot", "xlstm_unet_enc", "u_mamba_bot", "u_mamba_enc"} <= set(table["name"])
+    assert table["name"].is_unique
+    assert table.notna().all().all()
+
+
+@pytest.mark.parametrize(("name", "nearest"), [("xlstm_unet_bott", "xlstm_unet_bot"), ("umamba_enc", "u_mamba_enc")])
+def test_unknown_name(name, nearest):
+    with pytest.raises(KeyError, match=f"no model is named '{name}': did you mean '{nearest}'"):
+        build(name)
+
+
+def test_name_like_none_lists_all():
+    with pytest.raises(KeyError, match=r"no model is named 'transformer': .*xlstm_unet_enc"):
+        build("transformer")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"feature": (4, 8)}, r"feature=\(4, 8\) is no option of 'unet': did you mean 'features'\?"),
+        ({"deep_supervison": True}, "deep_supervison=True is no option of 'unet': did you mean 'deep_supervision'"),
+        ({"zzz": 1}, "zzz=1 is no option of 'unet': there are .*decoder_blocks"),
+        ({"spatial_dims": 4, "patch_size": (8,) * 4}, "spatial_dims is 4, expected 2 or 3"),
+        ({"patch_size": (64, 64, 64)}, r"patch_size is \(64, 64, 64\), expected 2 whole numbers of 1 or more"),
+        ({"patch_size": (64, 0)}, r"patch_size is \(64, 0\), expected 2 whole numbers of 1 or more"),
+        ({"patch_size": (64, 32.0)}, r"patch_size is \(64, 32\.0\), expected 2 whole numbers"),
+        ({"patch_size": 64}, "patch_size is 64, expected 2 whole numbers"),
+        ({"features": 32}, "features is 32, expected"),
+        ({"strides": (1, 2, 2, 2, 2)}, r"strides is \(1, 2, 2, 2, 2\), expected"),
+        ({"strides": ((1, 1), (2, 2))}, "expected 5 entries"),
+        ({"mixers": ("vil", "none")}, "expected 5 entries"),
+        ({"num_classes": 0}, "num_classes is 0, expected whole numbers of 1 or more"),
+    ],
+)
+def test_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        build(**options)
+
+
+@pytest.mark.parametrize(
+    ("patch_size", "stages"),
+    [((8, 8), 5), ((1, 1), None), ((16, 16), 6), ((3, 5), 4), ((8, 8, 8), 5), ((4, 64, 64), 9), ((1, 1, 2), None)],
+)
+def test_impossible_patch_names_sizes_that_work(patch_size, stages):
+    facts = {"spatial_dims": len(patch_size), "in_channels": 1, "num_classes": 2}
+    facts |= {"features": (4,) * stages if stages else (4, 4)}
+    with pytest.raises(ValueError, match="leaves one position in the deepest") as caught:
+        lab.build("unet", patch_size=patch_size, **facts)
+    suggested = re.search(r"at least (\(.*?\)).*better (\(.*?\))", str(caught.value)).groups()
+    for size in map(ast.literal_eval, suggested):
+        network = lab.build("unet", patch_size=size, **facts)
+        if math.prod(size) <= 64**2:
+            assert network(torch.randn(1, 1, *size)).shape == (1, 2, *size)
