@@ -189,7 +189,7 @@ def test_name_like_none_lists_all():
         ({"patch_size": (64, 64, 64)}, r"patch_size is \(64, 64, 64\), expected 2 whole numbers of 1 or more"),
         ({"patch_size": (64, 0)}, r"patch_size is \(64, 0\), expected 2 whole numbers of 1 or more"),
         ({"patch_size": (64, 32.0)}, r"patch_size is \(64, 32\.0\), expected 2 whole numbers"),
-        ({"patch_size": 64}, "patch_size is 64, expected 2 whole numbers"),
+        ({"patch_size": 64}, "patch_size is 64, expected a sequence"),
         ({"features": 32}, "features is 32, expected"),
         ({"strides": (1, 2, 2, 2, 2)}, r"strides is \(1, 2, 2, 2, 2\), expected"),
         ({"strides": ((1, 1), (2, 2))}, "expected 5 entries"),

@@ -147,7 +147,7 @@ def test_block_size_follows_the_width(version):
     [
         (
             lambda: ViLLayer(6, heads=5),
-            "MLSTMCell with 5 heads: width 12 is not divisible by 5; use a width such as 10",
+            "MLSTMCell with 5 heads: width 12 is not divisible by 5; use width 10",
         ),
         (lambda: MLSTMCell(10, 4), "MLSTMCell with 4 heads: width 10 is not divisible by 4; .* 8 or 12"),
         (lambda: ViLLayer(8, "v3"), r"vil_version is 'v3', expected one of \('v1', 'v2'\)"),

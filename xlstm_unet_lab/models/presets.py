@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from xlstm_unet_lab.models.unet import UNet, UNetConfig
+from xlstm_unet_lab.models.unet import SEQUENCES, UNet, UNetConfig, check_spatial_dims, frozen
 
 if TYPE_CHECKING:
     import pandas
@@ -93,11 +93,11 @@ def build(
             nearest = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(sorted(known))}"
             raise ValueError(f"{key}={overrides[key]!r} is no option of {name!r}: {hint}")
-    if spatial_dims not in (2, 3):
-        raise ValueError(f"spatial_dims is {spatial_dims}, expected 2 or 3")
+    check_spatial_dims(spatial_dims)
+    patch_size = frozen("patch_size", patch_size)
     if len(patch_size) != spatial_dims or any(not isinstance(extent, int) or extent < 1 for extent in patch_size):
         raise ValueError(f"patch_size is {patch_size}, expected {spatial_dims} whole numbers of 1 or more")
-    options = {key: _frozen(value) for key, value in overrides.items()}
+    options = {key: frozen(key, value) if key in SEQUENCES else value for key, value in overrides.items()}
     stages = next((len(options[key]) for key in ("features", "strides", "mixers") if key in options), None)
     strides = options.setdefault("strides", plan_strides(patch_size, stages))
     stages = len(strides)
@@ -110,7 +110,7 @@ def build(
         spatial_dims=spatial_dims,
         in_channels=in_channels,
         num_classes=num_classes,
-        patch_size=tuple(patch_size),
+        patch_size=patch_size,
         deep_supervision=deep_supervision,
         **options,
     )
@@ -123,11 +123,6 @@ def list_models() -> "pandas.DataFrame":
 
     rows = [(name, preset.family, "2, 3", preset.source) for name, preset in PRESETS.items()]
     return pandas.DataFrame(rows, columns=["name", "family", "spatial_dims", "source"])
-
-
-def _frozen(value):
-    """Lists as tuples, all the way down: a configuration shares nothing with its caller."""
-    return tuple(_frozen(entry) for entry in value) if isinstance(value, list | tuple) else value
 
 
 def published_config(
@@ -164,10 +159,10 @@ def published_config(
         spatial_dims=spatial_dims,
         in_channels=in_channels,
         num_classes=num_classes,
-        patch_size=tuple(patch_size),
-        features=tuple(features),
-        strides=_frozen(strides),
-        kernel_sizes=_frozen(kernel_sizes),
+        patch_size=patch_size,
+        features=features,
+        strides=strides,
+        kernel_sizes=kernel_sizes,
         encoder_blocks=tuple(1 if s >= cut_encoder else blocks for s, blocks in enumerate(encoder_blocks)),
         decoder_blocks=tuple(1 if s >= cut_decoder else blocks for s, blocks in enumerate(decoder_blocks)),
         mixers=mixers,

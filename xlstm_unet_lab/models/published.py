@@ -54,24 +54,37 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}: give the path of a .safetensors, .pth or .th file")
     if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        return load_file(path)
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
     import numpy
 
-    # nnU-Net logs its scores as NumPy numbers; these types only rebuild plain values.
+    # nnU-Net logs its scores as NumPy numbers; these types only rebuild plain values. NumPy 1 gave them another path.
     scalar = getattr(numpy, "_core", numpy).multiarray.scalar
-    plain = [scalar, numpy.dtype, *(type(numpy.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "b1"))]
+    paths = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    plain = [*paths, numpy.dtype, *(type(numpy.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "b1"))]
     try:
         with torch.serialization.safe_globals(plain):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises pickle, runtime and zip errors alike
-        raise ValueError(f"{path} is not a checkpoint that can be read safely: {error}") from error
+        first = str(error).strip().splitlines()[0]  # what follows advises to open the file unsafely
+        raise ValueError(
+            f"{path} is not a checkpoint that can be read safely ({type(error).__name__}): {first}"
+        ) from error
+    return find_weights(checkpoint, path)
+
+
+def find_weights(checkpoint: object, where: object) -> dict[str, Tensor]:
+    """The state dict inside a checkpoint, which may hold it under a name; ValueError when there is none."""
     for key in ("network_weights", "state_dict", "model"):
         if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(key), Mapping):
             checkpoint = checkpoint[key]
     if not isinstance(checkpoint, Mapping) or not all(isinstance(value, Tensor) for value in checkpoint.values()):
-        raise ValueError(f"{path} holds no state dict: expected tensors by name, as released with arXiv 2407.01530")
+        raise ValueError(f"{where} holds no state dict: expected tensors by name, as released with arXiv 2407.01530")
     return dict(checkpoint)
 
 
@@ -119,9 +132,8 @@ def load_published(model: nn.Module, path_or_state_dict: str | Path | Mapping[st
     Heads of lower resolution are left out for a model without deep supervision, which has none.
     Raises ValueError that lists every missing, unexpected or differently shaped parameter; the model is then untouched.
     """
-    state = path_or_state_dict
-    if not isinstance(state, Mapping):
-        state = read_checkpoint(state)
+    given = path_or_state_dict
+    state = find_weights(given, "the mapping") if isinstance(given, Mapping) else read_checkpoint(given)
     state = translate(state, model)
     config = getattr(model, "config", None)
     if config is not None and not getattr(config, "deep_supervision", True):

@@ -4,6 +4,7 @@ Source: Chen et al., xLSTM-UNet (arXiv 2407.01530), figure 1; the convolutional 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,17 @@ from xlstm_unet_lab.ops.mlstm import check_form
 from xlstm_unet_lab.ops.scan_order import DIRECTIONS
 
 MIXER_KINDS = ("none", "resblock", *SEQUENCE_KINDS)
+SEQUENCES = ("patch_size", "features", "strides", "kernel_sizes", "encoder_blocks", "decoder_blocks", "mixers")
+
+
+def frozen(name: str, value: Sequence) -> tuple:
+    """A sequence as a tuple, for strides and kernel sizes a tuple of tuples; ValueError for anything else."""
+    nested = name in ("strides", "kernel_sizes")
+    is_sequence = [isinstance(x, list | tuple) for x in (value, *value)] if isinstance(value, list | tuple) else [False]
+    if not all(is_sequence if nested else is_sequence[:1]):
+        example = "((1, 1), (2, 2))" if nested else "(32, 64)"
+        raise ValueError(f"{name} is {value!r}, expected a sequence{' of sequences' * nested}, such as {example}")
+    return tuple(tuple(entry) for entry in value) if nested else tuple(value)
 
 
 @dataclass(frozen=True)
@@ -42,21 +54,27 @@ class UNetConfig:
     channel_tokens: bool = False  # True: where positions are no more than channels they swap roles, for one patch size
 
     def __post_init__(self):
+        check_spatial_dims(self.spatial_dims)
+        for name in SEQUENCES:  # a configuration shares no list with its caller
+            object.__setattr__(self, name, frozen(name, getattr(self, name)))
         check_config(self)
 
-    def grid_sizes(self) -> list[tuple[int, ...]]:
-        """The feature map's size at every stage, for `patch_size`."""
-        sizes, size = [], self.patch_size
+    def grid_sizes(self, size: Sequence[int] | None = None) -> list[tuple[int, ...]]:
+        """The feature map's size at every stage for an image of this size, by default `patch_size`."""
+        sizes, size = [], size or self.patch_size
         for stride in self.strides:
             size = tuple(math.ceil(extent / step) for extent, step in zip(size, stride, strict=True))
             sizes.append(size)
         return sizes
 
 
+def check_spatial_dims(spatial_dims: int) -> None:
+    if spatial_dims not in (2, 3):
+        raise ValueError(f"spatial_dims is {spatial_dims}, expected 2 or 3")
+
+
 def check_config(c: UNetConfig) -> None:
     """Raise ValueError that names the field, its value, what was expected, and the fix."""
-    if c.spatial_dims not in (2, 3):
-        raise ValueError(f"spatial_dims is {c.spatial_dims}, expected 2 or 3")
     stages = len(c.features)
     lengths = {"strides": stages, "kernel_sizes": stages, "encoder_blocks": stages, "mixers": stages}
     for name, length in (lengths | {"decoder_blocks": stages - 1, "patch_size": c.spatial_dims}).items():
@@ -91,12 +109,21 @@ def check_patch_size(c: UNetConfig) -> None:
     """Instance norm has nothing to normalise where the deepest feature map is one position: refuse such a patch."""
     if math.prod(c.grid_sizes()[-1]) > 1:
         return
-    total = [math.prod(stride[axis] for stride in c.strides) for axis in range(c.spatial_dims)]
-    nearest = tuple(step + 1 if axis == c.spatial_dims - 1 else step for axis, step in enumerate(total))
+    total = total_stride(c)
     raise ValueError(
-        f"patch_size {c.patch_size} with total stride {tuple(total)} leaves one position in the deepest of "
-        f"{len(c.features)} stages: use at least {nearest}, better {tuple(2 * step for step in total)}, or fewer stages"
+        f"patch_size {c.patch_size} with total stride {total} leaves one position in the deepest of {len(c.features)} "
+        f"stages: use at least {smallest_size(c)}, better {tuple(2 * step for step in total)}, or fewer stages"
     )
+
+
+def total_stride(c: UNetConfig) -> tuple[int, ...]:
+    return tuple(math.prod(steps) for steps in zip(*c.strides, strict=True))
+
+
+def smallest_size(c: UNetConfig) -> tuple[int, ...]:
+    """The smallest image whose deepest feature map keeps two positions, on its last axis."""
+    *others, last = total_stride(c)
+    return (*others, last + 1)
 
 
 def residual_blocks(count: int, in_channels: int, channels: int, kernel, stride=None) -> nn.Sequential:
@@ -190,5 +217,10 @@ class UNet(nn.Module):
         if image.ndim != c.spatial_dims + 2 or image.shape[1] != c.in_channels:
             axes = "(batch, channels, y, x)" if c.spatial_dims == 2 else "(batch, channels, z, y, x)"
             raise ValueError(f"image has shape {tuple(image.shape)}, expected {axes} with {c.in_channels} channels")
+        if math.prod(c.grid_sizes(image.shape[2:])[-1]) == 1:
+            raise ValueError(
+                f"image has shape {tuple(image.shape)}, whose deepest feature map keeps one position, too few to "
+                f"normalise: pad it to at least {smallest_size(c)}"
+            )
         logits = self.decoder(self.encoder(image))
         return logits if c.deep_supervision else logits[0]

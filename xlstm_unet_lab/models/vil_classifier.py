@@ -61,7 +61,7 @@ class VisionLSTM(nn.Module):
         self.version, self.patch_size, self.num_classes = version, pair(patch_size, "patch_size"), num_classes
         self.embedding = nn.Conv2d(in_channels, dim, self.patch_size, self.patch_size)
         self.position = nn.Parameter(torch.empty(1, *self.grid_size(pair(image_size, "image_size")), dim))
-        rates = torch.linspace(0, drop_path_rate, blocks).tolist()  # deeper blocks are left out more often
+        rates = [drop_path_rate * n / max(blocks - 1, 1) for n in range(blocks)]  # deeper blocks: left out more often
         self.blocks = nn.ModuleList(
             ViLBlock(dim, version, DropPath(rate) if rate else None, form=form) for rate in rates
         )
@@ -85,10 +85,9 @@ class VisionLSTM(nn.Module):
         """Patches along y and x; ValueError where the patch size does not divide the image."""
         for axis, (extent, step) in enumerate(zip(image_size, self.patch_size, strict=True)):
             if extent % step:
-                near = (extent // step * step or step, (extent // step + 1) * step)
-                raise ValueError(
-                    f"image_size[{axis}]={extent} is not divisible by the patch {step}: use {near[0]} or {near[1]}"
-                )
+                near = [size for size in (extent // step * step, (extent // step + 1) * step) if size]
+                advice = " or ".join(str(size) for size in near)
+                raise ValueError(f"image_size[{axis}]={extent} is not divisible by the patch {step}: use {advice}")
         return tuple(extent // step for extent, step in zip(image_size, self.patch_size, strict=True))
 
     def embed(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
@@ -117,7 +116,8 @@ class VisionLSTM(nn.Module):
         Returns (tokens after the last block, maps), or the maps alone; `norm` normalises each map.
         """
         count = len(self.blocks)
-        wanted = range(count)[-indices:] if isinstance(indices, int) else indices or range(count)
+        last = count if indices is None else indices
+        wanted = range(count)[count - last :] if isinstance(last, int) else last
         if bad := [index for index in wanted if not -count <= index < count]:
             raise ValueError(f"indices holds {bad[0]}, expected numbers from {-count} to {count - 1}")
         wanted, maps = {index % count for index in wanted}, []

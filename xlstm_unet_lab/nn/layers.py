@@ -13,8 +13,10 @@ from torch import Tensor, nn
 def require_divisible(width: int, parts: int, what: str) -> int:
     """Return width // parts; ValueError naming `what` when the division leaves a rest or either number is below 1."""
     if width < 1 or parts < 1 or width % parts:
-        below, above = parts * max(width // max(parts, 1), 1), parts * (width // max(parts, 1) + 1)
-        raise ValueError(f"{what}: width {width} is not divisible by {parts}; use a width such as {below} or {above}")
+        step = max(parts, 1)
+        near = sorted({step * max(width // step, 1), step * (max(width, 0) // step + 1)})
+        advice = " or ".join(str(size) for size in near)
+        raise ValueError(f"{what}: width {width} is not divisible by {parts}; use width {advice}")
     return width // parts
 
 

@@ -108,12 +108,13 @@ def parallel(q, k, v, i, f, *, initial_state=None, return_state=False):
     """
     length, width = q.shape[2:]
     k = k / math.sqrt(width)
-    summed = F.logsigmoid(f).cumsum(-1)  # B_t, (B, H, S)
+    summed = F.logsigmoid(f).cumsum(-1, dtype=gate_dtype(q))  # B_t, (B, H, S)
     u = i - summed
-    m = summed + torch.maximum(u.cummax(-1).values, initial_state.m[..., None])
+    mu = torch.maximum(u.cummax(-1).values, initial_state.m[..., None])
     future = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
-    weights = (u[..., None, :] + (summed - m)[..., :, None]).masked_fill(future, -torch.inf).exp()  # (B, H, S, S)
-    from_state = (summed + initial_state.m[..., None] - m).exp()[..., None]  # (B, H, S, 1)
+    weights = _differences(u, mu, q.dtype).masked_fill(future, -torch.inf).exp()  # (B, H, S, S)
+    from_state = (initial_state.m[..., None] - mu).to(q.dtype).exp()[..., None]  # (B, H, S, 1)
+    m = (summed + mu).to(q.dtype)
     attention = (q @ k.mT) * weights
     numerator = attention @ v + from_state * (q @ initial_state.C)  # (B, H, S, V)
     overlap = attention.sum(-1, keepdim=True) + from_state * (q @ initial_state.n[..., None])
@@ -124,6 +125,16 @@ def parallel(q, k, v, i, f, *, initial_state=None, return_state=False):
     return h, MLSTMState(C, n, m[..., -1])
 
 
+def _differences(u: Tensor, mu: Tensor, dtype: torch.dtype) -> Tensor:
+    """u_s - mu_t as (..., t, s) in `dtype`, exact to its last digits where u and mu are large and nearly cancel.
+
+    Each number is split into its rounded value and the rest, so that no S x S matrix of the wider type is needed.
+    """
+    u_rounded, mu_rounded = u.to(dtype), mu.to(dtype)
+    u_rest, mu_rest = ((x - rounded).to(dtype).detach() for x, rounded in ((u, u_rounded), (mu, mu_rounded)))
+    return (u_rounded[..., None, :] - mu_rounded[..., :, None]).add_(u_rest[..., None, :]).sub_(mu_rest[..., :, None])
+
+
 @_form
 def chunkwise(q, k, v, i, f, chunk_size=None, *, initial_state=None, return_state=False):
     """Matrices inside chunks of `chunk_size` tokens, states between them; `mlstm_chunkwise` derives it.
@@ -132,19 +143,23 @@ def chunkwise(q, k, v, i, f, chunk_size=None, *, initial_state=None, return_stat
     See the module's text for shapes; raises ValueError for bad input.
     """
     size = pick_chunk_size(q) if chunk_size is None else chunk_size
-    if not isinstance(size, int) or size < 1:
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
         raise ValueError(f"chunk_size is {chunk_size!r}, expected a whole number of tokens, 1 or more; None picks one")
-    gate_dtype = torch.float32 if q.device.type == "mps" else torch.float64  # sums over a segment must not round
     ones = v.new_ones(*v.shape[:-1], 1)
     q, k, v = (x.flatten(0, 1) for x in (q, k / math.sqrt(k.shape[-1]), torch.cat([v, ones], -1)))
-    i, a = (x.to(gate_dtype).flatten(0, 1) for x in (i, F.logsigmoid(f)))
+    i, a = (x.to(gate_dtype(q)).flatten(0, 1) for x in (i, F.logsigmoid(f)))
     memory = torch.cat([initial_state.C, initial_state.n[..., None]], -1).flatten(0, 1)
-    m_first = initial_state.m.to(gate_dtype).flatten()
+    m_first = initial_state.m.to(gate_dtype(q)).flatten()
     h, memory, m = Chunkwise.apply(q, k, v, i, a, memory, m_first, min(size, q.shape[1]))
     batch_and_heads = initial_state.m.shape
     memory = memory.unflatten(0, batch_and_heads)
     state = MLSTMState(memory[..., :-1], memory[..., -1], m.to(memory.dtype).view(batch_and_heads))
     return h.unflatten(0, batch_and_heads), state
+
+
+def gate_dtype(q: Tensor) -> torch.dtype:
+    """Of sums of gates, whose differences count: float64 wherever the device has it."""
+    return torch.float32 if q.device.type == "mps" else torch.float64
 
 
 def pick_chunk_size(q: Tensor) -> int:
