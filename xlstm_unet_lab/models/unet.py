@@ -17,6 +17,7 @@ from xlstm_unet_lab.ops.mlstm import check_form
 from xlstm_unet_lab.ops.scan_order import DIRECTIONS
 
 MIXER_KINDS = ("none", "resblock", *SEQUENCE_KINDS)
+HEAD_DEVIATION = 1e-2  # logits start near zero, so the loss starts at that of guessing
 SEQUENCES = ("patch_size", "features", "strides", "kernel_sizes", "encoder_blocks", "decoder_blocks", "mixers")
 
 
@@ -211,6 +212,8 @@ class UNet(nn.Module):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         initialise_convolutions(self)
+        for head in self.decoder.heads.values():
+            nn.init.normal_(head.weight, std=HEAD_DEVIATION)
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         c = self.config
