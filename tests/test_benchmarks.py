@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import measure, mlstm, training_step
+from benchmarks import measure, mlstm, readme, training_step
 from benchmarks.__main__ import NAMES, main
 
 
@@ -54,6 +54,13 @@ def test_every_native_form_computes_what_ours_does():
 def test_a_step_of_every_small_case_runs():
     for form in ("parallel", "chunkwise"):
         training_step.step(training_step.Case(2, 128, form, "bfloat16", True))()
+
+
+def test_the_readme_shows_what_was_measured():
+    text = readme.README.read_text()
+    assert readme.insert(text, readme.figures()) == text, "run python -m benchmarks.readme"
+    with pytest.raises(ValueError, match="figures"):
+        readme.insert("no marks", "x")
 
 
 def test_an_unknown_benchmark_is_refused(monkeypatch, capsys):

@@ -1,0 +1,89 @@
+"""The README's figures, written from the results: `python -m benchmarks.readme` after a measurement."""
+
+import json
+from pathlib import Path
+
+from benchmarks.measure import RESULTS
+
+README = Path(__file__).parents[1] / "README.md"
+START, END = "<!-- figures: python -m benchmarks.readme -->", "<!-- end of figures -->"
+
+
+def read(name: str) -> dict:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def mlstm_rows(result: dict) -> list[list[str]]:
+    """One row a shape: milliseconds, and the ratios to the best of the others."""
+    rows = []
+    for shape in result["shapes"]:
+        ours, ratios = shape["seconds"]["ours chunkwise"]["best"], shape["ratios"]
+        where = ", ".join(str(size) for size in shape["shape"])
+        best = ratios["over best native chunkwise"]
+        rows.append([f"({where})", f"{1e3 * ours:.0f} ms", f"{best:.2f}x", f"{ratios['over fastest S x S']:.0f}x"])
+    return rows
+
+
+def step_rows(result: dict) -> list[list[str]]:
+    """One row a case of the training step."""
+    return [
+        [
+            f"{row['spatial_dims']}-D {row['size']}, {row['precision']}, "
+            f"{'channels last' if row['channels_last'] else 'default layout'}, {row['form']}",
+            f"{row['seconds']:.2f} s",
+            f"{row['gigabytes']:.2f} GB",
+        ]
+        for row in result["rows"]
+    ]
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+TEXT = """{processor}, {threads} threads, torch {torch}, {date}; best of several turns. The mLSTM alone, forward and
+backward, float32, by shape (batch, heads, tokens, width); the last two columns say how many times as long others take:
+
+{mlstm}
+
+One training step of the published `enc` network, batch 1; memory is what the step adds:
+
+{step}
+
+Lesson 00 from top to bottom in profile `cpu`, and its mean foreground Dice on held-out images:
+
+{lessons}
+
+Importing `xlstm_unet_lab` and its network builder takes {imports:.2f} times as long as `import torch`."""
+
+
+def figures() -> str:
+    """The whole section: what was measured where, and three tables."""
+    mlstm, step, lesson, imports = (read(name) for name in ("mlstm", "training_step", "first_lesson", "import_time"))
+    machine = mlstm["machine"]
+    runs = [(r["recipe"], f"{r['seconds'] / 60:.1f} min", f"{r['mean foreground Dice']:.3f}") for r in lesson["runs"]]
+    forms = ["shape", "chunkwise here", "best chunkwise of mlstm_kernels", "fastest S x S form"]
+    return TEXT.format(
+        processor=machine["processor"],
+        threads=machine["torch_threads"],
+        torch=machine["versions"]["torch"],
+        date=machine["date"],
+        mlstm=markdown(forms, mlstm_rows(mlstm)),
+        step=markdown(["case", "time", "memory"], step_rows(step)),
+        lessons=markdown(["data set", "time", "Dice"], [list(run) for run in runs]),
+        imports=imports["ratios"]["import torch, xlstm_unet_lab.models.presets"],
+    )
+
+
+def insert(text: str, section: str) -> str:
+    """README with the section between the marks; ValueError when the marks are missing."""
+    before, start, rest = text.partition(START)
+    _, end, after = rest.partition(END)
+    if not (start and end):
+        raise ValueError(f"README.md must hold the lines {START} and {END}: the figures go between them")
+    return f"{before}{START}\n\n{section}\n\n{END}{after}"
+
+
+if __name__ == "__main__":
+    README.write_text(insert(README.read_text(), figures()))
