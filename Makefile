@@ -13,7 +13,7 @@ ALLOW_ROOT := $(shell test "$$(id -u)" = 0 && echo --allow-root)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help lab test lint format system system-if-missing course bench constraints clean say-lab say-test
+.PHONY: help install lab test lint format system system-if-missing course bench constraints clean say-lab say-test
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -54,18 +54,21 @@ bench: $(STAMP) ## measure speed and memory side by side, results in benchmarks/
 
 constraints: $(STAMP) ## write the exact versions installed in .venv to constraints.txt
 	@$(RUN) tools/write_constraints.py constraints.txt
-	@touch $(STAMP)
+	@cat pyproject.toml constraints.txt | cksum > $(STAMP)
 
 clean: ## remove caches and build leftovers (delete .venv by hand to install afresh)
 	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	@find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +
 
 # The stamp is written last, so an install that failed or was interrupted is tried again.
+# It holds a checksum: files that are newer but the same (after a checkout, say) install nothing.
 $(STAMP): pyproject.toml constraints.txt
-	@rm -f $@
+	@if [ "$$(cat $@ 2>/dev/null)" = "$$(cat $^ | cksum)" ]; then touch $@; else rm -f $@; $(MAKE) --no-print-directory install; fi
+
+install: ## install into .venv what is missing there (lab and test do this by themselves)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "$(PYTHON) is older than Python 3.11 or missing: name another one, for example make lab PYTHON=python3.12"; exit 1; }
 	@$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(RUN) -m pip install --disable-pip-version-check --editable '.[$(EXTRAS)]' --constraint constraints.txt
 	@$(RUN) -m ipykernel install --sys-prefix --name xlstm-unet-lab --display-name "xLSTM-UNet Lab"
-	@touch $@
+	@cat pyproject.toml constraints.txt | cksum > $(STAMP)

@@ -30,10 +30,9 @@ def environment(recipe: str) -> dict[str, str]:
 
 def run(recipe: str) -> dict:
     """Execute the lesson on one data set and read its figures."""
-    os.environ.update(environment(recipe))
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        notebook = execute(solution_notebook(read_master(MASTER)), folder, "cpu", LIMIT)
+        notebook = execute(solution_notebook(read_master(MASTER)), folder, "cpu", LIMIT, environment(recipe))
     seconds = time.perf_counter() - start
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     printed = "".join(output.text for output in outputs if output.output_type == "stream")

@@ -61,9 +61,16 @@ def peak_memory(run: Callable[[], object]) -> int:
         before = torch.cuda.memory_allocated()
         run()
         return torch.cuda.max_memory_allocated() - before
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_of_process()
     run()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * UNIT
+    return peak_of_process() - before
+
+
+def peak_of_process() -> int:
+    """Bytes at the highest so far: of the GPU, or of the resident set with Python and its libraries in it."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT
 
 
 def in_fresh_process(module: str, *arguments: str) -> dict:

@@ -18,13 +18,15 @@ TARGET_KERNELS, TARGET_PARALLEL = 1.25, 60  # ratios to reach against the best n
 LENGTHS = (256, 1024, 4096, 6400, 12800, 25600, 51200)
 LONGEST_SQUARE = 6400  # tokens up to which S x S forms run: their memory is that of several S x S matrices a head
 SMALL_HEAD = 64
+RIVAL = "chunkwise--native_custbw 64"  # the fastest of theirs on a CPU
 
 
 def forms() -> dict[str, Callable]:
     """Name -> function of (q, k, v, i, f). Theirs take lengths that are whole chunks."""
     from mlstm_kernels.torch import get_available_mlstm_kernels, get_mlstm_kernel
+    from mlstm_kernels.torch.recurrent import registry_sequence
 
-    ours = {"ours chunkwise": mlstm.chunkwise, "ours parallel": mlstm.parallel}
+    ours = {"ours chunkwise": mlstm.chunkwise, "ours parallel": mlstm.parallel, "ours recurrent": mlstm.recurrent}
     if torch.cuda.is_available():
         ours["ours triton"] = lambda *inputs: mlstm.run(*inputs, form="triton")
         chosen = ("chunkwise--triton_xl_chunk", "chunkwise--triton_limit_chunk")
@@ -32,6 +34,7 @@ def forms() -> dict[str, Callable]:
         # The siging kernels compute another function (a sigmoid input gate).
         chosen = tuple(n for n in get_available_mlstm_kernels() if "native" in n and "siging" not in n)
     theirs = {name: get_mlstm_kernel(name) for name in chosen}
+    theirs |= {f"recurrent--{name}": kernel for name, kernel in registry_sequence.items() if "triton" not in name}
     with_chunks = {
         f"{name} {size}": lambda *x, kernel=kernel, size=size: kernel(*x, chunk_size=size)
         for name, kernel in theirs.items()
@@ -43,6 +46,11 @@ def forms() -> dict[str, Callable]:
 
 def is_square(name: str) -> bool:
     return "parallel" in name
+
+
+def is_quick(name: str) -> bool:
+    """S x S matrices and loops over tokens take seconds: those run once, after one warm-up, the others many times."""
+    return not is_square(name) and "recurrent" not in name
 
 
 def forward_backward(form: Callable, shape: tuple[int, ...]) -> Callable[[], None]:
@@ -66,8 +74,8 @@ def measure() -> dict:
     """Time every form at the design's shapes, then time and memory of a few against the length."""
     known, shapes = forms(), []
     for shape in SHAPES:
-        seconds = times({name: forward_backward(f, shape) for name, f in known.items() if not is_square(name)}, 15)
-        seconds |= times({name: forward_backward(f, shape) for name, f in known.items() if is_square(name)}, 1)
+        seconds = times({name: forward_backward(f, shape) for name, f in known.items() if is_quick(name)}, 15)
+        seconds |= times({name: forward_backward(f, shape) for name, f in known.items() if not is_quick(name)}, 1)
         best = min((name for name in seconds if name.startswith("chunkwise")), key=lambda name: seconds[name]["best"])
         square = min((name for name in seconds if is_square(name)), key=lambda name: seconds[name]["best"])
         ours = seconds["ours chunkwise"]["best"]
@@ -81,6 +89,9 @@ def measure() -> dict:
         rows = [[n, 1e3 * s["best"], 1e3 * s["median"], s["best"] / ours] for n, s in seconds.items()]
         table(f"mLSTM forward + backward, {shape}", ["form", "best ms", "median ms", "times ours"], rows)
     growth = [row for length in LENGTHS for row in grow(known, length)]
+    for shape in shapes:
+        names = ("ours chunkwise", shape["ratios"]["best native chunkwise"])
+        shape["megabytes"] = {name: megabytes(name, *shape["shape"][2:]) for name in names}
     rows = [[row["form"], row["tokens"], row["milliseconds"], row["megabytes"]] for row in growth]
     table(f"growth with the length, H = 4, D = {SMALL_HEAD}", ["form", "tokens", "best ms", "peak MB"], rows)
     targets = {"over best native chunkwise": TARGET_KERNELS, "over fastest S x S at 6400 tokens": TARGET_PARALLEL}
@@ -89,15 +100,19 @@ def measure() -> dict:
 
 def grow(known: dict[str, Callable], length: int) -> list[dict]:
     """Time and peak memory of three forms at one length."""
-    names = ["ours chunkwise", next(name for name in known if name.startswith("chunkwise"))]
+    names = ["ours chunkwise", RIVAL] if RIVAL in known else ["ours chunkwise"]
     names += ["ours parallel"] if length <= LONGEST_SQUARE else []
     shape, rows = (1, 4, length, SMALL_HEAD), []
     seconds = times({name: forward_backward(known[name], shape) for name in names}, 3)
     for name in names:
-        memory = in_fresh_process("benchmarks.mlstm", name, str(length), str(SMALL_HEAD)).get("bytes", math.nan)
-        milliseconds = 1e3 * seconds[name]["best"]
-        rows.append({"form": name, "tokens": length, "milliseconds": milliseconds, "megabytes": memory / 2**20})
+        row = {"form": name, "tokens": length, "milliseconds": 1e3 * seconds[name]["best"]}
+        rows.append(row | {"megabytes": megabytes(name, length, SMALL_HEAD)})
     return rows
+
+
+def megabytes(name: str, length: int, width: int) -> float:
+    """Peak memory of one forward and backward pass in a fresh process, NaN where it failed."""
+    return in_fresh_process("benchmarks.mlstm", name, str(length), str(width)).get("bytes", math.nan) / 2**20
 
 
 def main() -> None:

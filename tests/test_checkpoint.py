@@ -47,7 +47,7 @@ def test_differences_are_listed_and_the_model_is_unchanged(tmp_path):
     for line in (
         "missing: 1.running_mean (4,)",
         "unexpected: 3.weight (1,)",
-        "shape: 0.weight is (6, 1, 3, 3), the model has (4, 1, 3, 3)",
+        "shape: 0.weight is (6, 1, 3, 3) in the file, (4, 1, 3, 3) in the model",
     ):
         assert line in str(error.value)
     assert all(a.equal(b) for a, b in zip(before, model.state_dict().values(), strict=True))

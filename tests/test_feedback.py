@@ -292,5 +292,5 @@ def test_hardware_decides_when_nothing_is_set(monkeypatch, variable, has_gpu, na
 
 def test_an_unknown_profile_names_the_nearest(monkeypatch):
     monkeypatch.setenv("LAB_PROFILE", "cup")
-    with pytest.raises(ValueError, match="LAB_PROFILE is 'cup'; the nearest profile is 'cpu'"):
+    with pytest.raises(ValueError, match="LAB_PROFILE is 'cup': did you mean 'cpu'\\?"):
         choose(ci=1, cpu=2)

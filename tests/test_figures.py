@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from PIL import Image
 
 from xlstm_unet_lab.views import figures
@@ -101,3 +102,16 @@ def test_a_picture_carries_its_words_everywhere(tmp_path):
     saved = Image.open(picture.save(tmp_path / "line.png"))
     assert saved.text["Description"] == picture.description and list(tmp_path.iterdir()) == [tmp_path / "line.png"]
     assert Image.open(io.BytesIO(picture.png())).size == saved.size
+
+
+def test_colours_survive_the_png():
+    """A legend must match what it explains, also for colours that few pixels have."""
+    figure = new_figure(4, 1)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(np.array([[to_rgb(colour) for colour in PALETTE]]), interpolation="nearest", aspect="auto")
+    axes.set_axis_off()
+    pixels = np.asarray(Image.open(io.BytesIO(Picture(figure, "Colours.").png()))).astype(int)
+    middle = pixels[pixels.shape[0] // 2]
+    for place, colour in enumerate(PALETTE):
+        found = middle[int((place + 0.5) * len(middle) / len(PALETTE))]
+        assert np.abs(found / 255 - to_rgb(colour)).max() < 0.04

@@ -248,3 +248,20 @@ def test_a_label_without_a_class():
     spoiled["label"][:] = 2
     with pytest.raises(ValueError, match=r"label holds \[2\].*num_classes=3"):
         list(fit(Tiny(), [spoiled], None, config()))
+
+
+def test_a_model_for_other_data_is_refused_before_the_first_step():
+    config = TrainConfig(patch_size=(16, 16), steps=1, batch_size=1)
+    case = {"image": torch.randn(1, 16, 16), "label": torch.zeros(16, 16, dtype=torch.long), "spacing": (1.0, 1.0)}
+    refused = {"in_channels=3, train needs in_channels=1": {"in_channels": 3}}
+    refused["num_classes=2, train needs num_classes=3"] = {"num_classes": 2}
+    for message, built in refused.items():
+        facts = {"spatial_dims": 2, "in_channels": 1, "num_classes": 3} | built
+        model = torch.nn.Conv2d(1, 3, 1)
+        model.config = SimpleNamespace(**facts)
+
+        class Cases(list):
+            recipe = SimpleNamespace(labels={"background": 0, "a": 1, "b": 2})
+
+        with pytest.raises(ValueError, match=message):
+            fit(model, Cases([case]), None, config)

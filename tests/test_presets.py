@@ -216,3 +216,36 @@ def test_impossible_patch_names_sizes_that_work(patch_size, stages):
         network = lab.build("unet", patch_size=size, **facts)
         if math.prod(size) <= 64**2:
             assert network(torch.randn(1, 1, *size)).shape == (1, 2, *size)
+
+
+@pytest.mark.parametrize("stages", [2, 3, 4, 7])
+@pytest.mark.parametrize(("name", "kind"), [("xlstm_unet_enc", "vil"), ("u_mamba_enc", "mamba")])
+def test_the_deepest_stage_always_has_a_mixer(name, kind, stages):
+    model = lab.build(
+        name, spatial_dims=2, in_channels=1, num_classes=2, patch_size=(128, 128), features=tuple([4] * stages)
+    )
+    assert model.config.mixers[-1] == kind
+
+
+def test_a_configuration_made_by_hand_shares_nothing_with_its_caller():
+    features, strides = [4, 8], [[1, 1], [2, 2]]
+    config = lab.UNetConfig(2, 1, 2, [16, 16], features, strides, [[3, 3]] * 2, [1, 1], [1], ["none", "vil"])
+    features.append(16)
+    strides[1][0] = 4
+    assert config.features == (4, 8) and config.strides == ((1, 1), (2, 2)) and config.mixers == ("none", "vil")
+
+
+def test_published_config_names_what_is_no_sequence():
+    with pytest.raises(ValueError, match="features is 4, expected a sequence"):
+        lab.published_config(
+            "enc",
+            spatial_dims=2,
+            in_channels=1,
+            num_classes=2,
+            patch_size=(16, 16),
+            features=4,
+            strides=1,
+            kernel_sizes=3,
+            encoder_blocks=1,
+            decoder_blocks=1,
+        )

@@ -22,7 +22,15 @@ def test_dir_shows_what_is_there():
     assert set(lab.__all__) <= set(dir(lab))
 
 
-@pytest.mark.parametrize("imports", ["import timm, xlstm_unet_lab", "import xlstm_unet_lab, timm"])
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import timm, xlstm_unet_lab",
+        "import xlstm_unet_lab, timm",
+        "import importlib.util, xlstm_unet_lab; importlib.util.find_spec('timm'); import timm",  # "is it installed?"
+        "import xlstm_unet_lab; xlstm_unet_lab.VisionLSTM; import timm",
+    ],
+)
 def test_timm_knows_our_models_whatever_is_imported_first(imports):
     code = f"{imports}; print(timm.is_model('vil_tiny_patch16_224'), timm.is_model('vil2_base_patch16_224'))"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)

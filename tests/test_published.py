@@ -285,3 +285,11 @@ def test_channels_are_tokens_where_positions_are_no_more():
 def test_refused(variant, changes, message):
     with pytest.raises(ValueError, match=message):
         plan(variant, 2, 5, **changes)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x02}", b"PK\x03\x04 cut"])
+def test_a_checkpoint_cut_short_is_named(tmp_path, content):
+    path = tmp_path / "cut.pth"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"cut\.pth is not a checkpoint that can be read safely"):
+        lab.load_published(lab.VisionLSTM(image_size=8, patch_size=4, dim=8, depth=1), path)

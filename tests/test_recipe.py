@@ -59,7 +59,7 @@ def test_list_recipes_says_what_is_prepared(tmp_path):
 
 
 def test_unknown_recipe_suggests_the_nearest():
-    with pytest.raises(KeyError, match=r"no recipe 'nucleus'; the nearest is 'nuclei', all are .*phantom_microscopy"):
+    with pytest.raises(KeyError, match=r"no recipe is named .*nucleus.*did you mean .*nuclei.*there are .*phantom_"):
         prepare("nucleus")
 
 

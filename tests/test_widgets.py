@@ -45,3 +45,23 @@ def test_a_run_without_records_draws_nothing():
 def test_steps_must_be_positive():
     with pytest.raises(ValueError, match="steps is 0"):
         widgets.TrainingPlot(0)
+
+
+@pytest.mark.parametrize("stop", ["caller", "error"])
+def test_a_run_that_ends_early_shows_it(stop):
+    plot = widgets.TrainingPlot(5)
+
+    def broken():
+        yield from make_records(2)
+        if stop == "error":
+            raise FloatingPointError("step 3")
+
+    stream = plot.watch(broken())
+    next(stream), next(stream)
+    assert plot.bar.bar_style == "info"
+    if stop == "error":
+        with pytest.raises(FloatingPointError):
+            next(stream)
+    else:
+        stream.close()
+    assert plot.bar.bar_style == "danger" and "in 2 steps" in plot.curve.value

@@ -11,7 +11,7 @@ Glossary. The mathematics keeps the papers' letters; everything else has whole w
     mixer           the sequence block of a stage: it lets every position hear from all others
     stage           the part of a U-Net that works at one resolution; position 0 of the decoder is the deepest
     patch           the piece of an image a network is trained on
-    spacing         millimetres from voxel to voxel, in the order (z, y, x), like every size
+    spacing         distance from voxel to voxel (mm, or pixels where a recipe says so), in the order (z, y, x)
 """
 
 import importlib

@@ -74,10 +74,12 @@ def solution_notebook(master: NotebookNode) -> NotebookNode:
     return _notebook(master.cells)
 
 
-def execute(notebook: NotebookNode, folder: str | Path, profile: str, timeout: float) -> NotebookNode:
+def execute(
+    notebook: NotebookNode, folder: str | Path, profile: str, timeout: float, variables: Mapping[str, str] | None = None
+) -> NotebookNode:
     """Run every cell in `folder`, in a new kernel of this environment, and return a copy with the outputs.
 
-    profile: value of LAB_PROFILE in the kernel. timeout: seconds a cell may take. Widgets give way to what they show
+    profile: value of LAB_PROFILE in the kernel; variables: further ones. timeout: seconds a cell may take. Widgets give way to what they show
     (see `without_widgets`).
     Raises RuntimeError naming the cell that failed, ValueError for outputs that must not be kept (see
     `check_outputs`).
@@ -101,7 +103,7 @@ def execute(notebook: NotebookNode, folder: str | Path, profile: str, timeout: f
         on_cell_start=note,
     )
     try:
-        client.execute(env=environment | {"LAB_PROFILE": profile})
+        client.execute(env=environment | {"LAB_PROFILE": profile} | dict(variables or {}))
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         reason = COLOUR_CODE.sub("", str(error))
         raise RuntimeError(f"{cell_name(running, executed.cells[running])} failed: {reason}") from error

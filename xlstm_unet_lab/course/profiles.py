@@ -1,11 +1,12 @@
 """How long a lesson may take: the four profiles, and how a notebook picks a value for the current one."""
 
-import difflib
 import os
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
+
+from xlstm_unet_lab.ops.checks import did_you_mean
 
 Value = TypeVar("Value")
 VARIABLE = "LAB_PROFILE"
@@ -38,8 +39,7 @@ def current_profile() -> Profile:
     """
     name = os.environ.get(VARIABLE) or ("gpu" if torch.cuda.is_available() else "cpu")
     if name not in PROFILES:
-        nearest = difflib.get_close_matches(name, PROFILES, n=1, cutoff=0.0)[0]
-        raise ValueError(f"{VARIABLE} is {name!r}; the nearest profile is {nearest!r}, all are {', '.join(PROFILES)}")
+        raise ValueError(f"{VARIABLE} is {name!r}: {did_you_mean(name, PROFILES)}")
     return PROFILES[name]
 
 

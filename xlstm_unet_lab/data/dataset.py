@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import operator
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from xlstm_unet_lab.data.recipe import FOLDS, Recipe, get_recipe, prepare, prepared_folder
+from xlstm_unet_lab.ops.checks import did_you_mean
 
 SPLITS = ("train", "val", "test", "all")
 CONSTANT_BELOW = 1e-6  # a channel whose deviation is this small beside its largest value varies by rounding only
@@ -193,8 +193,7 @@ def load_dataset(
     """
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
     if split not in SPLITS:
-        nearest = difflib.get_close_matches(str(split), SPLITS, n=1, cutoff=0.0)[0]
-        raise ValueError(f"split {split!r} is unknown; the nearest is {nearest!r}, all are {', '.join(SPLITS)}")
+        raise ValueError(f"split is {split!r}: {did_you_mean(split, SPLITS)}")
     if isinstance(fold, bool) or fold not in range(FOLDS):
         raise ValueError(f"fold {fold!r} is unknown; folds are the whole numbers 0 to {FOLDS - 1}")
     folder = prepared_folder(recipe, root)

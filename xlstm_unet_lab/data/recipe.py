@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 import json
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit
 
 from xlstm_unet_lab.data.download import DEFAULT_LIMITS, UnpackLimits, fetch, sha256_of, unpack
 from xlstm_unet_lab.data.nnunet_raw import FOLDS, sync_tree, write_dataset_json, write_splits
+from xlstm_unet_lab.ops.checks import did_you_mean
 
 if TYPE_CHECKING:
     import pandas
@@ -122,8 +122,7 @@ def get_recipe(name: str) -> Recipe:
     """The recipe of this name; KeyError with the nearest name and the whole list when there is none."""
     names = recipe_names()
     if name not in names:
-        nearest = difflib.get_close_matches(str(name), names, n=1, cutoff=0.0)
-        raise KeyError(f"there is no recipe {name!r}; the nearest is {nearest[0]!r}, all are {', '.join(names)}")
+        raise KeyError(f"no recipe is named {name!r}: {did_you_mean(name, names)}")
     recipe = importlib.import_module(f"data_recipes.{name}").RECIPE
     if recipe.name != name:
         raise ValueError(f"data_recipes/{name}.py describes a recipe named {recipe.name!r}; the two names must agree")
@@ -198,6 +197,9 @@ def prepare(
     source = None if source is None else Path(source).expanduser().absolute()
     _check_source(recipe, source)
     folder = recipe.folder(root)
+    if prepared_folder(recipe, root) is not None:  # before any lock: a course's shared folder may be read-only
+        _check_same_source(folder, source)
+        return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(folder.parent / f".{folder.name}.lock"):
         if prepared_folder(recipe, root) is not None:

@@ -193,7 +193,7 @@ def _checked_volumes(
 ) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
     """Both masks with three dimensions, and the spacing that goes with them."""
     prediction, truth = _checked_masks(prediction, truth)
-    spacing = tuple(float(size) for size in spacing)
+    spacing = tuple(float(size) for size in np.atleast_1d(spacing))
     if truth.ndim not in (2, 3):
         raise ValueError(f"surfaces need masks of 2 or 3 dimensions, got {truth.ndim}: drop channel and batch axes")
     if len(spacing) != truth.ndim:

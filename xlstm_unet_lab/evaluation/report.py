@@ -71,7 +71,7 @@ def _tolerances(
 ) -> dict[str, float]:
     names = [*foreground, FOREGROUND]
     if tolerance is None:
-        return dict.fromkeys(names, float(max(spacing)))
+        return dict.fromkeys(names, float(np.max(spacing)))
     if not isinstance(tolerance, Mapping):
         return dict.fromkeys(names, float(tolerance))
     missing = [name for name in foreground if name not in tolerance]

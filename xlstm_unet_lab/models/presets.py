@@ -4,12 +4,12 @@ Each preset says only where its mixers stand. `published_config` follows the rel
 """
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from xlstm_unet_lab.models.unet import SEQUENCES, UNet, UNetConfig, check_spatial_dims, frozen
+from xlstm_unet_lab.ops.checks import did_you_mean
 
 if TYPE_CHECKING:
     import pandas
@@ -47,8 +47,13 @@ def bottleneck(kind: str) -> Callable[[int], tuple[str, ...]]:
 
 
 def alternating(kind: str, first: int = 2) -> Callable[[int], tuple[str, ...]]:
-    """A mixer at every second stage from `first` on, counted so that the deepest has one."""
-    return lambda stages: tuple(kind if s >= first and (stages - 1 - s) % 2 == 0 else "none" for s in range(stages))
+    """A mixer at every second stage from `first` on, counted from the deepest, which always has one."""
+
+    def mixers(stages: int) -> tuple[str, ...]:
+        chosen = {stages - 1, *range(stages - 1, first - 1, -2)}
+        return tuple(kind if s in chosen else "none" for s in range(stages))
+
+    return mixers
 
 
 class Preset(NamedTuple):
@@ -84,15 +89,11 @@ def build(
     Raises KeyError for an unknown name and ValueError for anything that does not fit, with what would.
     """
     if name not in PRESETS:
-        nearest = difflib.get_close_matches(str(name), PRESETS, n=1)
-        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-        raise KeyError(f"no model is named {name!r}: {hint}there are {', '.join(PRESETS)}")
+        raise KeyError(f"no model is named {name!r}: {did_you_mean(name, PRESETS)}")
     known = {field.name for field in dataclasses.fields(UNetConfig)}
     for key in overrides:
         if key not in known:
-            nearest = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(sorted(known))}"
-            raise ValueError(f"{key}={overrides[key]!r} is no option of {name!r}: {hint}")
+            raise ValueError(f"{key}={overrides[key]!r} is no option of {name!r}: {did_you_mean(key, sorted(known))}")
     check_spatial_dims(spatial_dims)
     patch_size = frozen("patch_size", patch_size)
     if len(patch_size) != spatial_dims or any(not isinstance(extent, int) or extent < 1 for extent in patch_size):
@@ -147,6 +148,7 @@ def published_config(
     """
     if variant not in ("bot", "enc"):
         raise ValueError(f"variant is {variant!r}, expected 'bot' or 'enc'")
+    features = frozen("features", features)
     stages = len(features)
     if variant == "bot":
         mixers = bottleneck("vil")(stages)

@@ -71,7 +71,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         with torch.serialization.safe_globals(plain):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises pickle, runtime and zip errors alike
-        first = str(error).strip().splitlines()[0]  # what follows advises to open the file unsafely
+        first = (str(error).strip().splitlines() or ["it is cut short"])[0]  # what follows advises to open it unsafely
         raise ValueError(
             f"{path} is not a checkpoint that can be read safely ({type(error).__name__}): {first}"
         ) from error

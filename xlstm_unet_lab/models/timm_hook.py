@@ -12,17 +12,22 @@ REGISTERS = "xlstm_unet_lab.models.vil_classifier"
 
 
 class AfterTimm(MetaPathFinder):
-    """Stands first among Python's finders until timm is looked for, and steps aside then."""
+    """Stands first among Python's finders until timm is imported, and steps aside then."""
+
+    asking = False  # the other finders: this one must not answer itself
 
     def find_spec(self, name, path=None, target=None):
-        if name != "timm":
+        if name != "timm" or self.asking:
             return None
-        sys.meta_path.remove(self)
+        self.asking = True
         spec = importlib.util.find_spec("timm")
+        self.asking = False
         if spec is not None:
             execute = spec.loader.exec_module
 
             def execute_and_register(module):
+                if self in sys.meta_path:
+                    sys.meta_path.remove(self)
                 execute(module)
                 importlib.import_module(REGISTERS)
 

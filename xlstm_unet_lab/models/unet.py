@@ -47,7 +47,7 @@ class UNetConfig:
     mixers: tuple[str, ...]  # n of "none", "resblock", "vil", "mamba": what follows each encoder stage
     deep_supervision: bool = False  # logits at every decoder resolution, not only at the last
     vil_version: str = "v1"  # "v1" causal convolution along the sequence; "v2" 3 x 3 convolution on the grid, biases
-    directions: str = "bidirectional"  # "forward", "bidirectional", "axes": the walks of a mixer, one block each
+    directions: str = "bidirectional"  # walks of a mixer, a block each; or "axes"; published: "forward"
     mlstm_form: str = "auto"  # a form of ops.mlstm.run
     # Quirks of the published networks, off by default:
     full_resolution_skip: bool = True  # False: the last decoder stage gets no skip, so fine detail must come from below
@@ -71,7 +71,7 @@ class UNetConfig:
 
 def check_spatial_dims(spatial_dims: int) -> None:
     if spatial_dims not in (2, 3):
-        raise ValueError(f"spatial_dims is {spatial_dims}, expected 2 or 3")
+        raise ValueError(f"spatial_dims is {spatial_dims!r}, expected 2 or 3")
 
 
 def check_config(c: UNetConfig) -> None:

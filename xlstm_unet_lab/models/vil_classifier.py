@@ -108,15 +108,20 @@ class VisionLSTM(nn.Module):
         indices: int | Sequence[int] | None = None,
         *,
         norm: bool = False,
-        intermediates_only=False,
-        **_,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
     ):
         """Token maps (B, dim, y, x) after the blocks named by `indices` (the last n for a number, all for None).
 
-        Returns (tokens after the last block, maps), or the maps alone; `norm` normalises each map.
+        Returns (tokens after the last block, maps), or the maps alone; `norm` normalises each map. The call is timm's.
+        Raises ValueError for indices beyond the blocks and for another `output_fmt`.
         """
         count = len(self.blocks)
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt is {output_fmt!r}, expected 'NCHW': the tokens of a map are a grid")
         last = count if indices is None else indices
+        if isinstance(last, int) and not 0 <= last <= count:
+            raise ValueError(f"indices is {last}, expected 0 to {count}: the number of blocks, counted from the last")
         wanted = range(count)[count - last :] if isinstance(last, int) else last
         if bad := [index for index in wanted if not -count <= index < count]:
             raise ValueError(f"indices holds {bad[0]}, expected numbers from {-count} to {count - 1}")

@@ -51,7 +51,7 @@ class Upsample(nn.Module):
 
     (B, in_channels, *coarse) -> (B, out_channels, *size). A 1x1 convolution sees one position at a time, so it gives
     the same values before the repetition as after it, at 1/4 (2-D) or 1/8 (3-D) of the cost for stride 2. A strided
-    convolution leaves ceil(n / stride) positions or more, so the repeated grid is never smaller than the skip's.
+    convolution leaves ceil(n / stride) positions, so the repeated grid is never smaller than the skip's.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: Sequence[int]):

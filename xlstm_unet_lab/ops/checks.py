@@ -1,11 +1,19 @@
-"""What every operator asks of its input tensors: shape, dtype, device, finite values."""
+"""What every operator asks of its input tensors, and how an unknown word is answered with the nearest known one."""
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """A clause for an error about an unknown word: the nearest known one, if any is near, and all of them."""
+    known = list(known)
+    nearest = difflib.get_close_matches(str(word), known, n=1, cutoff=0.4)
+    return f"{f'did you mean {nearest[0]!r}? ' if nearest else ''}there are {', '.join(known)}"
 
 
 def check_tensors(
@@ -19,6 +27,10 @@ def check_tensors(
     """
     lead, first = next(iter(given.items()))
     for name, tensor in given.items():
+        if not isinstance(tensor, Tensor):
+            raise ValueError(
+                f"{name} is a {type(tensor).__name__}, expected a tensor: torch.as_tensor({name}) makes one"
+            )
         if tuple(tensor.shape) != tuple(expected[name]):
             raise ValueError(
                 f"{name} has shape {tuple(tensor.shape)}, expected {tuple(expected[name])} to fit {lead} "

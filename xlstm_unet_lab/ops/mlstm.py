@@ -17,7 +17,6 @@ at least float32, whatever autocast says. All forms give the same function and t
     chunkwise   S D V      S         matrices inside chunks, states between them
 """
 
-import difflib
 import functools
 import math
 from typing import NamedTuple
@@ -26,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xlstm_unet_lab.ops.checks import check_tensors
+from xlstm_unet_lab.ops.checks import check_tensors, did_you_mean
 from xlstm_unet_lab.ops.mlstm_chunkwise import EPSILON, Chunkwise, stabilised_one
 from xlstm_unet_lab.ops.mlstm_triton import obstacle, triton
 
@@ -56,9 +55,9 @@ def step(state: MLSTMState | None, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f
     q, k (B, H, D), v (B, H, V), i, f (B, H); `state` None means an empty memory. Returns h (B, H, V) and the new state.
     Raises ValueError for a wrong rank, dtype or length and for values that are not finite.
     """
-    check_inputs(*(x.unsqueeze(2) for x in (q, k, v, i, f)), state)
+    check_inputs(q, k, v, i, f, state, axes="")
     with torch.autocast(q.device.type, enabled=False):
-        h, state = _step(state or empty_state(q, v), *(x.to(_dtype(q)) for x in (q, k, v, i, f)))
+        h, state = _step(_start(state, q, v), *(x.to(_dtype(q)) for x in (q, k, v, i, f)))
     return h.to(q.dtype), state
 
 
@@ -74,54 +73,53 @@ def _step(state: MLSTMState, q, k, v, i, f) -> tuple[Tensor, MLSTMState]:
     return h, MLSTMState(C, n, m)
 
 
-def _form(compute):
-    """Wrap a form: check the input, compute in at least float32 outside autocast, give h back in q's dtype."""
-
-    @functools.wraps(compute)
-    def form(q, k, v, i, f, *args, initial_state=None, return_state=False, check_values=True, **options):
-        check_inputs(q, k, v, i, f, initial_state, check_values)
-        dtype = _dtype(q)
-        state = initial_state or empty_state(q, v)
-        with torch.autocast(q.device.type, enabled=False):
-            state = MLSTMState(*(x.to(dtype) for x in state))
-            h, state = compute(*(x.to(dtype) for x in (q, k, v, i, f)), *args, initial_state=state, **options)
-        return (h.to(q.dtype), state) if return_state else h.to(q.dtype)
-
-    return form
+def _computed(form, inputs, initial_state, return_state, check_values):
+    """Check the input, compute in at least float32 outside autocast, give h back in q's dtype."""
+    check_inputs(*inputs, initial_state, check_values)
+    q, _, v, _, _ = inputs
+    with torch.autocast(q.device.type, enabled=False):
+        h, state = form(*(x.to(_dtype(q)) for x in inputs), _start(initial_state, q, v))
+    return (h.to(q.dtype), state) if return_state else h.to(q.dtype)
 
 
-@_form
-def recurrent(q, k, v, i, f, *, initial_state=None, return_state=False):
-    """The definition: one token after the other. See the module's text for shapes; raises ValueError for bad input."""
-    state, outputs = initial_state, []
+def recurrent(q, k, v, i, f, *, initial_state=None, return_state=False, check_values=True):
+    """The definition: one token after the other. Arguments, result and errors as `run`."""
+    return _computed(_recurrent, (q, k, v, i, f), initial_state, return_state, check_values)
+
+
+def _recurrent(q, k, v, i, f, state):
+    outputs = []
     for token in zip(*(x.unbind(2) for x in (q, k, v, i, f)), strict=True):
         h, state = _step(state, *token)
         outputs.append(h)
     return torch.stack(outputs, 2), state
 
 
-@_form
-def parallel(q, k, v, i, f, *, initial_state=None, return_state=False):
+def parallel(q, k, v, i, f, *, initial_state=None, return_state=False, check_values=True):
     """All tokens at once through the S x S matrix of weights exp(B_t - B_s + i_s - m_t), s <= t.
 
-    See the module's text for shapes; raises ValueError for bad input.
+    Arguments, result and errors as `run`.
     """
+    return _computed(_parallel, (q, k, v, i, f), initial_state, return_state, check_values)
+
+
+def _parallel(q, k, v, i, f, state):
     length, width = q.shape[2:]
     k = k / math.sqrt(width)
     summed = F.logsigmoid(f).cumsum(-1, dtype=gate_dtype(q))  # B_t, (B, H, S)
     u = i - summed
-    mu = torch.maximum(u.cummax(-1).values, initial_state.m[..., None])
+    mu = torch.maximum(u.cummax(-1).values, state.m[..., None])
     future = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
     weights = _differences(u, mu, q.dtype).masked_fill(future, -torch.inf).exp()  # (B, H, S, S)
-    from_state = (initial_state.m[..., None] - mu).to(q.dtype).exp()[..., None]  # (B, H, S, 1)
+    from_state = (state.m[..., None] - mu).to(q.dtype).exp()[..., None]  # (B, H, S, 1)
     m = (summed + mu).to(q.dtype)
     attention = (q @ k.mT) * weights
-    numerator = attention @ v + from_state * (q @ initial_state.C)  # (B, H, S, V)
-    overlap = attention.sum(-1, keepdim=True) + from_state * (q @ initial_state.n[..., None])
+    numerator = attention @ v + from_state * (q @ state.C)  # (B, H, S, V)
+    overlap = attention.sum(-1, keepdim=True) + from_state * (q @ state.n[..., None])
     h = numerator / (torch.maximum(overlap.abs(), stabilised_one(m)[..., None]) + EPSILON)
     k = k * weights[..., -1, :, None]
-    C = from_state[..., -1:, :] * initial_state.C + k.mT @ v
-    n = from_state[..., -1, :] * initial_state.n + k.sum(-2)
+    C = from_state[..., -1:, :] * state.C + k.mT @ v
+    n = from_state[..., -1, :] * state.n + k.sum(-2)
     return h, MLSTMState(C, n, m[..., -1])
 
 
@@ -135,23 +133,27 @@ def _differences(u: Tensor, mu: Tensor, dtype: torch.dtype) -> Tensor:
     return (u_rounded[..., None, :] - mu_rounded[..., :, None]).add_(u_rest[..., None, :]).sub_(mu_rest[..., :, None])
 
 
-@_form
-def chunkwise(q, k, v, i, f, chunk_size=None, *, initial_state=None, return_state=False):
+def chunkwise(q, k, v, i, f, chunk_size=None, *, initial_state=None, return_state=False, check_values=True):
     """Matrices inside chunks of `chunk_size` tokens, states between them; `mlstm_chunkwise` derives it.
 
-    Any length; memory linear in it, forward and backward. `chunk_size` None picks the size measured fastest.
-    See the module's text for shapes; raises ValueError for bad input.
+    Any length; memory linear in it, forward and backward. `chunk_size` None picks the size measured fastest; one below
+    1 raises ValueError. The backward pass is written by hand, so there is no second derivative. Other arguments, result
+    and errors as `run`.
     """
-    size = pick_chunk_size(q) if chunk_size is None else chunk_size
-    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+    if chunk_size is not None and (not isinstance(chunk_size, int) or isinstance(chunk_size, bool) or chunk_size < 1):
         raise ValueError(f"chunk_size is {chunk_size!r}, expected a whole number of tokens, 1 or more; None picks one")
+    form = functools.partial(_chunkwise, chunk_size=chunk_size)
+    return _computed(form, (q, k, v, i, f), initial_state, return_state, check_values)
+
+
+def _chunkwise(q, k, v, i, f, state, chunk_size):
+    size = min(chunk_size or pick_chunk_size(q), q.shape[2])
     ones = v.new_ones(*v.shape[:-1], 1)
     q, k, v = (x.flatten(0, 1) for x in (q, k / math.sqrt(k.shape[-1]), torch.cat([v, ones], -1)))
     i, a = (x.to(gate_dtype(q)).flatten(0, 1) for x in (i, F.logsigmoid(f)))
-    memory = torch.cat([initial_state.C, initial_state.n[..., None]], -1).flatten(0, 1)
-    m_first = initial_state.m.to(gate_dtype(q)).flatten()
-    h, memory, m = Chunkwise.apply(q, k, v, i, a, memory, m_first, min(size, q.shape[1]))
-    batch_and_heads = initial_state.m.shape
+    memory = torch.cat([state.C, state.n[..., None]], -1).flatten(0, 1)
+    h, memory, m = Chunkwise.apply(q, k, v, i, a, memory, state.m.to(gate_dtype(q)).flatten(), size)
+    batch_and_heads = state.m.shape
     memory = memory.unflatten(0, batch_and_heads)
     state = MLSTMState(memory[..., :-1], memory[..., -1], m.to(memory.dtype).view(batch_and_heads))
     return h.unflatten(0, batch_and_heads), state
@@ -173,18 +175,20 @@ FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 def check_form(form: str) -> None:
     """Raise ValueError unless `form` is one that `run` knows."""
     if form not in (names := ("auto", "triton", *FORMS)):
-        nearest = difflib.get_close_matches(str(form), names, n=1)
-        raise ValueError(
-            f"form is {form!r}, expected one of {names}{f': did you mean {nearest[0]!r}?' * bool(nearest)}"
-        )
+        raise ValueError(f"form is {form!r}: {did_you_mean(form, names)}")
 
 
 def run(q, k, v, i, f, form="auto", *, initial_state=None, return_state=False, check_values=True):
     """The mLSTM in the form named: "recurrent", "parallel", "chunkwise", "triton" or "auto".
 
-    "auto" takes the Triton kernels on an NVIDIA GPU where they fit, and chunkwise everywhere else; "triton" raises
-    ValueError with the reason where they do not fit. `check_values=False` leaves out the search for NaN and infinity,
-    which a GPU would have to wait for. See the module's text for shapes.
+    q, k (B, H, S, D), v (B, H, S, V), i, f (B, H, S) -> h (B, H, S, V) in q's dtype; with `return_state` a pair of h
+    and the MLSTMState after the last token. `initial_state` continues from such a state, None from an empty memory.
+    `check_values=False` leaves out the search for NaN and infinity, which a GPU would have to wait for.
+
+    "auto" takes the Triton kernels on an NVIDIA GPU where they fit, and chunkwise everywhere else. The kernels leave
+    the normaliser out of the gradient (see `mlstm_triton`); name "chunkwise" for the exact gradient on a GPU.
+    Raises ValueError, naming the tensor and the fix, for wrong ranks, lengths, dtypes, values that are not finite, an
+    unknown form, and "triton" where the kernels do not fit.
     """
     check_form(form)
     if form in ("auto", "triton"):
@@ -203,19 +207,26 @@ def _dtype(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def check_inputs(q, k, v, i, f, state=None, check_values=True) -> None:
-    """Raise ValueError that names the tensor, its shape or dtype, what was expected, and the fix."""
-    if q.ndim != 4 or k.ndim != 4 or v.ndim != 4:
-        shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in zip("qkv", (q, k, v), strict=True))
-        raise ValueError(f"expected q, k, v of shape (batch, heads, tokens, width), got {shapes}")
-    batch, heads, length, width = q.shape
-    if 0 in q.shape or 0 in v.shape:
-        raise ValueError(f"q {tuple(q.shape)} and v {tuple(v.shape)}: every size must be at least 1")
+def _start(state: MLSTMState | None, q: Tensor, v: Tensor) -> MLSTMState:
+    return empty_state(q, v) if state is None else MLSTMState(*(x.to(_dtype(q)) for x in state))
+
+
+def check_inputs(q, k, v, i, f, state=None, check_values=True, axes=", S") -> None:
+    """Raise ValueError that names the tensor, what was expected, and the fix; `axes` is "" for a single token."""
+    rank = 3 + bool(axes)
+    for name, x in {"q": q, "k": k, "v": v}.items():
+        shape = tuple(getattr(x, "shape", ()))
+        if len(shape) != rank or 0 in shape:
+            found = f"shape {shape}" if isinstance(x, Tensor) else f"type {type(x).__name__}"
+            raise ValueError(f"{name} has {found}, expected a tensor (B, H{axes}, width) with every size at least 1")
+    *tokens, width = q.shape
     given = {"q": q, "k": k, "v": v, "i": i, "f": f}
-    tokens = (batch, heads, length)
-    expected = {"q": q.shape, "k": q.shape, "v": (*tokens, v.shape[3]), "i": tokens, "f": tokens}
+    expected = {"q": q.shape, "k": q.shape, "v": (*tokens, v.shape[-1]), "i": tuple(tokens), "f": tuple(tokens)}
     if state is not None:
+        if len(state) != len(MLSTMState._fields):
+            raise ValueError(f"the state has {len(state)} parts, expected an MLSTMState (C, n, m)")
         given |= {f"state.{name}": part for name, part in zip("Cnm", state, strict=True)}
-        expected |= {"state.C": (batch, heads, width, v.shape[3]), "state.n": (batch, heads, width)}
-        expected["state.m"] = (batch, heads)
-    check_tensors(given, expected, "q, k are (B, H, S, D), v (B, H, S, V), i, f (B, H, S)", check_values)
+        heads = tuple(q.shape[:2])
+        expected |= {"state.C": (*heads, width, v.shape[-1]), "state.n": (*heads, width), "state.m": heads}
+    layout = f"q, k are (B, H{axes}, D), v (B, H{axes}, V), i, f (B, H{axes})"
+    check_tensors(given, expected, layout, check_values)

@@ -1,5 +1,9 @@
 """The mLSTM through the Triton kernels of mlstm_kernels (NXAI Community License), on an NVIDIA GPU.
 
+Their function is ours, their gradient is not quite: it treats the normaliser max(|q . n|, exp(-m)) as a constant.
+Under a norm over each head, as in every network here, a factor common to a token's outputs has no gradient but for the
+norm's epsilon, and the two agree; without one they differ.
+
 Source: Beck et al., Tiled Flash Linear Attention (arXiv 2503.14376).
 """
 

@@ -210,8 +210,8 @@ def _linear_recurrence(decay: Tensor, source: Tensor) -> Tensor:
     """Solve h_t = decay_t h_{t-1} + source_t along the first axis, h_0 = 0; overwrites both, returns source's memory.
 
     The L tokens are cut into segments. All segments advance together from an empty start, then each receives what its
-    predecessor left, weighted by the product of its decays: about 2 sqrt(L) steps instead of L. Nothing is divided, so
-    a product that underflows to zero is simply a state that has been forgotten.
+    predecessor left, weighted by the product of its decays: about 2 sqrt(L) steps instead of L where L has such
+    divisors. Nothing is divided, so a product that underflows to zero is simply a state that has been forgotten.
     """
     length = len(source)
     steps = max(n for n in range(1, math.isqrt(length) + 1) if length % n == 0)

@@ -5,7 +5,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
+
+from xlstm_unet_lab.models.published import differences
 
 
 def save_weights(model: nn.Module, path: str | Path, facts: Mapping | None = None) -> Path:
@@ -48,24 +50,13 @@ def load_weights(model: nn.Module, path: str | Path) -> dict:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator of its own)
     except SafetensorError as error:
         raise ValueError(f"{path} is no complete safetensors file ({error}): copy or train it again") from error
-    differences = _differences(model.state_dict(), tensors)
-    if differences:
+    if lines := differences(tensors, model):
         raise ValueError(
             f"{path} does not fit this model: build it with the configuration the file was saved from\n"
-            + "\n".join(differences)
+            + "\n".join(lines)
         )
     model.load_state_dict(tensors)
     spacing = json.loads(header.get("training_spacing", "null"))
     if spacing is not None:
         model.training_spacing = tuple(spacing)
     return json.loads(header.get("facts", "{}"))
-
-
-def _differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
-    """One line for every name that is in one of them only, or has another shape."""
-    lines = [f"missing: {name} {tuple(wanted[name].shape)}" for name in wanted if name not in found]
-    lines += [f"unexpected: {name} {tuple(found[name].shape)}" for name in found if name not in wanted]
-    for name in wanted:
-        if name in found and found[name].shape != wanted[name].shape:
-            lines.append(f"shape: {name} is {tuple(found[name].shape)}, the model has {tuple(wanted[name].shape)}")
-    return lines

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from xlstm_unet_lab.data.augment import Augmentation
+from xlstm_unet_lab.training.sliding_window import checked_patch_size
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
@@ -17,11 +18,6 @@ def _is_finite(value: object) -> bool:
 
 
 RULES = (  # what is expected, how it is tested, and of which fields
-    (
-        "2 or 3 whole numbers of at least 1, in the order (z, y, x)",
-        lambda sizes: len(sizes) in (2, 3) and all(_is_count(size) for size in sizes),
-        ("patch_size",),
-    ),
     ("a whole number of at least 1", lambda value: _is_count(value), ("steps", "batch_size", "devices", "num_nodes")),
     ("a whole number of at least 0", lambda value: _is_count(value, 0), ("workers", "seed")),
     (
@@ -73,7 +69,7 @@ class TrainConfig:
     foreground_probability: float = 1 / 3  # share of patches centred on a labelled voxel
 
     def __post_init__(self):
-        object.__setattr__(self, "patch_size", tuple(self.patch_size))
+        object.__setattr__(self, "patch_size", checked_patch_size(self.patch_size))
         for expected, accepts, names in RULES:
             for name in names:
                 if not accepts(getattr(self, name)):

@@ -45,10 +45,10 @@ def fit(model: nn.Module, train: Dataset, val: Dataset | None, config: TrainConf
     Raises ValueError at once for settings that do not fit the data or the machine, FloatingPointError from the step in
     which a loss or gradient is not finite, before that step changes the weights.
     """
-    _check_data("train", train, config)
+    _check_data("train", train, model, config)
     labels = {}
     if val is not None:
-        _check_data("val", val, config)
+        _check_data("val", val, model, config)
         labels = foreground_labels(val, config)
     from lightning.fabric import Fabric
 
@@ -162,7 +162,7 @@ def _median_spacing(dataset: Dataset) -> tuple[float, ...]:
     return tuple(float(median(sizes)) for sizes in zip(*spacings, strict=True))
 
 
-def _check_data(name: str, dataset: Dataset, config: TrainConfig) -> None:
+def _check_data(name: str, dataset: Dataset, model: nn.Module, config: TrainConfig) -> None:
     if len(dataset) == 0:
         raise ValueError(f"{name} holds no cases: at least one is needed")
     image, label = dataset[0]["image"], dataset[0]["label"]
@@ -171,6 +171,15 @@ def _check_data(name: str, dataset: Dataset, config: TrainConfig) -> None:
             f"the first case of {name} has image {tuple(image.shape)} and label {tuple(label.shape)}; patch_size="
             f"{config.patch_size} needs (C, *spatial) and (*spatial) with {len(config.patch_size)} spatial dimensions"
         )
+    built, recipe = getattr(model, "config", None), getattr(dataset, "recipe", None)
+    needed = {"spatial_dims": len(config.patch_size), "in_channels": len(image)}
+    if recipe is not None:
+        needed["num_classes"] = max(recipe.labels.values()) + 1
+    for option, value in needed.items():
+        if getattr(built, option, value) != value:
+            raise ValueError(
+                f"the model was built with {option}={getattr(built, option)}, {name} needs {option}={value}"
+            )
 
 
 def _first_not_finite(named: Iterable[tuple[str, Tensor]]) -> str | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ def sliding_window(
     network's device. Of a network with deep supervision the first output counts. Raises ValueError for an image of
     another rank or channel count, a patch size below 1 and an overlap outside [0, 1).
     """
-    patch_size = _checked_patch_size(patch_size)
+    patch_size = checked_patch_size(patch_size)
     if not 0 <= overlap < 1:
         raise ValueError(f"overlap={overlap} must be at least 0 and below 1: 0.5 lets windows share half their size")
     if batch_size < 1:
@@ -59,9 +60,10 @@ def sliding_window(
         )[0]
 
 
-def _checked_patch_size(patch_size: Sequence[int]) -> tuple[int, ...]:
-    patch_size = tuple(patch_size)
-    if len(patch_size) not in (2, 3) or not all(size == int(size) and size >= 1 for size in patch_size):
+def checked_patch_size(patch_size: Sequence[int]) -> tuple[int, ...]:
+    """The patch size as a tuple of ints; ValueError unless it is 2 or 3 whole numbers of at least 1."""
+    patch_size = tuple(patch_size) if isinstance(patch_size, Sequence) else (patch_size,)
+    if len(patch_size) not in (2, 3) or not all(isinstance(size, Integral) and size >= 1 for size in patch_size):
         raise ValueError(f"patch_size={patch_size} must be 2 or 3 whole numbers of at least 1, in the order (z, y, x)")
     return tuple(int(size) for size in patch_size)
 

@@ -3,7 +3,10 @@
 import time
 from collections.abc import Iterable, Iterator
 
-import ipywidgets
+try:
+    import ipywidgets
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("widgets need ipywidgets: pip install -e '.[notebooks]'") from error
 
 from xlstm_unet_lab.views.figures import learning_curve
 
@@ -29,16 +32,21 @@ class TrainingPlot:
     def watch(self, records: Iterable) -> Iterator:
         """Pass every record on and show it."""
         drawn = time.monotonic()
-        for record in records:
-            self.records.append(record)
-            self._write(record)
-            if len(self.records) >= MANY_STEPS and time.monotonic() - drawn > REDRAW_SECONDS:
+        try:
+            for record in records:
+                self.records.append(record)
+                self._write(record)
+                if len(self.records) >= MANY_STEPS and time.monotonic() - drawn > REDRAW_SECONDS:
+                    self._draw()
+                    drawn = time.monotonic()
+                self.bar.bar_style = "success" if record.step == self.bar.max else "info"
+                yield record
+        except BaseException:
+            self.bar.bar_style = "danger"  # the run failed, or whoever reads the records stopped early
+            raise
+        finally:
+            if self.records:
                 self._draw()
-                drawn = time.monotonic()
-            yield record
-        if self.records:
-            self._draw()
-            self.bar.bar_style = "success"
 
     def _write(self, record) -> None:
         self.bar.value = record.step
@@ -48,7 +56,7 @@ class TrainingPlot:
             f"step {record.step} of {self.bar.max}, loss {record.loss:.3f}"
             + (f", validation Dice {dice:.3f}" if dice is not None else "")
             + f", {record.images_per_second:.0f} patches a second, {record.seconds:.0f} s so far, "
-            + (f"about {remaining:.0f} s to go" if remaining >= 1 else "done")
+            + (f"about {remaining:.0f} s to go" if record.step < self.bar.max else "done")
         )
 
     def _draw(self) -> None:
