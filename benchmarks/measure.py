@@ -38,11 +38,11 @@ def machine() -> dict:
     }
 
 
-def times(cases: dict[str, Callable[[], object]], repeats: int) -> dict[str, dict[str, float]]:
+def times(cases: dict[str, Callable[[], object]], repeats: int, warm_up: bool = True) -> dict[str, dict[str, float]]:
     """Run every case once to warm up, then all of them in turn `repeats` times. Name -> seconds: best and median."""
     synchronise = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     seconds = {name: [] for name in cases}
-    for turn in range(repeats + 1):
+    for turn in range(not warm_up, repeats + 1):
         for name, run in cases.items():
             synchronise()
             start = time.perf_counter()
@@ -70,6 +70,10 @@ def peak_of_process() -> int:
     """Bytes at the highest so far: of the GPU, or of the resident set with Python and its libraries in it."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux: ru_maxrss would count the process that started this one as well
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT
 
 

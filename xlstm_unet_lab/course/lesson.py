@@ -10,7 +10,7 @@ import html
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jupytext
@@ -79,8 +79,8 @@ def execute(
 ) -> NotebookNode:
     """Run every cell in `folder`, in a new kernel of this environment, and return a copy with the outputs.
 
-    profile: value of LAB_PROFILE in the kernel; variables: further ones. timeout: seconds a cell may take. Widgets give way to what they show
-    (see `without_widgets`).
+    profile: value of LAB_PROFILE in the kernel; variables: further environment variables. timeout: seconds a cell may
+    take. Widgets give way to what they show (see `without_widgets`).
     Raises RuntimeError naming the cell that failed, ValueError for outputs that must not be kept (see
     `check_outputs`).
     """

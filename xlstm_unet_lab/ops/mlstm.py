@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xlstm_unet_lab.ops.checks import check_tensors, did_you_mean
-from xlstm_unet_lab.ops.mlstm_chunkwise import EPSILON, Chunkwise, stabilised_one
+from xlstm_unet_lab.ops.mlstm_chunkwise import CHUNK_SIZE, EPSILON, Chunkwise, stabilised_one
 from xlstm_unet_lab.ops.mlstm_triton import obstacle, triton
 
 
@@ -136,7 +136,7 @@ def _differences(u: Tensor, mu: Tensor, dtype: torch.dtype) -> Tensor:
 def chunkwise(q, k, v, i, f, chunk_size=None, *, initial_state=None, return_state=False, check_values=True):
     """Matrices inside chunks of `chunk_size` tokens, states between them; `mlstm_chunkwise` derives it.
 
-    Any length; memory linear in it, forward and backward. `chunk_size` None picks the size measured fastest; one below
+    Any length; memory linear in it, forward and backward. `chunk_size` None is the size measured fastest; one below
     1 raises ValueError. The backward pass is written by hand, so there is no second derivative. Other arguments, result
     and errors as `run`.
     """
@@ -147,7 +147,7 @@ def chunkwise(q, k, v, i, f, chunk_size=None, *, initial_state=None, return_stat
 
 
 def _chunkwise(q, k, v, i, f, state, chunk_size):
-    size = min(chunk_size or pick_chunk_size(q), q.shape[2])
+    size = min(chunk_size or CHUNK_SIZE, q.shape[2])
     ones = v.new_ones(*v.shape[:-1], 1)
     q, k, v = (x.flatten(0, 1) for x in (q, k / math.sqrt(k.shape[-1]), torch.cat([v, ones], -1)))
     i, a = (x.to(gate_dtype(q)).flatten(0, 1) for x in (i, F.logsigmoid(f)))
@@ -162,11 +162,6 @@ def _chunkwise(q, k, v, i, f, state, chunk_size):
 def gate_dtype(q: Tensor) -> torch.dtype:
     """Of sums of gates, whose differences count: float64 wherever the device has it."""
     return torch.float32 if q.device.type == "mps" else torch.float64
-
-
-def pick_chunk_size(q: Tensor) -> int:
-    """The chunk size measured fastest, forward and backward (`make bench`): inside and between chunks cost alike."""
-    return 64 if q.shape[-1] <= 64 else 128
 
 
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}

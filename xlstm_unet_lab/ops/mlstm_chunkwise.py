@@ -25,7 +25,9 @@ import torch
 from torch import Tensor
 
 EPSILON = 1e-6  # added to the normaliser; part of the published function, and so of its gradient
-SEGMENT_TOKENS = 1024  # tokens worked on at once on a CPU: the weights then stay in the cache
+CHUNK_SIZE = 64  # tokens of a chunk measured fastest: the work inside chunks and between them then balances
+SEGMENT_TOKENS = 1024  # tokens worked on at once on a CPU: the weights then stay in the cache,
+SEGMENT_MEMORY = 2**22  # and fewer where a state of D V numbers is large: tokens times D times V
 SEGMENT_TOKENS_GPU = 16384  # a GPU wants few, large launches
 
 
@@ -55,9 +57,12 @@ class Segment(NamedTuple):
         there.copy_(x.unflatten(0, (self.chunks, -1)).transpose(0, 1))
 
 
-def cut(length: int, chunk_size: int, device: torch.device) -> list[Segment]:
+def cut(length: int, chunk_size: int, state: Tensor) -> list[Segment]:
     """Cut a sequence into segments of whole chunks; what does not fill a chunk becomes one shorter chunk at the end."""
-    most = max(1, (SEGMENT_TOKENS if device.type == "cpu" else SEGMENT_TOKENS_GPU) // chunk_size)
+    tokens = (
+        min(SEGMENT_TOKENS, SEGMENT_MEMORY // state[0].numel()) if state.device.type == "cpu" else SEGMENT_TOKENS_GPU
+    )
+    most = max(1, tokens // chunk_size)
     whole, rest = divmod(length, chunk_size)
     cuts = [Segment(n * chunk_size, min(most, whole - n), chunk_size) for n in range(0, whole, most)]
     return [*cuts, Segment(whole * chunk_size, 1, rest)] if rest else cuts
@@ -168,7 +173,7 @@ class Chunkwise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q, k, v, i, a, state, m, chunk_size):
-        ctx.cuts = cut(q.shape[1], chunk_size, q.device)
+        ctx.cuts = cut(q.shape[1], chunk_size, state)
         h, denominator = torch.empty_like(v[..., :-1]), torch.empty_like(v[..., 0])
         firsts = []
         for segment in ctx.cuts:
