@@ -6,14 +6,15 @@ BENCH_ARGS ?=
 
 VENV := .venv
 RUN := $(VENV)/bin/python
-STAMP := $(VENV)/.stamp
+LISTS := pyproject.toml constraints.txt
+STAMP := $(VENV)/.stamp-$(shell cat $(LISTS) | cksum | cut -d " " -f 1)
 EXTRAS := notebooks,napari,dev
 # JupyterLab refuses to run as root (in a container, say) unless it is told to.
 ALLOW_ROOT := $(shell test "$$(id -u)" = 0 && echo --allow-root)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install lab test lint format system system-if-missing course bench constraints clean say-lab say-test
+.PHONY: help lab test lint format system system-if-missing course bench constraints clean say-lab say-test
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -54,21 +55,19 @@ bench: $(STAMP) ## measure speed and memory side by side, results in benchmarks/
 
 constraints: $(STAMP) ## write the exact versions installed in .venv to constraints.txt
 	@$(RUN) tools/write_constraints.py constraints.txt
-	@cat pyproject.toml constraints.txt | cksum > $(STAMP)
+	@rm -f $(VENV)/.stamp* && touch $(VENV)/.stamp-$$(cat $(LISTS) | cksum | cut -d " " -f 1)
 
 clean: ## remove caches and build leftovers (delete .venv by hand to install afresh)
 	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	@find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +
 
-# The stamp is written last, so an install that failed or was interrupted is tried again.
-# It holds a checksum: files that are newer but the same (after a checkout, say) install nothing.
-$(STAMP): pyproject.toml constraints.txt
-	@if [ "$$(cat $@ 2>/dev/null)" = "$$(cat $^ | cksum)" ]; then touch $@; else rm -f $@; $(MAKE) --no-print-directory install; fi
-
-install: ## install into .venv what is missing there (lab and test do this by themselves)
+# The stamp is written last, so an install that failed or was interrupted is tried again. Its name holds a checksum of
+# the two lists, so files that are merely newer (after a checkout, say) install nothing.
+$(STAMP):
+	@rm -f $(VENV)/.stamp*
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "$(PYTHON) is older than Python 3.11 or missing: name another one, for example make lab PYTHON=python3.12"; exit 1; }
 	@$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(RUN) -m pip install --disable-pip-version-check --editable '.[$(EXTRAS)]' --constraint constraints.txt
 	@$(RUN) -m ipykernel install --sys-prefix --name xlstm-unet-lab --display-name "xLSTM-UNet Lab"
-	@cat pyproject.toml constraints.txt | cksum > $(STAMP)
+	@touch $@
