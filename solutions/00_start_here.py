@@ -9,7 +9,7 @@
 # * build a network by name and train it,
 # * predict images the network has never seen, and say how good the prediction is.
 #
-# **Time.** The computing takes 3 minutes in profile `cpu` (measured on 2 cores), the two exercises about 12.
+# **Time.** The computing takes about 2 minutes in profile `cpu` (measured on 2 cores), the two exercises about 12.
 #
 # **You need** Python and a first acquaintance with PyTorch: tensors, modules, a training loop.
 # Nothing about LSTMs yet; that begins in lesson 01.

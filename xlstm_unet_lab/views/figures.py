@@ -102,8 +102,10 @@ def learning_curve(records: Sequence) -> Picture:
     window = max(1, len(losses) // 20)
     smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
     axes = figure.add_subplot()
-    axes.plot(steps, losses, color=GREY, linewidth=0.6, alpha=0.6, label="loss of a step")
-    axes.plot(steps[window - 1 :], smooth, color=BLUE, linewidth=1.8, label=f"loss, mean of {window}")
+    if window > 1:
+        axes.plot(steps, losses, color=GREY, linewidth=0.6, alpha=0.6, label="loss of a step")
+    name = f"loss, mean of {window} steps" if window > 1 else "loss"
+    axes.plot(steps[window - 1 :], smooth, color=BLUE, linewidth=1.8, label=name)
     axes.set(xlabel="step", ylabel="loss", ylim=(0, None))
     validations = [(r.step, r.metrics["mean"]) for r in records if r.metrics]
     handles = axes.get_legend_handles_labels()
@@ -116,7 +118,7 @@ def learning_curve(records: Sequence) -> Picture:
         right.set(ylabel="Dice", ylim=(0, 1))
         handles = [a + b for a, b in zip(handles, right.get_legend_handles_labels(), strict=True)]
         text += f" The mean Dice on validation images is {validations[-1][1]:.2f} at step {validations[-1][0]}."
-    axes.legend(*handles, fontsize=8, loc="center right")
+    figure.legend(*handles, fontsize=8, loc="outside upper center", ncols=len(handles[0]), frameon=False)
     return Picture(figure, text)
 
 
