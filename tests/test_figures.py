@@ -98,6 +98,7 @@ def test_a_picture_carries_its_words_everywhere(tmp_path):
     picture = Picture(figure, 'A line rises from 0 to "1".')
     data, metadata = picture._repr_mimebundle_()
     assert data["text/plain"] == metadata["image/png"]["alt"] == picture.description
+    assert data["text/html"] == picture.html()
     assert 'alt="A line rises from 0 to &quot;1&quot;."' in picture.html()
     saved = Image.open(picture.save(tmp_path / "line.png"))
     assert saved.text["Description"] == picture.description and list(tmp_path.iterdir()) == [tmp_path / "line.png"]

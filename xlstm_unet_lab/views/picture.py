@@ -68,5 +68,7 @@ class Picture:
         return path
 
     def _repr_mimebundle_(self, include=None, exclude=None):
+        # JupyterLab shows the html, whose img has an alternative text; it gives none to a bare image/png (4.6).
         image = base64.b64encode(self.png()).decode()
-        return {"image/png": image, "text/plain": self.description}, {"image/png": {"alt": self.description}}
+        data = {"text/html": self.html(), "image/png": image, "text/plain": self.description}
+        return data, {"image/png": {"alt": self.description}}
