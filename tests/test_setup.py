@@ -24,6 +24,13 @@ INSTALLED = ("notebooks", "napari", "dev")  # the extras that `make lab`, `make 
 NOT_FOR_PIP_ALONE = {"jupyterlab", "ipykernel", "ipywidgets", "napari", "nnunetv2", "pytest", "PyQt6"}
 
 
+@pytest.fixture(autouse=True)
+def not_inside_make(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make test` runs these tests; the make they run must not notice, or it reports entering directories."""
+    for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def by_name(requirements: list[str]) -> dict[str, tuple]:
     """Index requirement strings by name, each with its version range, extras and marker."""
     parsed = [Requirement(line) for line in requirements]
