@@ -20,6 +20,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from nbformat import NotebookNode
 
 from xlstm_unet_lab.course.checks import all_exercises
+from xlstm_unet_lab.data.files import write_whole
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 STUB = "...  # your code here"
@@ -127,18 +128,8 @@ def notebook_bytes(notebook: NotebookNode) -> bytes:
 
 def write_notebook(notebook: NotebookNode, path: str | Path) -> Path:
     """Write a notebook whole or not at all: beside its place, flushed to the disk, then renamed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            file.write(notebook_bytes(notebook))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    return write_whole(path, notebook_bytes(notebook))
 
 
 def cell_name(position: int, cell: NotebookNode) -> str:

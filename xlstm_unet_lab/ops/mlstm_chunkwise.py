@@ -97,7 +97,7 @@ def read_gates(i: Tensor, a: Tensor, m_first: Tensor, segment: Segment, dtype: t
     inside = (u[:, None, :] - mu[:, :, None]).to(dtype).exp_().tril_()
     reading, writing = ((x - y).to(dtype).exp_()[..., None] for x, y in ((before, mu), (u, after)))
     carrying = (edges[:-1] - edges[1:]).to(dtype).exp_()[..., None, None]
-    return Gates(split(m), m[:, -1], source, inside, reading, writing, carrying)
+    return Gates(split(m), m[:, -1].clone(), source, inside, reading, writing, carrying)
 
 
 def read_states(k: Tensor, v: Tensor, gates: Gates, state: Tensor) -> Tensor:
@@ -120,11 +120,11 @@ def segment_forward(q: Tensor, k: Tensor, v: Tensor, gates: Gates, state: Tensor
 
     q, k (Y, L, D), k already divided by sqrt(D); v (Y, L, V + 1), its last column 1; state (X, D, V + 1).
     """
-    states = read_states(k, v, gates, state)
+    states = read_states(k, v, gates, state)  # the last one leaves as a copy: kept as a view, it would keep them all
     total = (q * gates.reading).bmm(states[:-1].flatten(0, 1))
     total.baddbmm_(q.bmm(k.mT).mul_(gates.inside), v)  # (Y, L, V + 1)
     denominator = total[..., -1]
-    return total[..., :-1] / read_normaliser(denominator, gates.m)[..., None], denominator, states[-1]
+    return total[..., :-1] / read_normaliser(denominator, gates.m)[..., None], denominator, states[-1].clone()
 
 
 def segment_backward(q, k, v, gates, state, h, denominator, dh, dstate, dm_last):

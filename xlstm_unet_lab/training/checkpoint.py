@@ -1,12 +1,12 @@
 """Weights on disk: one safetensors file, with the facts about them as JSON in its header."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch import nn
 
+from xlstm_unet_lab.data.files import write_whole
 from xlstm_unet_lab.models.published import differences
 
 
@@ -18,21 +18,11 @@ def save_weights(model: nn.Module, path: str | Path, facts: Mapping | None = Non
     """
     from safetensors.torch import save
 
-    path = Path(path)
     spacing = getattr(model, "training_spacing", None)
     header = {"facts": json.dumps(dict(facts or {})), "training_spacing": json.dumps(spacing)}
     # clones: safetensors refuses tensors that share memory, and a channels-last layout would be lost
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            file.write(save(tensors, metadata=header))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    return write_whole(path, save(tensors, metadata=header))
 
 
 def load_weights(model: nn.Module, path: str | Path) -> dict:

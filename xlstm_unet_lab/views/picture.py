@@ -3,12 +3,13 @@
 import base64
 import html
 import io
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+
+from xlstm_unet_lab.data.files import write_whole
 
 RESOLUTION = 90  # dots an inch in a notebook
 LEVEL = 15  # steps of brightness in a PNG: hues stay, noise shrinks, and notebooks kept in git stay small
@@ -58,14 +59,7 @@ class Picture:
 
     def save(self, path: str | Path) -> Path:
         """Write the PNG to `path`, whole or not at all; returns the path."""
-        path = Path(path)
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            beside.write_bytes(self.png())
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
-        return path
+        return write_whole(path, self.png())
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         # JupyterLab shows the html, whose img has an alternative text; it gives none to a bare image/png (4.6).
