@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from xlstm_unet_lab.nn.conv import CONV, SLOPE, ResBlock, Upsample, initialise_convolutions
+from xlstm_unet_lab.nn.conv import CHANNELS_LAST, CONV, SLOPE, InstanceNorm, ResBlock, Upsample, initialise_convolutions
 
 SIZE = {2: (9, 8), 3: (5, 6, 7)}
 dims = pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -46,6 +46,27 @@ def test_written_out(spatial_dims, project):
         y = F.instance_norm(y, weight=block.norm2.weight, bias=block.norm2.bias, eps=1e-5)
         around = conv(x, block.projection.weight, block.projection.bias) if project else x
         torch.testing.assert_close(block(x), F.leaky_relu(y + around, 0.01), rtol=0, atol=1e-12)
+
+
+@dims
+@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.bfloat16, 0.05)])
+def test_instance_norm_keeps_the_layout(spatial_dims, images, dtype, tolerance):
+    """Channels last takes another way through PyTorch: same values and gradients, and the layout stays."""
+    layout, norm = CHANNELS_LAST[spatial_dims + 2], InstanceNorm(4)
+    with torch.no_grad():
+        for parameter in norm.parameters():
+            parameter.normal_()
+    x = (torch.randn(images, 4, *SIZE[spatial_dims]) * 3 + 1).to(dtype)
+    norm = norm.double() if dtype == torch.float64 else norm  # weights stay float32 beside bfloat16 images
+    default, last = x.clone().requires_grad_(), x.to(memory_format=layout).requires_grad_()
+    expected, got = F.instance_norm(default, weight=norm.weight, bias=norm.bias), norm(last)
+    assert got.is_contiguous(memory_format=layout) and not got.is_contiguous()
+    gradient = torch.randn_like(expected)
+    expected.backward(gradient), got.backward(gradient)
+    torch.testing.assert_close(got, expected, rtol=0, atol=tolerance, check_stride=False)
+    torch.testing.assert_close(last.grad, default.grad, rtol=0, atol=tolerance, check_stride=False)
+    assert torch.equal(norm(default), expected)  # the default layout is PyTorch's own function
 
 
 @dims

@@ -5,12 +5,33 @@ Source: Ma et al., U-Mamba (arXiv 2401.04722), and Chen et al., xLSTM-UNet (arXi
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-INSTANCE_NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the tensor's number of axes
 SLOPE = 0.01  # of the leaky ReLU
+
+
+class InstanceNorm(nn.Module):
+    """Every channel of every image to mean 0 and variance 1, times `weight`, plus `bias`; (B, channels, *size) alike.
+
+    PyTorch's instance norm copies a channels-last input to the default layout, and every convolution after it copies
+    it back: a quarter of a training step in 3-D. Its batch norm keeps the layout, and for a batch of one image the two
+    are the same function. So channels-last images are normalised one at a time.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.is_contiguous() or not x.is_contiguous(memory_format=CHANNELS_LAST[x.ndim]):
+            return F.instance_norm(x, weight=self.weight, bias=self.bias)
+        images = [F.batch_norm(image, None, None, self.weight, self.bias, training=True) for image in x.split(1)]
+        return images[0] if len(images) == 1 else torch.cat(images)
 
 
 class ResBlock(nn.Module):
@@ -33,12 +54,12 @@ class ResBlock(nn.Module):
         stride = tuple(stride or [1] * dims)
         if not project and (in_channels != out_channels or set(stride) != {1}):
             raise ValueError(f"{in_channels} -> {out_channels} channels with stride {stride} needs project=True")
-        conv, norm = CONV[dims], INSTANCE_NORM[dims]
+        conv = CONV[dims]
         kernel, padding = tuple(kernel_size), tuple(size // 2 for size in kernel_size)
         self.conv1 = conv(in_channels, out_channels, kernel, stride, padding)
-        self.norm1 = norm(out_channels, affine=True)
+        self.norm1 = InstanceNorm(out_channels)
         self.conv2 = conv(out_channels, out_channels, kernel, 1, padding)
-        self.norm2 = norm(out_channels, affine=True)
+        self.norm2 = InstanceNorm(out_channels)
         self.projection = conv(in_channels, out_channels, 1, stride) if project else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ Three ideas keep the cost low:
 * The normaliser is one more column of the memory, fed with the value 1: [C | n], [v | 1], [numerator | denominator].
 * A segment of N chunks is worked on at once, small enough to stay in the cache. Inside a chunk the weights form an
   L x L matrix; from chunk to chunk the state decays. Segments follow one another and hand on their state.
-* The backward pass recomputes a segment's weights from its first state instead of storing them.
+* The backward pass recomputes a segment's weights and states from its first state instead of storing them. Only the
+  last segment's are kept: that memory does not grow with the length, and a short sequence is one segment.
 
 Letters: X batch times heads, N chunks of L tokens in a segment of T = N L, Y = N X (chunks vary slowest, so that a
 slice of states is one block of memory), D key width, V value width.
@@ -27,7 +28,7 @@ from torch import Tensor
 EPSILON = 1e-6  # added to the normaliser; part of the published function, and so of its gradient
 CHUNK_SIZE = 64  # tokens of a chunk measured fastest: the work inside chunks and between them then balances
 SEGMENT_TOKENS = 1024  # tokens worked on at once on a CPU: the weights then stay in the cache,
-SEGMENT_MEMORY = 2**22  # and fewer where a state of D V numbers is large: tokens times D times V
+SEGMENT_MEMORY = 2**25  # and fewer where a state of D V numbers is large: tokens times D times V
 SEGMENT_TOKENS_GPU = 16384  # a GPU wants few, large launches
 
 
@@ -115,25 +116,23 @@ def read_normaliser(denominator: Tensor, m: Tensor) -> Tensor:
     return torch.maximum(denominator.abs(), stabilised_one(m.to(denominator.dtype))) + EPSILON
 
 
-def segment_forward(q: Tensor, k: Tensor, v: Tensor, gates: Gates, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Outputs h (Y, L, V), denominators (Y, L) and the last state (X, D, V + 1) of one segment.
+def segment_forward(q: Tensor, k: Tensor, v: Tensor, gates: Gates, states: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs h (Y, L, V) and denominators (Y, L) of one segment.
 
-    q, k (Y, L, D), k already divided by sqrt(D); v (Y, L, V + 1), its last column 1; state (X, D, V + 1).
+    q, k (Y, L, D), k already divided by sqrt(D); v (Y, L, V + 1), its last column 1; states (N + 1, X, D, V + 1).
     """
-    states = read_states(k, v, gates, state)  # the last one leaves as a copy: kept as a view, it would keep them all
     total = (q * gates.reading).bmm(states[:-1].flatten(0, 1))
     total.baddbmm_(q.bmm(k.mT).mul_(gates.inside), v)  # (Y, L, V + 1)
     denominator = total[..., -1]
-    return total[..., :-1] / read_normaliser(denominator, gates.m)[..., None], denominator, states[-1].clone()
+    return total[..., :-1] / read_normaliser(denominator, gates.m)[..., None], denominator
 
 
-def segment_backward(q, k, v, gates, state, h, denominator, dh, dstate, dm_last):
+def segment_backward(q, k, v, gates, states, h, denominator, dh, dstate, dm_last):
     """Gradients (dq, dk, dv, di, da, dstate, dm_first) of one segment from dh and those of its last state.
 
     The gates' gradients need no L x L product: as q enters linearly, q . dq is the sum over a row of (weight times its
     gradient), and k . dk the sum over a column. The stabiliser adds to both, as it cancels only up to epsilon.
     """
-    states = read_states(k, v, gates, state)
     normaliser = read_normaliser(denominator, gates.m)
     along = (dh * h).sum(-1) / normaliser  # (Y, L) minus the gradient of the normaliser
     ddenominator = torch.where(denominator.abs() + EPSILON == normaliser, -along * denominator.sign(), 0)
@@ -159,7 +158,7 @@ def segment_backward(q, k, v, gates, state, h, denominator, dh, dstate, dm_last)
     dm = per_token(-EPSILON * along)  # through the stabiliser alone
     dm[:, -1] += dm_last - through_state  # the last state is stabilised by the last row's m
     row = per_token((q * dq).sum(-1)) + dm
-    column = torch.cat([(dstates[0] * state).sum((1, 2))[:, None], per_token((k * dk).sum(-1))], 1)
+    column = torch.cat([(dstates[0] * states[0]).sum((1, 2))[:, None], per_token((k * dk).sum(-1))], 1)
     column.scatter_add_(1, gates.source[:, 1:], dm)  # (X, T + 1); m moves with the token that set the maximum
     da = (row - column[:, 1:]).flip(-1).cumsum(-1).flip(-1) + through_state[:, None]
     return dq, dk, dv, column[:, 1:], da, dstates[0], column[:, 0]
@@ -179,23 +178,30 @@ class Chunkwise(torch.autograd.Function):
         for segment in ctx.cuts:
             firsts += [state, m]
             gates = read_gates(i, a, m, segment, q.dtype)
-            part, below, state = segment_forward(*(segment.split(x) for x in (q, k, v)), gates, state)
+            qs, ks, vs = (segment.split(x) for x in (q, k, v))
+            states = read_states(ks, vs, gates, state)
+            part, below = segment_forward(qs, ks, vs, gates, states)
             segment.join(part, h)
             segment.join(below, denominator)
-            m = gates.m_last
-        ctx.save_for_backward(q, k, v, i, a, h, denominator, *firsts)
+            state, m = states[-1].clone(), gates.m_last  # a copy: kept as a view, it would keep all states alive
+        ctx.save_for_backward(q, k, v, i, a, h, denominator, *firsts, states, *gates)
         return h, state, m
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, dh, dstate, dm):
-        q, k, v, i, a, h, denominator, *firsts = ctx.saved_tensors
+        q, k, v, i, a, h, denominator, *rest = ctx.saved_tensors
+        firsts, (states, *gates) = rest[: 2 * len(ctx.cuts)], rest[2 * len(ctx.cuts) :]
         dq, dk, dv, di, da = (torch.empty_like(x) for x in (q, k, v, i, a))
         for segment, state, m in reversed(list(zip(ctx.cuts, firsts[::2], firsts[1::2], strict=True))):
-            gates = read_gates(i, a, m, segment, q.dtype)
             qs, ks, vs, hs, denominators, dhs = (segment.split(x) for x in (q, k, v, h, denominator, dh))
+            if segment is ctx.cuts[-1]:
+                gates = Gates(*gates)
+            else:
+                gates = read_gates(i, a, m, segment, q.dtype)
+                states = read_states(ks, vs, gates, state)
             *parts, di[:, segment.tokens], da[:, segment.tokens], dstate, dm = segment_backward(
-                qs, ks, vs, gates, state, hs, denominators, dhs, dstate, dm
+                qs, ks, vs, gates, states, hs, denominators, dhs, dstate, dm
             )
             for part, whole in zip(parts, (dq, dk, dv), strict=True):
                 segment.join(part, whole)
