@@ -8,7 +8,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 LISTS := pyproject.toml constraints.txt
 STAMP := $(VENV)/.stamp-$(shell cat $(LISTS) | cksum | cut -d " " -f 1)
-EXTRAS := notebooks,napari,dev
+EXTRAS := notebooks,napari,nnunet,dev
 # JupyterLab refuses to run as root (in a container, say) unless it is told to.
 ALLOW_ROOT := $(shell test "$$(id -u)" = 0 && echo --allow-root)
 

@@ -8,6 +8,7 @@ NAMES = {
     "mlstm": "about 8 minutes",
     "training_step": "about 10 minutes",
     "first_lesson": "about 8 minutes; needs the nuclei data set",
+    "large_volume": "about 12 minutes",
 }
 
 

@@ -75,7 +75,7 @@ def step(case: Case) -> Callable[[], None]:
             loss = sum(logits.float().square().mean() for logits in model(image))
         loss.backward()
         optimiser.step()
-        optimiser.zero_grad(set_to_none=False)
+        optimiser.zero_grad()
 
     return run
 

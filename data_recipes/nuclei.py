@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from xlstm_unet_lab.data.instance_labels import BOUNDARY, INTERIOR, interior_and_boundary
+from xlstm_unet_lab.data.instance_labels import COLOURS, LABELS, METRICS, TOLERANCES, interior_and_boundary
 from xlstm_unet_lab.data.nnunet_raw import write_case
+from xlstm_unet_lab.data.pictures import read_picture, read_rgb
 from xlstm_unet_lab.data.recipe import Recipe, RemoteFile, Track
 
 NAME_LENGTH = 12  # characters of the image id that name a case: enough to be unique, and to find the original again
@@ -30,7 +31,7 @@ def convert(source: Path, out: Path, track: Track = iter) -> dict:
         raise ValueError(f"{source}: two image ids start with {twice!r}; case names would not be unique")
     facts = {"nuclei": 0, "empty_masks": 0, "pixels_in_several_masks": 0}
     for position, folder in enumerate(track(folders)):
-        image = read_image(folder / "images" / f"{folder.name}.png")
+        image = read_rgb(folder / "images" / f"{folder.name}.png")
         instances, empty, shared = read_instances(folder / "masks", image.shape[:2])
         part = "Ts" if position % TEST_EVERY == TEST_EVERY - 1 else "Tr"
         write_case(out, part, names[position], image, interior_and_boundary(instances), instances)
@@ -50,29 +51,11 @@ def _image_folders(source: Path) -> list[Path]:
     raise FileNotFoundError(f"{source} holds no folders ID/images; give stage1_train or the folder above it")
 
 
-def read_image(path: Path) -> np.ndarray:
-    """An 8-bit PNG as RGB, uint8 (y, x, 3): transparency is left out, a grey image fills all three channels."""
-    from imageio.v3 import imread
-
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; every image folder holds images/ID.png")
-    image = imread(path, plugin="pillow")
-    if image.dtype != np.uint8:
-        raise ValueError(f"{path} is {image.dtype}; 8-bit images are expected, convert it to 8 bits first")
-    if image.ndim == 2:
-        return np.stack([image] * 3, axis=-1)
-    if image.ndim == 3 and image.shape[-1] in (3, 4):
-        return image[..., :3]
-    raise ValueError(f"{path} has shape {image.shape}; a grey, RGB or RGBA image is expected")
-
-
 def read_instances(folder: Path, shape: tuple[int, int]) -> tuple[np.ndarray, int, int]:
     """The masks of one image as an instance map, int32, with the number of empty masks and of pixels claimed twice."""
-    from imageio.v3 import imread
-
     masks = []
     for path in sorted(folder.glob("*.png")):
-        mask = imread(path, plugin="pillow")
+        mask = read_picture(path)
         if mask.shape != shape:
             raise ValueError(f"{path} has shape {mask.shape}, its image {shape}; a mask covers its image, in grey")
         if mask.dtype != np.uint8 or not ((mask == 0) | (mask == 255)).all():
@@ -105,10 +88,10 @@ RECIPE = Recipe(
     modality="fluorescence and stained tissue microscopy",
     spatial_dims=2,
     channel_names=("R", "G", "B"),
-    labels={"background": 0, "interior": INTERIOR, "boundary": BOUNDARY},
-    colours={"interior": "#0072B2", "boundary": "#E69F00"},
-    metrics=("dice", "surface_dice", "instance_f1"),
-    tolerances={"interior": 1.0, "boundary": 1.0},
+    labels=LABELS,
+    colours=COLOURS,
+    metrics=METRICS,
+    tolerances=TOLERANCES,
     spacing_unit="pixel",
     file_ending=".png",
     licence="CC0 1.0",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xlstm_unet_lab.data.instance_labels import BOUNDARY, INTERIOR, interior_and_boundary
+from xlstm_unet_lab.data.instance_labels import COLOURS, LABELS, METRICS, TOLERANCES, interior_and_boundary
 from xlstm_unet_lab.data.nnunet_raw import write_case
 from xlstm_unet_lab.data.phantoms import microscopy
 from xlstm_unet_lab.data.recipe import Recipe, Track
@@ -37,10 +37,10 @@ RECIPE = Recipe(
     modality="fluorescence microscopy (made here)",
     spatial_dims=2,
     channel_names=("fluorescence",),
-    labels={"background": 0, "interior": INTERIOR, "boundary": BOUNDARY},
-    colours={"interior": "#0072B2", "boundary": "#E69F00"},
-    metrics=("dice", "surface_dice", "instance_f1"),
-    tolerances={"interior": 1.0, "boundary": 1.0},
+    labels=LABELS,
+    colours=COLOURS,
+    metrics=METRICS,
+    tolerances=TOLERANCES,
     spacing_unit="pixel",
     file_ending=".png",
     licence="CC0 1.0",

@@ -4,8 +4,10 @@ import os
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
+from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.training.checkpoint import load_weights, save_weights
 
 
@@ -21,10 +23,11 @@ def same(first, second):
 def test_round_trip_with_facts_and_spacing(tmp_path):
     trained, fresh = network(seed=1).to(memory_format=torch.channels_last), network(seed=2)
     trained.training_spacing = (1.5, 0.7)
+    trained.targets = Targets(("whole", "core"), ((1, 2), (2,)), (1, 2))
     path = save_weights(trained, tmp_path / "model.safetensors", {"step": 7, "recipe": "nuclei"})
     assert load_weights(fresh, path) == {"step": 7, "recipe": "nuclei"}
     assert same(trained, fresh)
-    assert fresh.training_spacing == (1.5, 0.7)
+    assert fresh.training_spacing == (1.5, 0.7) and fresh.targets == trained.targets
     assert os.listdir(tmp_path) == ["model.safetensors"]
 
 
@@ -33,7 +36,15 @@ def test_shared_weights_and_no_facts(tmp_path):
     model["b"] = model["a"]
     path = save_weights(model, tmp_path / "tied.safetensors")
     assert load_weights(model, path) == {}
-    assert not hasattr(model, "training_spacing")
+    assert not hasattr(model, "training_spacing") and not hasattr(model, "targets")
+
+
+def test_a_file_of_another_program(tmp_path):
+    model = network(seed=1)
+    save_file(model.state_dict(), tmp_path / "model.safetensors", metadata={"format": "pt"})
+    fresh = network(seed=2)
+    assert load_weights(fresh, tmp_path / "model.safetensors") == {}
+    assert same(model, fresh)
 
 
 def test_differences_are_listed_and_the_model_is_unchanged(tmp_path):

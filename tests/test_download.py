@@ -12,11 +12,12 @@ import zipfile
 
 import numpy as np
 import pytest
+from imageio.v3 import imwrite
 
 from data_recipes.phantom_microscopy import RECIPE
 from xlstm_unet_lab.data.download import UnpackLimits, fetch, unpack
 from xlstm_unet_lab.data.nnunet_raw import write_case
-from xlstm_unet_lab.data.recipe import RemoteFile, prepare, prepared_folder
+from xlstm_unet_lab.data.recipe import RemoteFile, get_recipe, prepare, prepared_folder
 
 GREY = np.arange(64, dtype=np.uint8).reshape(8, 8)
 
@@ -50,6 +51,7 @@ class Server(http.server.ThreadingHTTPServer):
     """Serves `content`; cuts the connection after `cut` bytes when that is set; knows ranges; records the requests."""
 
     content, cut, status, etag = b"", None, 200, '"one"'
+    missing = ()  # paths that are not there
 
     def __init__(self):
         self.ranges = []
@@ -63,11 +65,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         server, content, wanted = self.server, self.server.content, self.headers.get("Range")
         server.ranges.append(wanted)
-        if server.status != 200:
-            return self.send_error(server.status)
+        if server.status != 200 or self.path in server.missing:
+            return self.send_error(404 if server.status == 200 else server.status)
         start = 0
         if wanted and self.headers.get("If-Range") == server.etag:
             start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+            if start >= len(content):
+                return self.send_error(416)
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         else:
@@ -148,6 +152,45 @@ def test_a_missing_file_on_the_server(server, tmp_path):
     server.status = 404
     with pytest.raises(OSError, match=r"could not be downloaded: 404 .*source="):
         prepare(toy_recipe(files=(server.file("0" * 64),)), tmp_path, progress=False)
+
+
+def test_of_several_files_those_that_came_are_kept(server, tmp_path):
+    digest = sha256(server.content)
+    recipe = toy_recipe(files=(server.file(digest, "one.zip"), server.file(digest, "two.zip")))
+    server.missing = ("/two.zip",)
+    with pytest.raises(OSError, match=r"two\.zip could not be downloaded: 404"):
+        prepare(recipe, tmp_path, progress=False)
+    assert prepared_folder(recipe, tmp_path) is None
+    server.missing = ()
+    marker = json.loads((prepare(recipe, tmp_path, progress=False) / "recipe.json").read_text())
+    assert [file["name"] for file in marker["source"]["files"]] == ["one.zip", "two.zip"] and len(server.ranges) == 3
+
+
+def test_more_than_the_server_has_is_thrown_away(server, tmp_path):
+    address = server.file(None).address
+    (tmp_path / "file.zip.part").write_bytes(server.content + b"more")
+    (tmp_path / "file.zip.part.version").write_text(server.etag)
+    with pytest.raises(OSError, match=r"the server has no bytes after those already here.*call again"):
+        fetch(address, sha256(server.content), tmp_path / "file.zip", progress=False)
+    path, _ = fetch(address, sha256(server.content), tmp_path / "file.zip", progress=False)
+    assert path.read_bytes() == server.content and server.ranges[-1] is None
+
+
+@pytest.mark.parametrize("name", ["polyps", "microscopy"])
+def test_recipes_prepare_what_they_download(server, tmp_path, name):
+    images, labels, suffix = {
+        "polyps": ("segmented-images/images", "segmented-images/masks", ".png"),
+        "microscopy": ("Training-labeled/images", "Training-labeled/labels", "_label.tiff"),
+    }[name]
+    picture, mask = io.BytesIO(), io.BytesIO()
+    imwrite(picture, GREY, extension=".png")
+    imwrite(mask, (GREY > 31) * np.uint8(255), extension=suffix[suffix.index(".") :])
+    cases = {f"{images}/case_{k}.png": picture.getvalue() for k in range(10)}
+    server.content = zip_of(cases | {f"{labels}/case_{k}{suffix}": mask.getvalue() for k in range(10)})
+    recipe = dataclasses.replace(get_recipe(name), files=(server.file(sha256(server.content)),))
+    folder = prepare(recipe, tmp_path, progress=False)
+    counts = json.loads((folder / "recipe.json").read_text())["counts"]
+    assert counts == {"polyps": {"training": 8, "test": 2}, "microscopy": {"training": 9, "test": 1}}[name]
 
 
 def test_an_unreachable_server(tmp_path):

@@ -7,8 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from runs import Tiny, case, cases, config
 from torch import nn
 
+from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.training.config import TrainConfig, learning_rate_at
 from xlstm_unet_lab.training.fit import fit
 
@@ -20,40 +22,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def case(index, spatial_dims=2):
-    """A bright box on noise, at another place in every case."""
-    generator = torch.Generator().manual_seed(index)
-    size = (20,) * spatial_dims
-    label = torch.zeros(size, dtype=torch.int64)
-    label[(slice(3 + index, 12 + index),) * spatial_dims] = 1
-    image = 2 * label.float()[None] - 1 + 0.3 * torch.randn((1, *size), generator=generator)
-    return {"image": image, "label": label, "spacing": (2.0, 1.0, 0.5)[:spatial_dims], "name": f"case {index}"}
-
-
-def cases(indices, spatial_dims=2):
-    return [case(index, spatial_dims) for index in indices]
-
-
-class Tiny(nn.Module):
-    """Two convolutions with dropout between; two outputs when deeply supervised."""
-
-    def __init__(self, spatial_dims=2, deep=False):
-        super().__init__()
-        torch.manual_seed(0)
-        convolution = (nn.Conv2d, nn.Conv3d)[spatial_dims - 2]
-        self.first, self.dropout = convolution(1, 8, 3, padding=1), nn.Dropout(0.1)
-        self.head, self.low = convolution(8, 2, 1), convolution(8, 2, 1, stride=2) if deep else None
-
-    def forward(self, image):
-        features = self.dropout(self.first(image).relu())
-        return [self.head(features), self.low(features)] if self.low else self.head(features)
-
-
-def config(spatial_dims=2, **changes):
-    settings = {"steps": 8, "batch_size": 2, "learning_rate": 0.02, "accelerator": "cpu", "seed": 3}
-    return TrainConfig(patch_size=(16,) * spatial_dims, **(settings | changes))
 
 
 @pytest.mark.parametrize(("spatial_dims", "deep"), [(2, False), (2, True), (3, False), (3, True)])
@@ -100,12 +68,13 @@ def test_same_seed_same_run(workers):
 
 def test_names_come_from_the_recipe_and_cases_can_be_limited():
     class Held(list):
-        recipe = SimpleNamespace(labels={"background": 0, "box": 1, "absent": 2})
+        recipe = SimpleNamespace(targets=Targets.classes({"background": 0, "box": 1, "absent": 2}), flip_axes=(1,))
 
     model = Tiny()
     model.head = nn.Conv2d(8, 3, 1)
-    records = list(fit(model, cases(range(2)), Held(cases(range(4))), config(validation_cases=2)))
+    records = list(fit(model, Held(cases(range(2))), Held(cases(range(4))), config(validation_cases=2)))
     metrics = records[-1].metrics
+    assert model.targets == Held.recipe.targets
     assert list(metrics) == ["box", "absent", "mean"]
     assert metrics["mean"] == pytest.approx((metrics["box"] + metrics["absent"]) / 2)
 
@@ -219,6 +188,12 @@ def test_learning_rate_climbs_and_falls():
         {"channels_last": "yes"},
         {"augment": None},
         {"foreground_probability": 1.5},
+        {"save_every": 0},
+        {"ema_decay": 1.0},
+        {"compile": 1},
+        {"targets": "classes"},
+        {"spacing": (1.0,)},
+        {"spacing": (1.0, -1.0)},
     ],
 )
 def test_settings_that_cannot_work_name_the_field(changes):
@@ -261,7 +236,7 @@ def test_a_model_for_other_data_is_refused_before_the_first_step():
         model.config = SimpleNamespace(**facts)
 
         class Cases(list):
-            recipe = SimpleNamespace(labels={"background": 0, "a": 1, "b": 2})
+            recipe = SimpleNamespace(targets=Targets.classes({"background": 0, "a": 1, "b": 2}))
 
         with pytest.raises(ValueError, match=message):
             fit(model, Cases([case]), None, config)

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from monai.losses import DiceCELoss, DiceLoss
 from torch.nn import functional as F
 
+from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.training.losses import deep_supervision_loss, resized_label, segmentation_loss
 
 SIZES = {2: (6, 5), 3: (4, 6, 5)}
@@ -32,6 +34,54 @@ def written_out(logits, label):
 def test_equals_the_formula(spatial_dims):
     logits, label = example(spatial_dims)
     assert segmentation_loss(logits, label).item() == pytest.approx(written_out(logits, label).item(), abs=1e-7)
+
+
+REGIONS = Targets(("whole", "core"), ((1, 2), (2,)), (1, 2))
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_equals_monai(spatial_dims):
+    logits, label = example(spatial_dims)
+    options = {"batch": True, "smooth_nr": 1e-5, "smooth_dr": 1e-5}
+    classes = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, **options)
+    assert segmentation_loss(logits, label).item() == pytest.approx(classes(logits, label[:, None]).item(), rel=1e-12)
+    exclusive = Targets.classes({"background": 0, "a": 1, "b": 2})
+    assert segmentation_loss(logits, label, exclusive) == segmentation_loss(logits, label)
+    logits, truth = logits[:, :2], REGIONS.one_hot(label).double()
+    wanted = DiceLoss(sigmoid=True, **options)(logits, truth) + F.binary_cross_entropy_with_logits(logits, truth)
+    assert segmentation_loss(logits, label, REGIONS).item() == pytest.approx(wanted.item(), rel=1e-12)
+    assert deep_supervision_loss([logits], label, REGIONS) == segmentation_loss(logits, label, REGIONS)
+
+
+def test_one_region_and_labels_outside_of_all_regions():
+    one = Targets(("core",), ((2,),), (2,))
+    logits, label = example(2)
+    sure = 100 * (2.0 * (label == 2) - 1)[:, None].double()
+    assert segmentation_loss(sure, label, one).item() == pytest.approx(0, abs=1e-6)
+    with pytest.raises(ValueError, match=r"logits have shape \(2, 3, 6, 5\).* 2 channels, one a region"):
+        segmentation_loss(logits, label, REGIONS)
+
+
+@pytest.mark.parametrize("targets", [None, REGIONS])
+def test_sums_over_processes_give_the_loss_of_the_whole_batch(targets):
+    """Two halves of a batch, each adding the other's sums: the mean of the losses and gradients is the whole's."""
+    logits, label = example(2)
+    logits = logits[:, : 3 if targets is None else 2].clone().requires_grad_()
+    whole = segmentation_loss(logits, label, targets)
+    (wanted,) = torch.autograd.grad(whole, logits)
+    seen = []
+    for half in range(2):  # what each process would send
+        segmentation_loss(logits[half : half + 1], label[half : half + 1], targets, lambda s: seen.append(s) or s)
+    total = sum(seen).detach()
+    losses = [
+        segmentation_loss(
+            logits[half : half + 1], label[half : half + 1], targets, lambda s: total + 2 * (s - s.detach())
+        )
+        for half in range(2)
+    ]
+    mean = sum(losses) / 2
+    assert mean.item() == pytest.approx(whole.item(), rel=1e-12)
+    torch.testing.assert_close(torch.autograd.grad(mean, logits)[0], wanted)
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])

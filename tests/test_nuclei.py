@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from imageio.v3 import imread, imwrite
 
-from data_recipes.nuclei import convert, read_image, read_instances
+from data_recipes.nuclei import convert, read_instances
 from xlstm_unet_lab.data.dataset import load_dataset
 from xlstm_unet_lab.data.recipe import prepare
 
@@ -90,20 +90,8 @@ def test_a_hidden_nucleus_leaves_no_gap_and_an_empty_mask_is_counted(tree):
     assert empty == 1 and set(np.unique(instances)) == {0, 1, 2}
 
 
-@pytest.mark.parametrize("shape", [(5, 6), (5, 6, 3), (5, 6, 4)])
-def test_grey_rgb_and_rgba_become_rgb(tmp_path, shape):
-    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    imwrite(tmp_path / "a.png", image)
-    expected = np.stack([image] * 3, axis=-1) if image.ndim == 2 else image[..., :3]
-    assert np.array_equal(read_image(tmp_path / "a.png"), expected)
-
-
 def _sixteen_bit(case):
     imwrite(case / "images" / "abc.png", np.zeros((20, 24), np.uint16))
-
-
-def _two_channels(case):
-    imwrite(case / "images" / "abc.png", np.zeros((20, 24, 2), np.uint8))
 
 
 def _other_shape(case):
@@ -118,7 +106,6 @@ def _noisy_mask(case):
     ("spoil", "error", "message"),
     [
         (_sixteen_bit, ValueError, r"abc\.png is uint16; 8-bit images are expected"),
-        (_two_channels, ValueError, r"abc\.png has shape \(20, 24, 2\); a grey, RGB or RGBA"),
         (_other_shape, ValueError, r"b\.png has shape \(20, 25\), its image \(20, 24\)"),
         (_noisy_mask, ValueError, r"b\.png is uint8 with values 3 to 3; masks hold 0 and 255 only"),
         (lambda case: (case / "images" / "abc.png").unlink(), FileNotFoundError, r"abc\.png is missing"),

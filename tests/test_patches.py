@@ -11,6 +11,8 @@ from xlstm_unet_lab.data.augment import Augmentation, PatchDataset, augment
 from xlstm_unet_lab.data.patches import sample_patch
 
 SIZES = {2: (17, 12), 3: (9, 17, 12)}
+NO_CHANGE = {"turn_probability": 0, "probability": 0, "blur_probability": 0, "low_resolution_probability": 0}
+MOVES_ONLY = Augmentation(**NO_CHANGE)  # flips and quarter turns
 
 
 def pair(spatial_dims, channels=2, seed=0):
@@ -57,6 +59,20 @@ def test_foreground_patches_hold_their_class_and_classes_have_equal_chances(spat
     assert sum(2 in patch for patch in none) < 40
 
 
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_a_margin_shows_what_lies_around_the_same_patch(spatial_dims):
+    size, patch_size, margin = SIZES[spatial_dims], (5, 20, 6)[-spatial_dims:], (2, 0, 9)[-spatial_dims:]
+    numbers = torch.arange(1, 1 + int(np.prod(size))).reshape(size)
+    middle = tuple(slice(m, m + n) for m, n in zip(margin, patch_size, strict=True))
+    for seed in range(20):
+        _, narrow = sample_patch(numbers[None].double(), numbers, patch_size, random_source(seed), 0.5)
+        image, wide = sample_patch(numbers[None].double(), numbers, patch_size, random_source(seed), 0.5, margin)
+        assert torch.equal(wide[middle], narrow) and torch.equal(image[0].long(), wide)
+        assert wide.shape == tuple(n + 2 * m for n, m in zip(patch_size, margin, strict=True))
+        inside = wide[wide > 0]
+        assert len(inside.unique()) == len(inside)
+
+
 def test_an_image_without_foreground_still_gives_patches():
     image, label = torch.ones(1, 8, 8), torch.zeros(8, 8, dtype=torch.uint8)
     patch, _ = sample_patch(image, label, (4, 4), random_source(), 1.0)
@@ -91,78 +107,6 @@ def test_bad_pairs(image, label, error, message):
 def test_bad_foreground_probability():
     with pytest.raises(ValueError, match=r"foreground_probability is 1\.5"):
         sample_patch(*pair(2), (4, 4), random_source(), 1.5)
-
-
-# Augmentation
-
-MOVES_ONLY = Augmentation(probability=0.0)
-
-
-@pytest.mark.parametrize("spatial_dims", [2, 3])
-def test_image_and_label_move_together_and_every_pose_occurs(spatial_dims):
-    size = (3, 4, 4)[-spatial_dims:]
-    numbers = torch.arange(int(np.prod(size))).reshape(size)
-    poses, generator = set(), random_source()
-    for _ in range(300):
-        image, label = augment(numbers[None].double(), numbers, generator, MOVES_ONLY)
-        assert image.shape[1:] == label.shape == size and torch.equal(image[0].long(), label)
-        assert torch.equal(label.flatten().sort().values, numbers.flatten())
-        poses.add(tuple(label.flatten().tolist()))
-    assert len(poses) == 8 * (2 if spatial_dims == 3 else 1)  # the symmetries of a square, and z up or down
-
-
-@pytest.mark.parametrize("spatial_dims", [2, 3])
-def test_no_quarter_turn_where_the_plane_is_not_square(spatial_dims):
-    generator = random_source()
-    for _ in range(20):
-        image, label = augment(*pair(spatial_dims), generator)
-        assert label.shape == SIZES[spatial_dims] and image.shape[1:] == label.shape
-
-
-def test_only_the_axes_named_are_flipped():
-    image, label = pair(2)
-    settings_ = Augmentation(flip_axes=(1,), rotate=False, probability=0.0)
-    seen = {augment(image, label, random_source(seed), settings_)[1].flatten()[0].item() for seed in range(20)}
-    assert seen == {label[0, 0].item(), label[0, -1].item()}
-    with pytest.raises(ValueError, match=r"flip_axes is \(2,\); a label of 2 axes"):
-        augment(image, label, random_source(), Augmentation(flip_axes=(2,)))
-
-
-def test_intensities_change_within_bounds_and_labels_do_not():
-    image, label = pair(3)
-    before = image.clone()
-    still = Augmentation(flip_axes=(), rotate=False, probability=1.0, noise=0.0)
-    for seed in range(20):
-        changed, same = augment(image, label, random_source(seed), still)
-        assert torch.equal(same, label) and changed.isfinite().all() and not torch.equal(changed, image)
-        # Without noise every change keeps the order of the intensities.
-        assert (changed.flatten()[image.flatten().argsort()].diff() >= -1e-5).all()
-        assert 0.5 < changed.std() / image.std() < 1.5 and (changed.mean() - image.mean()).abs() < 0.31
-    assert torch.equal(image, before)
-
-
-def test_inversion_and_constant_images():
-    image, label = pair(2)
-    invert = Augmentation(flip_axes=(), rotate=False, probability=0.0, invert_probability=1.0)
-    assert torch.equal(augment(image, label, random_source(), invert)[0], -image)
-    constant = torch.full((1, 4, 4), 2.0)
-    for seed in range(10):
-        assert augment(constant, torch.zeros(4, 4).long(), random_source(seed))[0].isfinite().all()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"probability": 2}, "probability is 2"),
-        ({"invert_probability": -0.1}, "invert_probability is -0.1"),
-        ({"gamma": (0.0, 1.0)}, "gamma is"),
-        ({"contrast": (2.0, 1.0)}, "contrast is"),
-        ({"noise": -1}, "noise is -1"),
-    ],
-)
-def test_bad_augmentation(options, message):
-    with pytest.raises(ValueError, match=message):
-        Augmentation(**options)
 
 
 # PatchDataset

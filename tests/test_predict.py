@@ -6,8 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional as F
 
 from xlstm_unet_lab.data.dataset import normalise
+from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.evaluation.metrics import dice
 from xlstm_unet_lab.evaluation.predict import predict, predict_probabilities
 from xlstm_unet_lab.training.sliding_window import sliding_window
@@ -167,6 +169,69 @@ def test_spacing_that_cannot_be_used_is_said():
     assert labels.shape == WHOLE[2]
 
 
+@pytest.mark.parametrize("size", [(16, 20), (5, 7), (23, 3)])
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_probabilities_come_back_to_the_grid_slab_by_slab_as_a_whole(spatial_dims, size):
+    size = (*size, 6)[:spatial_dims]
+    model, image = pointwise(spatial_dims), picture(spatial_dims, (11, 9, 8)[:spatial_dims])
+    model.training_spacing = (1.0,) * spatial_dims
+    spacing = tuple(wanted / own for wanted, own in zip(size, image.shape[1:], strict=True))
+    seen = F.interpolate(torch.from_numpy(image)[None], size=size, mode=("bilinear", "trilinear")[spatial_dims - 2])
+    with torch.no_grad():
+        inside = model(torch.from_numpy(normalise(seen[0].numpy()))[None]).softmax(1)
+    wanted = F.interpolate(inside, size=image.shape[1:], mode=("bilinear", "trilinear")[spatial_dims - 2])[0]
+    got = predict_probabilities(model, image, patch_size=(4,) * spatial_dims, spacing=spacing)
+    np.testing.assert_allclose(got, wanted.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("regions", [False, True])
+@pytest.mark.parametrize("mirror", [True, (0,), (1, 0)])
+def test_mirroring_averages_probabilities(mirror, regions):
+    torch.manual_seed(0)
+    model = nn.Conv2d(2, 3, 3, padding=1)  # looks around, so that mirroring matters
+    if regions:
+        model.targets = Targets(("a", "b", "c"), ((1, 2, 3), (2, 3), (3,)), (1, 2, 3))
+    image = picture(2, (8, 10))
+    options = {"patch_size": (8, 10)}
+    axes = [(), (1,), (2,), (1, 2)] if mirror != (0,) else [(), (1,)]
+    turned = [predict_probabilities(model, np.flip(image, axis), **options) for axis in axes]
+    wanted = np.mean([np.flip(one, axis) for one, axis in zip(turned, axes, strict=True)], axis=0)
+    got = predict_probabilities(model, image, mirror=mirror, **options)
+    np.testing.assert_allclose(got, wanted, atol=1e-5)
+    labels = predict(model, image, mirror=mirror, **options)
+    if not regions:
+        assert (labels == wanted.argmax(0)).mean() > 0.98
+
+
+def test_regions_are_painted_over_one_another():
+    model = nn.Conv2d(1, 2, 1)
+    with torch.no_grad():
+        model.weight[:], model.bias[:] = torch.tensor([1.0, 1.0]).reshape(2, 1, 1, 1), torch.tensor([0.5, -0.5])
+    model.targets = Targets(("whole", "core"), ((1, 4), (4,)), (1, 4))
+    image = np.linspace(-1, 1, 16).reshape(1, 4, 4)
+    inside = normalise(image)[0]
+    labels = predict(model, image, patch_size=(4, 4))
+    assert labels.dtype == np.uint8
+    assert (labels == np.where(inside > 0.5, 4, np.where(inside > -0.5, 1, 0))).all()
+    probabilities = predict_probabilities(model, image, patch_size=(4, 4))
+    assert probabilities.shape == (2, 4, 4) and probabilities.sum(0).max() > 1
+
+
+def test_label_values_need_not_be_channel_numbers():
+    model = pointwise(2)
+    plain = predict(model, picture(2), patch_size=(8, 8))
+    model.targets = Targets.classes({"background": 0, "liver": 6, "large": 300})
+    labels = predict(model, picture(2), patch_size=(8, 8))
+    assert labels.dtype == np.uint16 and (labels == np.array([0, 6, 300])[plain]).all()
+
+
+def test_targets_of_another_number_are_refused():
+    model = pointwise(2)
+    model.targets = Targets.classes({"background": 0, "liver": 1})
+    with pytest.raises(ValueError, match=r"names 2 channels \('background', 'liver'\), the model gives 3"):
+        predict(model, picture(2), patch_size=(8, 8))
+
+
 def test_device_is_where_the_model_moves():
     assert predict(pointwise(2), picture(2), patch_size=(8, 8), device="cpu").shape == WHOLE[2]
 
@@ -179,6 +244,8 @@ def test_device_is_where_the_model_moves():
         (picture(2), {"patch_size": (8, 0)}, r"patch_size=\(8, 0\)"),
         (picture(2), {"overlap": 1.0}, "overlap=1.0"),
         (picture(2), {"batch_size": 0}, "batch_size=0"),
+        (picture(2), {"mirror": (0, 2)}, r"mirror=\(0, 2\) must be .* from 0 to 1"),
+        (picture(2), {"mirror": (1, 1)}, "different axes"),
         (picture(2), {"spacing": (1.0,)}, "must have 2 finite sizes"),
         (picture(2), {"spacing": (1.0, -1.0)}, "above 0"),
         (np.full((2, 4, 4), np.nan), {}, "NaN or infinite"),

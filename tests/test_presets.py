@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import json
 import math
 import re
 
@@ -11,7 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import xlstm_unet_lab as lab
-from xlstm_unet_lab.models.presets import PRESETS, plan_strides
+from xlstm_unet_lab.models import presets
+from xlstm_unet_lab.models.plan import plan_strides
+from xlstm_unet_lab.models.presets import MODELS, PRESETS, multiply_adds
+from xlstm_unet_lab.ops import mlstm
 
 SMALL = (4, 6, 8, 8, 12)
 PATCH = {2: (48, 32), 3: (16, 32, 32)}
@@ -164,8 +168,72 @@ def test_list_models():
     table = lab.list_models()
     assert list(table.columns) == ["name", "family", "spatial_dims", "source"]
     assert {"unet", "xlstm_unet_bot", "xlstm_unet_enc", "u_mamba_bot", "u_mamba_enc"} <= set(table["name"])
+    assert {"nnunet", "nnunet_res_enc", "segresnet", "unetr", "swin_unetr", "timm_unet"} <= set(table["name"])
     assert table["name"].is_unique
     assert table.notna().all().all()
+    assert set(table["name"]) - set(lab.list_models(spatial_dims=3)["name"]) == {"timm_unet"}
+
+
+def test_list_models_measures_for_a_patch_size(monkeypatch):
+    monkeypatch.setattr(presets, "MODELS", {name: MODELS[name] for name in ("unet", "xlstm_unet_enc", "swin_unetr")})
+    table = lab.list_models(in_channels=3, num_classes=4, patch_size=[48, 48]).set_index("name")
+    network = lab.build("unet", spatial_dims=2, in_channels=3, num_classes=4, patch_size=(48, 48))
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    assert table.loc["unet", "parameters"] == pytest.approx(parameters / 1e6)
+    assert table.loc["xlstm_unet_enc", "multiply_adds"] > table.loc["unet", "multiply_adds"] > 0
+    assert table.loc["unet", "fits"] == "yes"
+    assert "use (32, 64) or (64, 64)" in table.loc["swin_unetr", "fits"]
+    assert math.isnan(table.loc["swin_unetr", "parameters"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"spatial_dims": 3, "patch_size": (64, 64)}, r"patch_size is \(64, 64\), expected 3 sizes"),
+        ({"patch_size": (64,)}, "spatial_dims is 1, expected 2 or 3"),
+        ({"patch_size": 64}, "patch_size is 64, expected a sequence"),
+    ],
+)
+def test_list_models_refuses(options, message):
+    with pytest.raises(ValueError, match=message):
+        lab.list_models(**options)
+
+
+class Cell(torch.nn.Module):
+    """The mLSTM alone, on q = k = v."""
+
+    def forward(self, q):
+        gates = q[..., 0]
+        return mlstm.run(q, q, q, gates, gates, form="chunkwise", check_values=False)
+
+
+def test_multiply_adds_of_known_networks():
+    convolution = torch.nn.Conv3d(3, 8, 3, padding=1)
+    assert multiply_adds(convolution, (2, 3, 5, 6, 7)) == 2 * 5 * 6 * 7 * 8 * 3 * 27
+    depthwise = torch.nn.Conv2d(4, 4, 3, groups=2, bias=False)
+    assert multiply_adds(depthwise, (1, 4, 9, 10)) == 7 * 8 * 4 * 2 * 9
+    # one chunk of L tokens, width D and D + 1 with the normaliser: q k, weights v, q state, and k v into the state
+    length, width = 64, 16
+    inside = length * length * (width + width + 1)
+    assert multiply_adds(Cell(), (1, 2, length, width)) == 2 * (inside + 2 * length * width * (width + 1))
+
+
+@names
+def test_multiply_adds_grow_with_the_image_and_leave_the_network_as_it_is(name):
+    network = build(name)
+    before = copy.deepcopy(network.state_dict())
+    small, large = (multiply_adds(network, (1, 1, size, size)) for size in (64, 128))
+    assert 3.5 < large / small < 4.5
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+
+
+@names
+@dims
+def test_build_arguments_build_the_same_network(name, spatial_dims):
+    network = build(name, spatial_dims, deep_supervision=True, vil_version="v2")
+    arguments = json.loads(json.dumps(network.build_arguments))
+    assert arguments["name"] == name
+    assert lab.build(**arguments).config == network.config
 
 
 @pytest.mark.parametrize(("name", "nearest"), [("xlstm_unet_bott", "xlstm_unet_bot"), ("umamba_enc", "u_mamba_enc")])

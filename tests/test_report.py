@@ -1,11 +1,19 @@
-"""The table of scores: its rows, its columns and their units."""
+"""Tables of scores: rows, columns, units, intervals, and two models side by side."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from xlstm_unet_lab.evaluation import metrics
-from xlstm_unet_lab.evaluation.report import evaluate
+from xlstm_unet_lab.evaluation.report import (
+    Outcome,
+    bootstrap_interval,
+    compare,
+    evaluate,
+    evaluate_cases,
+    notable_cases,
+    summarise,
+)
 
 LABELS = {"background": 0, "liver": 1, "spleen": 4}
 
@@ -62,6 +70,148 @@ def test_one_label_called_foreground_and_an_absent_label():
     assert table["hd95_mm"].tolist() == [0.0, 0.0, 0.0]
 
 
+def test_regions_overlap():
+    truth = np.zeros((6, 6), int)
+    truth[:3], truth[1] = 1, 2
+    prediction = np.where(truth == 2, 1, truth)
+    table = evaluate(prediction, truth, spacing=(1, 1), labels={"whole": (1, 2), "core": (2,), "rim": 1}).set_index(
+        "label"
+    )
+    assert table["dice"].to_dict() == {"whole": 1.0, "core": 0.0, "rim": 0.8, "foreground": 1.0}
+    assert table["value"].isna().to_dict() == {"whole": True, "core": True, "rim": False, "foreground": True}
+
+
+def test_labelled_slices_only():
+    truth, prediction = np.zeros((10, 6, 6), int), np.zeros((10, 6, 6), int)
+    truth[3:6, 2:4, 2:4], prediction[:, 2:4, 2:4] = 1, 1  # a vessel marked over a part, predicted over all its length
+    truth[:, 5], prediction[2:, 5] = 2, 2
+    labels = {"aorta": 1, "muscle": 2}
+    options = {"spacing": (2, 1, 1), "labels": labels}
+    plain = evaluate(prediction, truth, **options).set_index("label")
+    table = evaluate(prediction, truth, labelled_slices_only=["aorta"], **options).set_index("label")
+    assert plain["dice"]["aorta"] < 0.5 and table["dice"]["aorta"] == 1.0 and table["hd95_mm"]["aorta"] == 0
+    assert table["volume_prediction_mm3"]["aorta"] == 10 * 4 * 2
+    assert table.loc[["muscle", "foreground"]].equals(plain.loc[["muscle", "foreground"]])
+    empty = evaluate(prediction, 0 * truth, labelled_slices_only=["aorta"], **options).set_index("label")
+    assert empty["dice"]["aorta"] == 0.0, "nothing is labelled, so that every slice counts"
+
+
+def outcomes(count=6, shift=1, spatial_dims=2, instances=False):
+    """Cases whose prediction is the truth, moved by `shift` in all but the first."""
+    truth = example(spatial_dims)[1]
+    for number in range(count):
+        prediction = np.roll(truth, shift * number, axis=1)
+        maps = (prediction, truth) if instances else (None, None)
+        yield Outcome(f"case {number}", prediction, truth, (1.0,) * spatial_dims, *maps)
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_tables_of_many_cases_stand_one_below_the_other(spatial_dims):
+    table = evaluate_cases(outcomes(3, spatial_dims=spatial_dims), labels=LABELS, tolerance=2)
+    assert table["case"].tolist() == [f"case {n}" for n in (0, 0, 0, 1, 1, 1, 2, 2, 2)]
+    for number, outcome in enumerate(outcomes(3, spatial_dims=spatial_dims)):
+        alone = evaluate(outcome.prediction, outcome.truth, spacing=outcome.spacing, labels=LABELS, tolerance=2)
+        part = table[table["case"] == f"case {number}"].drop(columns="case").reset_index(drop=True)
+        pd.testing.assert_frame_equal(part, alone)
+
+
+def test_instances_are_scored_where_there_are_maps():
+    table = evaluate_cases(outcomes(2, instances=True), labels=LABELS)
+    scored = table.dropna(subset="instance_f1")
+    assert scored["label"].tolist() == ["foreground"] * 2
+    assert scored["instance_f1"].tolist()[0] == 1.0 and (scored["instance_tp"] + scored["instance_fn"]).eq(1).all()
+    assert "instance_f1" not in evaluate_cases(outcomes(2), labels=LABELS)
+
+
+def test_errors_of_many_cases_name_the_case():
+    wrong = [*outcomes(2), Outcome("odd", np.zeros((2, 2), int), np.full((2, 2), 9), (1, 1))]
+    with pytest.raises(ValueError, match=r"case odd: truth holds \[9\]"):
+        evaluate_cases(wrong, labels=LABELS)
+    with pytest.raises(ValueError, match="'case 0' is there twice"):
+        evaluate_cases([*outcomes(1)] * 2, labels=LABELS)
+    with pytest.raises(ValueError, match="outcomes is empty"):
+        evaluate_cases([], labels=LABELS)
+
+
+def test_bootstrap_interval_covers_the_mean_as_often_as_it_says():
+    random = np.random.default_rng(0)
+    intervals = [bootstrap_interval(random.normal(0.8, 0.1, 100), level=0.9, samples=400, seed=n) for n in range(300)]
+    assert 0.85 < np.mean([low <= 0.8 <= high for low, high in intervals]) < 0.95
+    assert np.mean([high - low for low, high in intervals]) == pytest.approx(2 * 1.645 * 0.1 / np.sqrt(100), rel=0.1)
+
+
+def test_bootstrap_interval_is_reproducible_and_of_one_value_a_point():
+    values = np.random.default_rng(1).random(20)
+    assert bootstrap_interval(values, seed=3) == bootstrap_interval(list(values), seed=3)
+    assert bootstrap_interval(values, seed=3) != bootstrap_interval(values, seed=4)
+    assert bootstrap_interval([0.7] * 5) == pytest.approx((0.7, 0.7)) and bootstrap_interval([0.5]) == (0.5, 0.5)
+
+
+def test_summary_has_a_mean_and_an_interval_for_every_score():
+    table = evaluate_cases(outcomes(6, instances=True), labels=LABELS)
+    summary = summarise(table).set_index(["label", "score"])
+    assert set(summary.index) == {
+        *((label, score) for label in ("liver", "spleen", "foreground") for score in ("dice", "surface_dice")),
+        ("foreground", "instance_f1"),
+    }
+    row, values = summary.loc[("liver", "dice")], table[table["label"] == "liver"]["dice"]
+    assert row["mean"] == pytest.approx(values.mean()) and row["cases"] == 6
+    assert (row["low"], row["high"]) == bootstrap_interval(values) and row["low"] < row["mean"] < row["high"]
+
+
+def scores(values, label="cell"):
+    return pd.DataFrame({"case": [f"c{n}" for n in range(len(values))], "label": label, "dice": values})
+
+
+def test_comparison_by_hand():
+    row = compare(scores([0.9, 0.8, 0.7, 0.6, 0.5]), scores([0.8, 0.7, 0.7, 0.5, 0.6])).iloc[0]
+    assert (row["wins"], row["ties"], row["losses"], row["cases"]) == (3, 1, 1, 5)
+    assert row["mean_a"] == pytest.approx(0.7) and row["difference"] == pytest.approx(0.04)
+    assert row["low"] < row["difference"] < row["high"]
+    swapped = compare(scores([0.8, 0.7, 0.7, 0.5, 0.6]), scores([0.9, 0.8, 0.7, 0.6, 0.5])).iloc[0]
+    assert swapped["difference"] == -row["difference"] and swapped["p_value"] == row["p_value"]
+    assert swapped["wins"] == row["losses"]
+
+
+def test_comparison_sees_a_small_difference_in_every_case_and_none_in_equal_models():
+    values = np.random.default_rng(0).random(12)
+    better = compare(scores(values + 0.01 + 0.001 * np.arange(12)), scores(values)).iloc[0]
+    assert better["p_value"] == pytest.approx(2 / 2**12) and better["low"] > 0
+    same = compare(scores(values), scores(values)).iloc[0]
+    assert same["p_value"] == 1 and same["ties"] == 12 and (same["low"], same["high"]) == (0, 0)
+
+
+def test_order_of_cases_does_not_matter():
+    a, b = scores([0.9, 0.2, 0.4]), scores([0.1, 0.3, 0.5])
+    assert compare(a, b).equals(compare(a, b.iloc[::-1]))
+
+
+def test_notable_cases():
+    table = scores([0.5, 0.9, 0.1, 0.7, 0.6])
+    assert notable_cases(table) == {"best": "c1", "median": "c4", "worst": "c2"}
+    whole = pd.concat([table, scores([0, 0, 0, 0, 1], label="foreground")])
+    assert notable_cases(whole) == notable_cases(table)
+    assert notable_cases(scores([0.3], label="foreground")) == dict.fromkeys(("best", "median", "worst"), "c0")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: bootstrap_interval([]), "at least one"),
+        (lambda: bootstrap_interval([1.0, np.inf]), "finite"),
+        (lambda: bootstrap_interval([[1.0]]), r"shape \(1, 1\)"),
+        (lambda: bootstrap_interval([1.0], level=1), "level=1"),
+        (lambda: bootstrap_interval([1.0], samples=0), "samples=0"),
+        (lambda: compare(scores([1.0]), scores([1.0, 0.5])), r"only one of the tables has \[\('c1', 'cell'\)\]"),
+        (lambda: compare(scores([1.0]), scores([1.0]), score="f2"), "table a has no values of 'f2'.*dice"),
+        (lambda: compare(scores([1.0]), scores([np.inf])), "not finite everywhere"),
+    ],
+)
+def test_bad_tables(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -73,6 +223,7 @@ def test_one_label_called_foreground_and_an_absent_label():
         ({"tolerance": -1}, "tolerance=-1"),
         ({"tolerance": {"liver": 1}}, r"no number for \['spleen'\]"),
         ({"labels": {"background": 0}}, "no label above 0"),
+        ({"labelled_slices_only": ["aorta"]}, r"\['aorta'\] are no labels: there are \['liver', 'spleen'\]"),
         ({"labels": {"foreground": 1, "spleen": 4}}, "only if it is the only one"),
     ],
 )

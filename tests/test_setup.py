@@ -20,7 +20,12 @@ from test_layers_of_the_house import OURS, imported_modules, python_files
 REPOSITORY = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-INSTALLED = ("notebooks", "napari", "dev")  # the extras that `make lab`, `make test` and environment.yml install
+INSTALLED = (
+    "notebooks",
+    "napari",
+    "nnunet",
+    "dev",
+)  # the extras that `make lab`, `make test` and environment.yml install
 NOT_FOR_PIP_ALONE = {"jupyterlab", "ipykernel", "ipywidgets", "napari", "nnunetv2", "pytest", "PyQt6"}
 
 

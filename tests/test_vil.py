@@ -129,6 +129,19 @@ def test_initial_values(version):
     assert all(bias is None for bias in biases) if version == "v1" else not any(bias.any() for bias in biases)
 
 
+def test_gates_stay_in_float32_under_autocast():
+    """bfloat16 would round a gate of 100 to a multiple of 1/2; the cell then weighs tokens wrongly by that factor."""
+    cell = MLSTMCell(8, 2)
+    with torch.no_grad():
+        cell.gates.weight.normal_(std=10)
+    q, k, v = torch.randn(3, 1, 5, 8).bfloat16()
+    exact = F.linear(torch.cat([q, k, v], -1).double(), cell.gates.weight.double(), cell.gates.bias.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        gates = cell._gates(q, k, v)
+    assert gates.dtype == torch.float32
+    torch.testing.assert_close(gates.double(), exact, rtol=0, atol=1e-4)
+
+
 def test_input_gate_biases_start_near_zero():
     bias = MLSTMCell(1024, 512).gates.bias[:512]
     assert bias.std().item() == pytest.approx(0.1, rel=0.15)

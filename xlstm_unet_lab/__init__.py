@@ -34,8 +34,12 @@ _HOME = {
     "load_dataset": "data.dataset",
     "fit": "training.fit",
     "TrainConfig": "training.config",
+    "load_run": "training.run_directory",
     "predict": "evaluation.predict",
+    "predict_files": "evaluation.files",
+    "instances_from_classes": "evaluation.instances",
     "evaluate": "evaluation.report",
+    "write_report": "views.report_page",
 }
 __all__ = sorted(_HOME)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch.utils.data import Dataset
 
 from xlstm_unet_lab.data.patches import check_pair, check_patch_size, sample_patch
@@ -19,22 +22,30 @@ class Augmentation:
 
     flip_axes: tuple[int, ...] | None = None  # spatial axes to flip with chance 1/2 each; None: all of them
     rotate: bool = True  # quarter turns in the plane of the last two axes; half turns only where it is not square
-    probability: float = 0.5  # the chance of each change of intensity below
+    turn_probability: float = 0.3  # the chance of a turn by any angle together with a change of size
+    angle: float = 30.0  # degrees, at most this much either way
+    scale: tuple[float, float] = (0.8, 1.25)  # factor on the size of everything in the patch
+    in_plane: bool = True  # 3-D: turn and scale the last two axes only, right for thick slices and cheap; False: all
+    probability: float = 0.5  # the chance of each of brightness, contrast, gamma and noise
     brightness: float = 0.3  # added, at most this much either way
     contrast: tuple[float, float] = (0.75, 1.3)  # factor on the distance from the patch's mean
     gamma: tuple[float, float] = (0.7, 1.5)  # exponent, on the patch stretched to 0..1
     noise: float = 0.15  # standard deviation of added noise, at most
     invert_probability: float = 0.0  # dark on light becomes light on dark; for sets in which both occur
+    blur_probability: float = 0.15
+    blur: tuple[float, float] = (0.5, 1.0)  # standard deviation in pixels
+    low_resolution_probability: float = 0.15
+    low_resolution: tuple[float, float] = (0.5, 1.0)  # the share of its pixels an axis keeps before they are blown up
 
     def __post_init__(self) -> None:
-        for what in ("probability", "invert_probability"):
+        for what in ("probability", *(f"{k}_probability" for k in ("turn", "invert", "blur", "low_resolution"))):
             if not 0 <= getattr(self, what) <= 1:
                 raise ValueError(f"{what} is {getattr(self, what)}; give a share from 0 to 1")
-        for what in ("contrast", "gamma"):
+        for what in ("contrast", "gamma", "scale", "blur", "low_resolution"):
             low, high = getattr(self, what)
             if not 0 < low <= high:
                 raise ValueError(f"{what} is {getattr(self, what)}; give a low and a high value above 0")
-        for what in ("brightness", "noise"):
+        for what in ("brightness", "noise", "angle"):
             if getattr(self, what) < 0:
                 raise ValueError(f"{what} is {getattr(self, what)}; give 0 or more")
 
@@ -43,13 +54,69 @@ def _uniform(low: float, high: float, generator: torch.Generator) -> float:
     return low + (high - low) * float(torch.rand((), generator=generator))
 
 
+def _happens(probability: float, generator: torch.Generator) -> bool:
+    return bool(torch.rand((), generator=generator) < probability)
+
+
+def draw_turn(settings: Augmentation, spatial_dims: int, generator: torch.Generator) -> torch.Tensor | None:
+    """A random turn and change of size, or None where there is none this time.
+
+    A float32 matrix: applied to a position in the turned patch, counted from its middle, it gives the position in the
+    original. 2 x 2 for a turn in the plane of the last two axes, 3 x 3 for one about all three axes.
+    """
+    if not _happens(settings.turn_probability, generator):
+        return None
+    axes = 2 if settings.in_plane else spatial_dims
+    matrix = torch.eye(axes)
+    for first, second in itertools.combinations(range(axes), 2):
+        angle = math.radians(_uniform(-settings.angle, settings.angle, generator))
+        turn = torch.eye(axes)
+        turn[first, first] = turn[second, second] = math.cos(angle)
+        turn[first, second], turn[second, first] = -math.sin(angle), math.sin(angle)
+        matrix = matrix @ turn
+    low, high = map(math.log, settings.scale)  # so that twice as large is as likely as half
+    return matrix / math.exp(_uniform(low, high, generator))
+
+
+def margin_of(turn: torch.Tensor, patch_size: Sequence[int]) -> tuple[int, ...]:
+    """How many pixels beyond a patch's sides a turn reaches for, an axis each."""
+    turned = torch.tensor(patch_size[-len(turn) :], dtype=turn.dtype)
+    # Whole pixels, and one for interpolation; never negative, so that the middle stays the middle.
+    reach = ((turn.abs() @ turned - turned) / 2).ceil().int() + 1
+    return (0,) * (len(patch_size) - len(turn)) + tuple(reach.clamp_min(0).tolist())
+
+
+def turned(
+    image: torch.Tensor, label: torch.Tensor, turn: torch.Tensor, patch_size: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Turn image (C, *spatial) and label (*spatial) alike about their middle and cut out `patch_size`.
+
+    The image is interpolated linearly, the label takes the nearest value; beyond the edge both are 0.
+    """
+    from monai.transforms import Affine
+
+    axes = len(turn)
+    affine = torch.eye(axes + 1)
+    affine[:axes, :axes] = turn
+    results = []
+    for tensor, mode in ((image, "bilinear"), (label[None], "nearest")):
+        # Planes of a volume that are turned alike are channels of one picture: a single grid serves them all.
+        planes = tensor.flatten(0, -axes - 1).float()
+        move = Affine(
+            affine=affine, spatial_size=tuple(patch_size[-axes:]), mode=mode, padding_mode="zeros", image_only=True
+        )
+        results.append(move(planes).as_tensor().view(tensor.shape[0], *patch_size).to(tensor.dtype))
+    return results[0], results[1][0]
+
+
 def augment(
     image: torch.Tensor, label: torch.Tensor, generator: torch.Generator, settings: Augmentation | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Turn and flip image and label alike, then vary the intensities of the image; the input is left as it was.
+    """Flip and quarter-turn image and label alike, then vary the intensities of the image; the input stays as it was.
 
-    image (C, *spatial) floating and normalised, label (*spatial) integer; shapes and dtypes stay.
-    Intensities of all channels change together, so that grey stays grey. Raises ValueError for an unknown flip axis.
+    image (C, *spatial) floating and normalised, label (*spatial) integer; shapes and dtypes stay. Turns by any angle
+    come before, because they need more of the case than the patch: see `draw_turn` and `PatchDataset`. Intensities of
+    all channels change together, so that grey stays grey. Raises ValueError for an unknown flip axis.
     """
     check_pair(image, label)
     settings = settings or Augmentation()
@@ -74,22 +141,37 @@ def _move(
 
 
 def _recolour(image: torch.Tensor, generator: torch.Generator, settings: Augmentation) -> torch.Tensor:
-    def happens(probability: float) -> bool:
-        return bool(torch.rand((), generator=generator) < probability)
-
-    if happens(settings.invert_probability):
+    if _happens(settings.invert_probability, generator):
         image = -image
-    if happens(settings.probability):
+    if _happens(settings.blur_probability, generator):
+        image = _blurred(image, _uniform(*settings.blur, generator))
+    if _happens(settings.low_resolution_probability, generator):
+        image = _coarse(image, _uniform(*settings.low_resolution, generator))
+    if _happens(settings.probability, generator):
         image = _bend(image, _uniform(*settings.gamma, generator))
-    if happens(settings.probability):
+    if _happens(settings.probability, generator):
         mean = image.mean()
         image = (image - mean) * _uniform(*settings.contrast, generator) + mean
-    if happens(settings.probability):
+    if _happens(settings.probability, generator):
         image = image + _uniform(-settings.brightness, settings.brightness, generator)
-    if happens(settings.probability):
+    if _happens(settings.probability, generator):
         deviation = _uniform(0, settings.noise, generator)
         image = image + deviation * torch.randn(image.shape, generator=generator, dtype=image.dtype)
     return image
+
+
+def _blurred(image: torch.Tensor, deviation: float) -> torch.Tensor:
+    from monai.transforms import GaussianSmooth
+
+    return GaussianSmooth(deviation)(image).as_tensor().to(image.dtype)
+
+
+def _coarse(image: torch.Tensor, share: float) -> torch.Tensor:
+    """Every axis down to this share of its pixels by picking the nearest, and up again linearly."""
+    size = image.shape[1:]
+    small = F.interpolate(image[None], size=[max(1, round(share * length)) for length in size], mode="nearest-exact")
+    mode = "bilinear" if len(size) == 2 else "trilinear"
+    return F.interpolate(small, size=size, mode=mode, align_corners=False)[0]
 
 
 def _bend(image: torch.Tensor, exponent: float) -> torch.Tensor:
@@ -137,9 +219,12 @@ class PatchDataset(Dataset):
         state = int(np.random.SeedSequence([self.seed, index]).generate_state(1, np.uint64)[0])
         generator = torch.Generator().manual_seed(state >> 1)
         case = self.dataset[int(torch.randint(len(self.dataset), (), generator=generator))]
-        image, label = sample_patch(
-            case["image"], case["label"], self.patch_size, generator, self.foreground_probability
-        )
-        if self.augmentation is not None:
-            image, label = augment(image, label, generator, self.augmentation)
+        settings, size = self.augmentation, self.patch_size
+        turn = draw_turn(settings, len(size), generator) if settings else None
+        margin = None if turn is None else margin_of(turn, size)
+        image, label = sample_patch(case["image"], case["label"], size, generator, self.foreground_probability, margin)
+        if turn is not None:
+            image, label = turned(image, label, turn, size)
+        if settings is not None:
+            image, label = augment(image, label, generator, settings)
         return {"image": image, "label": label, "name": case["name"]}

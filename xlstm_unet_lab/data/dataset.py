@@ -191,7 +191,7 @@ def load_dataset(
     A phantom is made here when it is not there yet; other sets must be prepared first.
     Raises ValueError for an unknown split or fold, KeyError for an unknown recipe, FileNotFoundError when not prepared.
     """
-    recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
+    recipe = get_recipe(recipe, root) if isinstance(recipe, str) else recipe
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}: {did_you_mean(split, SPLITS)}")
     if isinstance(fold, bool) or fold not in range(FOLDS):

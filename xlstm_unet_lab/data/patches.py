@@ -30,31 +30,46 @@ def sample_patch(
     patch_size: tuple[int, ...],
     generator: torch.Generator,
     foreground_probability: float = 1 / 3,
+    margin: tuple[int, ...] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cut one random patch, in a share of the draws around a random pixel of a random class that is there.
 
     image (C, *spatial) floating and normalised, label (*spatial) integer, on the CPU; returns patches of `patch_size`,
     never views of the input's memory. An image smaller than the patch is padded evenly on both sides.
-    Classes are drawn with equal chances, so that a small structure is seen as often as a large one.
+    Classes are drawn with equal chances, so that a small structure is seen as often as a large one. `margin` adds so
+    many pixels on either side of the patch, for a caller who turns it before cutting out its middle; where the patch
+    lies does not depend on it.
     Raises ValueError for a patch size of another rank or below 1 and for a probability outside 0 to 1.
     """
     check_pair(image, label)
     patch_size = check_patch_size(patch_size, label.ndim)
     if not 0 <= foreground_probability <= 1:
         raise ValueError(f"foreground_probability is {foreground_probability}; give a share from 0 to 1")
-    missing = [max(0, wanted - there) for wanted, there in zip(patch_size, label.shape, strict=True)]
-    if any(missing):
-        # F.pad counts axes from the last one.
-        pads = [side for gap in reversed(missing) for side in (gap // 2, gap - gap // 2)]
-        image, label = F.pad(image, pads, value=PAD_IMAGE), F.pad(label, pads, value=PAD_LABEL)
+    # The first and the last place to start, an axis each; a patch larger than the image starts outside of it.
     room = [there - wanted for wanted, there in zip(patch_size, label.shape, strict=True)]
+    places = [(0, free) if free >= 0 else (-(-free // 2),) * 2 for free in room]
     start = None
     if torch.rand((), generator=generator) < foreground_probability:
-        start = _start_on_foreground(label, patch_size, room, generator)
+        start = _start_on_foreground(label, patch_size, places, generator)
     if start is None:
-        start = [_random_below(free + 1, generator) for free in room]
-    window = tuple(slice(first, first + length) for first, length in zip(start, patch_size, strict=True))
-    return image[(slice(None), *window)].clone(), label[window].clone()
+        start = [first + _random_below(last - first + 1, generator) for first, last in places]
+    margin = margin or (0,) * label.ndim
+    box = [(s - m, s + n + m) for s, n, m in zip(start, patch_size, margin, strict=True)]
+    return _cut(image, box, PAD_IMAGE), _cut(label, box, PAD_LABEL)
+
+
+def _cut(tensor: torch.Tensor, box: list[tuple[int, int]], fill: float) -> torch.Tensor:
+    """A copy of the box on the last axes, filled where it reaches beyond the tensor."""
+    sizes = tensor.shape[-len(box) :]
+    inside = [slice(max(low, 0), max(high, 0)) for low, high in box]
+    # F.pad counts axes from the last one.
+    pads = [
+        side
+        for (low, high), size in reversed(list(zip(box, sizes, strict=True)))
+        for side in (max(-low, 0), max(high - size, 0))
+    ]
+    piece = tensor[(..., *inside)]
+    return F.pad(piece, pads, value=fill) if any(pads) else piece.clone()
 
 
 def check_patch_size(patch_size: tuple[int, ...], spatial_dims: int) -> tuple[int, ...]:
@@ -69,7 +84,7 @@ def check_patch_size(patch_size: tuple[int, ...], spatial_dims: int) -> tuple[in
 
 
 def _start_on_foreground(
-    label: torch.Tensor, patch_size: tuple[int, ...], room: list[int], generator: torch.Generator
+    label: torch.Tensor, patch_size: tuple[int, ...], places: list[tuple[int, int]], generator: torch.Generator
 ) -> list[int] | None:
     """Where a patch starts that has a foreground pixel in its middle, as far as the image's edge allows."""
     present = label.flatten().bincount().nonzero().flatten()
@@ -81,6 +96,6 @@ def _start_on_foreground(
     flat = pixels[_random_below(len(pixels), generator)]
     centre = torch.unravel_index(flat, label.shape)
     return [
-        min(max(int(middle) - length // 2, 0), free)
-        for middle, length, free in zip(centre, patch_size, room, strict=True)
+        min(max(int(middle) - length // 2, first), last)
+        for middle, length, (first, last) in zip(centre, patch_size, places, strict=True)
     ]

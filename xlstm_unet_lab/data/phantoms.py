@@ -6,12 +6,13 @@ seed is the same on every machine. The noise has a random stream of its own and 
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
+
+from xlstm_unet_lab.data.phantom_physics import checked_size, orthogonal, smooth_field, streams, uniform, whole_levels
 
 MEAN_RADIUS = 9.0  # pixels
 COVERAGE = 0.22  # the share of the image that in-focus cells try to cover
@@ -44,39 +45,25 @@ def microscopy(
     A few cells out of focus shine in the image and are not in the instances. Raises ValueError for a negative seed, a
     size that is not two or three numbers of at least 32 (z: at least 8), or a radius outside 2 to a third of the size.
     """
-    seed, size = operator.index(seed), tuple(operator.index(length) for length in size)
-    if seed < 0:
-        raise ValueError(f"seed is {seed}; give 0 or more")
-    if len(size) not in (2, 3) or min(size[-2:]) < 32 or min(size) < 8:
-        raise ValueError(f"size is {size}; give (y, x) or (z, y, x) with y and x at least 32 and z at least 8")
+    shapes, noise = streams(seed)
+    size = checked_size(size, (8, 32, 32))
     if not 2 <= radius <= min(size[-2:]) / 3:
         raise ValueError(f"radius is {radius}; for size {size} give 2 to {min(size[-2:]) / 3:.0f} pixels")
-    streams = np.random.SeedSequence(seed).spawn(2)
-    shapes, noise = (np.random.Generator(np.random.PCG64(stream)) for stream in streams)
     instances, depth = _grow(shapes, size, radius)
     return _photograph(shapes, noise, instances, depth, radius), instances
-
-
-def _uniform(random: np.random.Generator, low: float, high: float, shape: int | tuple = ()) -> np.ndarray:
-    """Uniform numbers: the one distribution whose stream NumPy keeps from version to version."""
-    return low + (high - low) * random.random(shape)
 
 
 def _draw_cell(random: np.random.Generator, centre: np.ndarray, radius: float) -> _Cell:
     """A deformed ellipsoid of random size, elongation and orientation."""
     dims = len(centre)
-    half_lengths = radius * 2.0 ** _uniform(random, -0.7, 0.6) * _uniform(random, 0.75, 1.25, dims)
-    directions = _uniform(random, -1, 1, (dims, dims))
-    for row in range(dims):  # Gram-Schmidt: a random orthogonal frame
-        for earlier in range(row):
-            directions[row] -= (directions[row] @ directions[earlier]) * directions[earlier]
-        directions[row] /= np.sqrt((directions[row] ** 2).sum())
-    heights = _uniform(random, 0, 0.09, 3)
+    half_lengths = radius * 2.0 ** uniform(random, -0.7, 0.6) * uniform(random, 0.75, 1.25, dims)
+    directions = orthogonal(uniform(random, -1, 1, (dims, dims)))
+    heights = uniform(random, 0, 0.09, 3)
     return _Cell(
         centre=centre,
         axes=directions / half_lengths[:, None],
-        waves=_uniform(random, -3.5, 3.5, (3, dims)),
-        phases=_uniform(random, 0, 2 * np.pi, 3),
+        waves=uniform(random, -3.5, 3.5, (3, dims)),
+        phases=uniform(random, 0, 2 * np.pi, 3),
         heights=heights,
         reach=float(half_lengths.max() * (1 + heights.sum())),
     )
@@ -102,7 +89,7 @@ def _candidates(random: np.random.Generator, size: tuple[int, ...], radius: floa
         cell = _draw_cell(random, random.random(len(size)) * size, radius)
         if offered and random.random() < TOUCHING:
             parent = offered[int(random.random() * len(offered))]
-            towards = _uniform(random, -1, 1, len(size))
+            towards = uniform(random, -1, 1, len(size))
             towards /= np.sqrt((towards**2).sum())
             gap = 1 / np.sqrt(((parent.axes @ towards) ** 2).sum()) + 1 / np.sqrt(((cell.axes @ towards) ** 2).sum())
             cell = cell._replace(centre=parent.centre + 0.95 * gap * towards)
@@ -141,39 +128,35 @@ def _grow(random: np.random.Generator, size: tuple[int, ...], radius: float) -> 
     return instances, np.where(instances > 0, nearest, 1.0)
 
 
-def _texture(random: np.random.Generator, size: tuple[int, ...], grain: float) -> np.ndarray:
-    """A smooth random field of mean 0 and standard deviation 1 whose spots are `grain` pixels wide."""
-    field = ndimage.gaussian_filter(random.random(size), grain, mode="wrap")
-    return (field - field.mean()) / field.std()
-
-
 def _photograph(
     random: np.random.Generator, noise: np.random.Generator, instances: np.ndarray, depth: np.ndarray, radius: float
 ) -> np.ndarray:
     """What a camera behind a fluorescence microscope records of these cells, in whole grey levels."""
     size = instances.shape
     psf = np.array([BLUR * AXIAL_BLUR] * (len(size) - 2) + [BLUR, BLUR])
-    brightness = 2.0 ** _uniform(random, -1.3, 1.0, int(instances.max()) + 1)
+    brightness = 2.0 ** uniform(random, -1.3, 1.0, int(instances.max()) + 1)
     # A cell is thick in its middle and thin at its rim: the light collected follows that thickness.
     thickness = 0.45 + 0.55 * np.sqrt(np.maximum(1 - depth**2, 0))
-    texture = np.maximum(1 + 0.16 * _texture(random, size, 1.0) + 0.12 * _texture(random, size, radius / 3), 0.1)
+    texture = np.maximum(
+        1 + 0.16 * smooth_field(random, size, 1.0) + 0.12 * smooth_field(random, size, radius / 3), 0.1
+    )
     light = np.where(instances > 0, brightness[instances], 0) * thickness * texture
     blurred = ndimage.gaussian_filter(light, psf)
 
     elsewhere = np.zeros(size)
     for _ in range(round(OUT_OF_FOCUS * instances.max())):
         box, distance = _rasterise(_draw_cell(random, random.random(len(size)) * size, 1.3 * radius), size)
-        elsewhere[box] += (distance < 1) * _uniform(random, 0.3, 0.8)
+        elsewhere[box] += (distance < 1) * uniform(random, 0.3, 0.8)
     blurred += ndimage.gaussian_filter(elsewhere, 4 * psf)
 
     # Haze: a dark current of light everywhere, and light scattered far from where it came from.
-    haze = _uniform(random, 0.04, 0.15) + 0.25 * ndimage.gaussian_filter(light, 2.5 * radius)
+    haze = uniform(random, 0.04, 0.15) + 0.25 * ndimage.gaussian_filter(light, 2.5 * radius)
     position = np.stack(np.meshgrid(*(np.linspace(-1, 1, length) for length in size[-2:]), indexing="ij"))
-    lamp = _uniform(random, -0.6, 0.6, 2)[:, None, None]  # where the beam's centre fell
+    lamp = uniform(random, -0.6, 0.6, 2)[:, None, None]  # where the beam's centre fell
     lit = (blurred + haze) * np.exp(-0.35 * ((position - lamp) ** 2).sum(axis=0))
 
-    photons = lit / np.quantile(lit, 0.995) * 2.0 ** _uniform(random, 5.0, 8.5)  # dim exposures are the noisy ones
+    photons = lit / np.quantile(lit, 0.995) * 2.0 ** uniform(random, 5.0, 8.5)  # dim exposures are the noisy ones
     electrons = noise.poisson(photons) + READ_NOISE * noise.standard_normal(size)
     # The camera's black level keeps read noise above zero; the brightest half per cent saturates.
     level = 0.04 + 0.9 * electrons / np.quantile(electrons, 0.995)
-    return np.clip(np.rint(level * GREY_LEVELS), 0, GREY_LEVELS).astype(np.float32)
+    return whole_levels(level * GREY_LEVELS, GREY_LEVELS).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What a data set is, where it comes from, and how it is prepared: one `Recipe` a module in `data_recipes`."""
+"""Find, list and prepare data sets: one `Recipe` a module in `data_recipes`, each prepared into a folder."""
 
 from __future__ import annotations
 
@@ -8,108 +8,35 @@ import json
 import os
 import pkgutil
 import shutil
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
-from xlstm_unet_lab.data.download import DEFAULT_LIMITS, UnpackLimits, fetch, sha256_of, unpack
+from xlstm_unet_lab.data.download import fetch, sha256_of, unpack
 from xlstm_unet_lab.data.nnunet_raw import FOLDS, sync_tree, write_dataset_json, write_splits
+from xlstm_unet_lab.data.recipe_facts import Recipe, RemoteFile, Track, data_root
 from xlstm_unet_lab.ops.checks import did_you_mean
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["FOLDS", "Recipe", "RemoteFile", "get_recipe", "list_recipes", "prepare", "prepared_folder", "recipe_names"]
+__all__ = [
+    "FOLDS",
+    "Recipe",
+    "RemoteFile",
+    "Track",
+    "data_root",
+    "get_recipe",
+    "list_recipes",
+    "own_recipes",
+    "prepare",
+    "prepared_folder",
+    "recipe_names",
+]
 
 MARKER = "recipe.json"  # written last; a folder without it is not finished, or not ours
-Track = Callable[[Iterable], Iterable]  # wraps what a recipe loops over, to draw a progress bar
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file to download. `sha256=None` says that no checksum is published: what arrives is recorded and warned about.
-
-    Raises ValueError for an address that is not https (plain http is accepted from this machine only).
-    """
-
-    address: str
-    sha256: str | None
-    size: int  # bytes, for the table of data sets; the checksum decides what is accepted
-    name: str  # the file name to store it under
-
-    def __post_init__(self) -> None:
-        parts = urlsplit(self.address)
-        if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost")):
-            raise ValueError(f"address {self.address!r} must start with https://")
-        if Path(self.name).name != self.name or not self.name:
-            raise ValueError(f"name {self.name!r} must be a plain file name")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """The facts of one data set, and `convert`, which turns its original files into nnU-Net's raw format.
-
-    `convert(source, out, track)` reads the folder `source` (None for what is made here), writes every case with
-    `nnunet_raw.write_case`, loops through `track(...)` so that progress shows, and returns facts to record.
-    """
-
-    name: str  # as its module is called
-    dataset_id: int  # nnU-Net's number
-    title: str
-    modality: str
-    spatial_dims: int
-    channel_names: tuple[str, ...]
-    labels: Mapping[str, int]  # "background" is 0, the others count on from 1
-    colours: Mapping[str, str]  # "#RRGGBB" for each label but the background
-    metrics: tuple[str, ...]
-    tolerances: Mapping[str, float]  # for the surface Dice of each label, in `spacing_unit`
-    spacing_unit: str  # "mm" or "pixel"
-    file_ending: str  # ".png" or ".nii.gz"
-    licence: str
-    citation: str
-    homepage: str
-    convert: Callable[[Path | None, Path, Track], Mapping] = field(repr=False)
-    files: tuple[RemoteFile, ...] = ()  # what is public to download
-    registration: str | None = None  # where to register, for data that must not be downloaded without
-    unpack_limits: UnpackLimits = DEFAULT_LIMITS  # what its archives may grow to
-    version: int = 1  # count up when what convert writes changes
-
-    def __post_init__(self) -> None:
-        foreground = set(self.labels) - {"background"}
-        if list(self.labels.values()) != list(range(len(self.labels))) or next(iter(self.labels), "") != "background":
-            raise ValueError(f"labels {dict(self.labels)} must start with background 0 and count on by one")
-        for what in ("colours", "tolerances"):
-            if set(getattr(self, what)) != foreground:
-                raise ValueError(
-                    f"{what} name {sorted(getattr(self, what))}; expected one for each of {sorted(foreground)}"
-                )
-        choices = {
-            "spatial_dims": (2, 3),
-            "spacing_unit": ("mm", "pixel"),
-            "file_ending": (".png", ".nii.gz"),
-            "dataset_id": range(1, 1000),
-        }
-        for what, allowed in choices.items():
-            if getattr(self, what) not in allowed:
-                raise ValueError(f"{what} is {getattr(self, what)!r}; expected one of {allowed}")
-
-    @property
-    def made_here(self) -> bool:
-        """Whether the data set is generated from a seed and needs no files."""
-        return not self.files and self.registration is None
-
-    def folder(self, root: str | Path | None = None) -> Path:
-        """Where the prepared data set lies: DatasetNNN_name under `root`."""
-        return data_root(root) / f"Dataset{self.dataset_id:03d}_{self.name}"
-
-
-def data_root(root: str | Path | None = None) -> Path:
-    """Where prepared data lives: `root`, else the environment variable LAB_DATA, else a folder in the user's cache."""
-    import pooch
-
-    return Path(root or os.environ.get("LAB_DATA") or pooch.os_cache("xlstm-unet-lab")).expanduser().absolute()
+OWN_NUMBERS = range(501, 700)  # nnU-Net's numbers for data sets made of a user's own files
 
 
 def recipe_names() -> list[str]:
@@ -118,22 +45,59 @@ def recipe_names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_"))
 
 
-def get_recipe(name: str) -> Recipe:
-    """The recipe of this name; KeyError with the nearest name and the whole list when there is none."""
+def get_recipe(name: str, root: str | Path | None = None) -> Recipe:
+    """The recipe of this name: a module of `data_recipes`, or what `prepare` read off a user's own files.
+
+    Raises KeyError with the nearest name and the whole list when there is none.
+    """
     names = recipe_names()
     if name not in names:
-        raise KeyError(f"no recipe is named {name!r}: {did_you_mean(name, names)}")
+        own = own_recipes(root)
+        if name not in own:
+            raise KeyError(f"no recipe is named {name!r}: {did_you_mean(name, [*names, *own])}")
+        return own[name]
     recipe = importlib.import_module(f"data_recipes.{name}").RECIPE
     if recipe.name != name:
         raise ValueError(f"data_recipes/{name}.py describes a recipe named {recipe.name!r}; the two names must agree")
     return recipe
 
 
+def own_recipes(root: str | Path | None = None) -> dict[str, Recipe]:
+    """The data sets prepared from users' own files under `root`: name -> recipe, with the facts `prepare` recorded."""
+    recorded = (json.loads(path.read_text()).get("own") for path in sorted(data_root(root).glob(f"Dataset*/{MARKER}")))
+    found = {}
+    for own in filter(None, recorded):
+        facts = {what: tuple(value) if isinstance(value, list) else value for what, value in own.items()}
+        found[own["name"]] = replace(get_recipe(own["read_by"]), from_source=None, **facts)
+    return found
+
+
+def _own_recipe(template: Recipe, source: Path, root: str | Path | None) -> Recipe:
+    """The recipe of a user's own files, under the number it had before or the first free one."""
+    own = own_recipes(root)
+    recipe = template.from_source(source, own)
+    if recipe.name in recipe_names():
+        raise ValueError(f"{source} would be prepared as {recipe.name!r}, which is a recipe here: rename the folder")
+    taken = {folder.name[: len("Dataset000")] for folder in data_root(root).glob("Dataset*")}
+    free = (number for number in OWN_NUMBERS if f"Dataset{number}" not in taken)
+    number = own[recipe.name].dataset_id if recipe.name in own else next(free)
+    return replace(recipe, read_by=template.name, dataset_id=number)
+
+
+def _own_facts(recipe: Recipe) -> dict | None:
+    """What tells a recipe of a user's own files from its template, for the marker."""
+    if recipe.read_by is None:
+        return None
+    template, code = get_recipe(recipe.read_by), ("convert", "from_source")
+    names = [field.name for field in fields(Recipe) if field.name not in code]
+    return {name: getattr(recipe, name) for name in names if getattr(recipe, name) != getattr(template, name)}
+
+
 def list_recipes(root: str | Path | None = None) -> pandas.DataFrame:
     """A table of every recipe: name, title, modality, dimensions, size, licence, how it comes, prepared or not."""
     import pandas
 
-    recipes = [get_recipe(name) for name in recipe_names()]
+    recipes = [*(get_recipe(name) for name in recipe_names()), *own_recipes(root).values()]
     return pandas.DataFrame(
         {
             "name": recipe.name,
@@ -150,8 +114,10 @@ def list_recipes(root: str | Path | None = None) -> pandas.DataFrame:
 
 
 def _how_it_comes(recipe: Recipe) -> str:
+    if recipe.of_own_files:
+        return "source=, your own files"
     if recipe.registration:
-        return "source=, after registering"
+        return f"source=, after registering at {recipe.registration}"
     return "made here" if recipe.made_here else "download or source="
 
 
@@ -159,7 +125,14 @@ def prepared_folder(recipe: Recipe, root: str | Path | None = None) -> Path | No
     """The finished folder of a recipe, or None when there is no such folder yet.
 
     Raises FileExistsError when the folder was not made by this recipe in this version: it is never deleted silently.
+    Raises ValueError for a recipe that stands for any of a user's own folders.
     """
+    if recipe.from_source is not None:
+        own = ", ".join(own_recipes(root)) or "none yet"
+        raise ValueError(
+            f"{recipe.name!r} prepares folders of your own, each under the folder's name; ask for it by that name. "
+            f"Prepared so far: {own}"
+        )
     folder = recipe.folder(root)
     if not folder.exists():
         return None
@@ -169,9 +142,10 @@ def prepared_folder(recipe: Recipe, root: str | Path | None = None) -> Path | No
     facts = json.loads((folder / MARKER).read_text())
     found, expected = (facts.get("name"), facts.get("version")), (recipe.name, recipe.version)
     if found != expected:
+        why = ", because the files are others or have changed since" if recipe.read_by else ""
         raise FileExistsError(
             f"{folder} was made by recipe {found[0]!r} version {found[1]}, this is {expected[0]!r} version "
-            f"{expected[1]}: {what_to_do}"
+            f"{expected[1]}{why}: {what_to_do}"
         )
     return folder
 
@@ -185,21 +159,25 @@ def prepare(
     """Get a data set ready in nnU-Net's raw format and return its folder; at once when it is ready already.
 
     root: where prepared data lives (see `data_root`). source: a folder or a zip or tar archive in the original layout;
-    without it the files are downloaded, or made here. The folder appears only when it is complete, and two processes
-    may call this at once: one works, the other waits.
+    without it the files are downloaded, or made here. `prepare("folder", source=...)` takes images and labels of your
+    own (see data_recipes/folder.py); the data set is called as their folder.
+    The folder appears only when it is complete, and two processes may call this at once: one works, the other waits.
     Raises KeyError for an unknown recipe, FileExistsError when the place is taken by something else, FileNotFoundError
     when `source` is missing, OSError when a download fails, ValueError when files are not what the recipe expects or
     the data can only be had by registering.
     """
     import filelock
 
-    recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
+    recipe = get_recipe(recipe, root) if isinstance(recipe, str) else recipe
     source = None if source is None else Path(source).expanduser().absolute()
-    _check_source(recipe, source)
+    if recipe.from_source is not None:
+        _check_source(recipe, source)
+        recipe = _own_recipe(recipe, source, root)
     folder = recipe.folder(root)
     if prepared_folder(recipe, root) is not None:  # before any lock: a course's shared folder may be read-only
         _check_same_source(folder, source)
         return folder
+    _check_source(recipe, source)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(folder.parent / f".{folder.name}.lock"):
         if prepared_folder(recipe, root) is not None:
@@ -223,6 +201,8 @@ def prepare(
 
 
 def _check_source(recipe: Recipe, source: Path | None) -> None:
+    if source is None and recipe.of_own_files:
+        raise ValueError(f"{recipe.name} is made of your own files: call prepare({recipe.name!r}, source=your folder)")
     if source is None and recipe.registration:
         raise ValueError(
             f"{recipe.name} may not be downloaded without registering: register at {recipe.registration}, accept its "
@@ -266,10 +246,13 @@ def _original_files(
 
 def _build(recipe: Recipe, original: Path | None, made: Path, origin: dict, track: Track) -> None:
     """Write the cases, then what describes them, and the marker last."""
+    for part in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
+        (made / part).mkdir()
     facts = recipe.convert(original, made, track)
     counts = write_dataset_json(made, recipe)
-    write_splits(made, recipe.file_ending)
+    write_splits(made, recipe.file_ending, recipe.group)
     marker = {"name": recipe.name, "version": recipe.version, "source": origin, "counts": counts, "facts": dict(facts)}
+    marker |= {"own": _own_facts(recipe)} if recipe.of_own_files else {}
     (made / MARKER).write_text(json.dumps(marker, indent=2) + "\n")
 
 

@@ -1,7 +1,9 @@
 """From an image of any size to labels or probabilities: NumPy in, NumPy out."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial, reduce
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -9,9 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xlstm_unet_lab.data.dataset import normalise
-from xlstm_unet_lab.training.sliding_window import sliding_window
+from xlstm_unet_lab.data.resample import checked_spacing, resampled_size
+from xlstm_unet_lab.data.targets import Targets
+from xlstm_unet_lab.training.sliding_window import first_output, joined, sliding_slabs
 
-SAME_SPACING = 0.01  # spacings that differ by less than this share are taken as equal
+WINDOWS_AT_ONCE = {2: 4, 3: 1}  # by spatial dimensions
 
 
 def predict(
@@ -20,18 +24,19 @@ def predict(
     *,
     patch_size: Sequence[int],
     overlap: float = 0.5,
+    mirror: bool | Sequence[int] = False,
     spacing: Sequence[float] | None = None,
-    batch_size: int = 4,
+    batch_size: int | None = None,
     device: torch.device | str | None = None,
 ) -> np.ndarray:
-    """The most probable label at every position: (*spatial), uint8 (uint16 above 256 classes).
+    """The label at every position: (*spatial), uint8 (uint16 where label values pass 255).
 
-    Arguments and errors as in `predict_probabilities`.
+    Of classes the most probable one; of regions (`model.targets`) those with a probability above 1/2, painted in their
+    order. A large volume is predicted slab by slab, so that beside image and labels only a few patches' rows of
+    probabilities are in memory. Arguments and errors as in `predict_probabilities`.
     """
-    probabilities = predict_probabilities(
-        model, image, patch_size=patch_size, overlap=overlap, spacing=spacing, batch_size=batch_size, device=device
-    )
-    return probabilities.argmax(axis=0).astype(np.uint8 if len(probabilities) <= 256 else np.uint16)
+    slabs = _probability_slabs(model, image, patch_size, overlap, mirror, spacing, batch_size, device)
+    return joined(map(partial(_labels, model), slabs), rows=np.shape(image)[1], axis=0).numpy()
 
 
 def predict_probabilities(
@@ -40,61 +45,170 @@ def predict_probabilities(
     *,
     patch_size: Sequence[int],
     overlap: float = 0.5,
+    mirror: bool | Sequence[int] = False,
     spacing: Sequence[float] | None = None,
-    batch_size: int = 4,
+    batch_size: int | None = None,
     device: torch.device | str | None = None,
 ) -> np.ndarray:
     """Probabilities of all classes, (num_classes, *spatial) float32, summing to 1 at every position.
 
+    Of a model whose `targets` are regions: one probability a region, each between 0 and 1.
     image: (C, *spatial), 2-D or 3-D, any real dtype, not normalised (it is here, as training images are). Windows of
     `patch_size` share `overlap` of their size and weigh most in their middle; an image smaller than the patch is padded
-    and cut back. `batch_size` windows are computed at once, on `device` (the model moves there and stays; by default
-    where it is). `spacing` is the image's, in the order of its axes: when it differs from the model's
+    and cut back. `mirror` names spatial axes, counted from 0 (True: all of them): every window is also predicted
+    mirrored along each combination of them, and the probabilities are averaged; 2 axes take 4 times as long, 3 take 8.
+    Mirror only along axes the model was trained to be mirrored along. `batch_size` windows are computed at once (None:
+    4 in 2-D, 1 in 3-D, where one is work enough and memory is short), on `device` (the model moves there and stays; by
+    default where it is). `spacing` is the image's, in the order of its axes: when it differs from the model's
     `training_spacing`, the image is resampled to that and the probabilities back; without `spacing` the image is used
     as it is. The model computes in evaluation mode and is put back as it was.
-    Raises ValueError for an image, patch size, overlap or spacing that does not fit, TypeError for values that are not
-    numbers. Warns when `spacing` is given and the model carries no `training_spacing`: the image is then used as it is.
+    Raises ValueError for an image, patch size, overlap, axis or spacing that does not fit, TypeError for values that
+    are not numbers. Warns when `spacing` is given and the model carries no `training_spacing`: the image is then used
+    as it is.
     """
+    slabs = _probability_slabs(model, image, patch_size, overlap, mirror, spacing, batch_size, device)
+    return joined(map(Tensor.float, slabs), rows=np.shape(image)[1], axis=1).numpy()
+
+
+class Mirrored(nn.Module):
+    """A network that averages its probabilities over mirrored copies of every window, and answers with their logits.
+
+    axes: spatial axes of the windows; exclusive: whether the channels are classes (softmax) or regions (sigmoid).
+    """
+
+    def __init__(self, network: nn.Module, axes: Sequence[int], exclusive: bool):
+        super().__init__()
+        self.network, self.axes, self.exclusive = network, tuple(axes), exclusive
+        self.config = getattr(network, "config", None)
+
+    def forward(self, windows: Tensor) -> Tensor:
+        """(B, C, *spatial) -> (B, num_classes, *spatial), in at least float32."""
+        # Sums of probabilities, as logarithms: dividing by their number would change neither softmax nor sigmoid.
+        if self.exclusive:
+            return reduce(torch.logaddexp, (logits.log_softmax(1) for logits in self._answers(windows)))
+        both = (torch.stack([F.logsigmoid(logits), F.logsigmoid(-logits)]) for logits in self._answers(windows))
+        inside, outside = reduce(torch.logaddexp, both)
+        return inside - outside
+
+    def _answers(self, windows: Tensor) -> Iterator[Tensor]:
+        for axes in mirrorings(self.axes):
+            turned = [axis + 2 for axis in axes]
+            logits = first_output(self.network(windows.flip(turned))).flip(turned)
+            yield logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def mirrorings(axes: Sequence[int]) -> list[tuple[int, ...]]:
+    """Every combination of axes to mirror along, none first: 2 to the power of their number."""
+    return [chosen for count in range(len(axes) + 1) for chosen in combinations(axes, count)]
+
+
+def mirror_axes(mirror: bool | Sequence[int], spatial_dims: int) -> tuple[int, ...]:
+    """The spatial axes `mirror` stands for; ValueError for one that is not there or stands twice."""
+    axes = tuple(range(spatial_dims) if mirror else ()) if isinstance(mirror, bool) else tuple(mirror)
+    if len(set(axes)) != len(axes) or not set(axes) <= set(range(spatial_dims)):
+        raise ValueError(f"mirror={mirror} must be True, False or different axes from 0 to {spatial_dims - 1}")
+    return axes
+
+
+def targets_of(model: nn.Module, channels: int) -> Targets:
+    """What the model's output channels stand for: `model.targets`, or as many classes, numbered from 0.
+
+    Raises ValueError when the model carries targets of another number.
+    """
+    targets = getattr(model, "targets", None)
+    if targets is None:
+        return Targets.classes({f"class {value}": value for value in range(channels)})
+    if len(targets.names) != channels:
+        raise ValueError(
+            f"model.targets names {len(targets.names)} channels {targets.names}, the model gives {channels}"
+        )
+    return targets
+
+
+def _probabilities(model: nn.Module, logits: Tensor) -> Tensor:
+    return targets_of(model, len(logits)).probabilities(logits)
+
+
+def _labels(model: nn.Module, probabilities: Tensor) -> Tensor:
+    targets = targets_of(model, len(probabilities))
+    largest = max(targets.painted or (values[0] for values in targets.values))
+    return targets.labels(probabilities).to(torch.uint8 if largest < 256 else torch.uint16)
+
+
+def _probability_slabs(
+    model: nn.Module,
+    image: np.ndarray,
+    patch_size: Sequence[int],
+    overlap: float,
+    mirror: bool | Sequence[int],
+    spacing: Sequence[float] | None,
+    batch_size: int | None,
+    device: torch.device | str | None,
+) -> Iterator[Tensor]:
+    """Probabilities (channels, rows, ...) of the image on its own grid, slab by slab along its first axis."""
     image = np.asarray(image)
     if image.ndim != len(patch_size) + 1:
         raise ValueError(
             f"image has shape {image.shape}; patch_size={tuple(patch_size)} needs (C, *spatial) with {len(patch_size)} "
             "spatial dimensions: image[None] adds the channel axis, image[0] drops a batch axis"
         )
-    if device is not None:
-        model.to(device)
+    axes = mirror_axes(mirror, len(patch_size))
     size = image.shape[1:]
     working_size = _working_size(model, size, spacing)
+    if device is not None:
+        model.to(device)
     if working_size != size:
         image = _resized(torch.from_numpy(image.astype(np.float32)), working_size).numpy()
-    logits = sliding_window(
-        model, torch.from_numpy(normalise(image)), patch_size=patch_size, overlap=overlap, batch_size=batch_size
+    targets = getattr(model, "targets", None)
+    network = Mirrored(model, axes, exclusive=targets is None or targets.exclusive) if axes else model
+    if batch_size is None:
+        batch_size = WINDOWS_AT_ONCE[len(patch_size)]
+    slabs = sliding_slabs(
+        network, torch.from_numpy(normalise(image)), patch_size=patch_size, overlap=overlap, batch_size=batch_size
     )
-    return _resized(logits.float().softmax(dim=0), size).numpy()
+    # map and not a generator: that would hold on to a slab while the windows of the next one are computed
+    probabilities = map(partial(_probabilities, model), slabs)
+    return probabilities if working_size == size else _resized_slabs(probabilities, working_size, size)
 
 
 def _working_size(model: nn.Module, size: tuple[int, ...], spacing: Sequence[float] | None) -> tuple[int, ...]:
     """The grid size at which the image has the spacing the model was trained at."""
     if spacing is None:
         return size
-    if len(spacing) != len(size) or not all(np.isfinite(step) and step > 0 for step in spacing):
-        raise ValueError(f"spacing={tuple(spacing)} must have {len(size)} finite sizes above 0, one a spatial axis")
+    spacing = checked_spacing(tuple(map(float, spacing)), len(size))
     wanted = getattr(model, "training_spacing", None)
     if wanted is None:
         warnings.warn(
-            f"spacing={tuple(spacing)} was not used: the model does not say what spacing it was trained at; "
+            f"spacing={spacing} was not used: the model does not say what spacing it was trained at; "
             "set model.training_spacing, as fit and load_weights do",
             stacklevel=4,
         )
         return size
-    if np.allclose(spacing, wanted, rtol=SAME_SPACING, atol=0):
-        return size
-    return tuple(max(1, round(n * own / other)) for n, own, other in zip(size, spacing, wanted, strict=True))
+    return resampled_size(size, spacing, wanted)
 
 
-def _resized(channels: Tensor, size: tuple[int, ...]) -> Tensor:
+def _resized(channels: Tensor, size: Sequence[int]) -> Tensor:
     """(C, *spatial) at another grid size, by linear interpolation."""
-    if tuple(channels.shape[1:]) == size:
-        return channels
-    mode = "bilinear" if len(size) == 2 else "trilinear"
-    return F.interpolate(channels[None], size=size, mode=mode, align_corners=False)[0]
+    mode = ("linear", "bilinear", "trilinear")[len(size) - 1]
+    return F.interpolate(channels[None], size=tuple(size), mode=mode, align_corners=False)[0]
+
+
+def _resized_slabs(slabs: Iterator[Tensor], size: Sequence[int], wanted: Sequence[int]) -> Iterator[Tensor]:
+    """What `_resized` gives, slab by slab: slabs (C, rows, ...) of an image of `size` become slabs of `wanted` size."""
+    place = ((torch.arange(wanted[0], dtype=torch.float64) + 0.5) * (size[0] / wanted[0]) - 0.5).clamp(min=0)
+    above = place.long().clamp(max=size[0] - 1)
+    below = (above + 1).clamp(max=size[0] - 1)
+    shares = (place - above).float().reshape(-1, *[1] * (len(wanted) - 1))
+    kept, top, done = None, 0, 0  # rows from `top` on that are still needed; rows given out so far
+    for slab in slabs:
+        flat = _resized(slab.flatten(0, 1), wanted[1:]).reshape(*slab.shape[:2], *wanted[1:])
+        kept = flat if kept is None else torch.cat([kept, flat], 1)
+        del slab, flat  # not to hold on to them while the windows of the next slab are computed
+        bottom = top + kept.shape[1]
+        ready = int((below < bottom).sum())
+        if ready > done:
+            now = slice(done, ready)
+            yield kept[:, above[now] - top].lerp_(kept[:, below[now] - top], shares[now])
+        done = ready
+        needed = min(int(above[done]), bottom) if done < len(above) else bottom
+        kept, top = kept[:, needed - top :].clone(), needed

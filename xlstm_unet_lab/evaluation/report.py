@@ -1,18 +1,33 @@
-"""Scores of one segmentation as a table, one row a label."""
+"""Scores as tables: of one case, of many, with intervals, and of two models side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xlstm_unet_lab.evaluation.metrics import dice, hausdorff95, surface_dice
+from xlstm_unet_lab.evaluation.metrics import dice, hausdorff95, instance_f1, surface_dice
 
 if TYPE_CHECKING:
     import pandas
 
 FOREGROUND = "foreground"
+SCORES = ("dice", "surface_dice", "instance_f1")  # between 0 and 1, the more the better
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was predicted for one case and what is true; instance maps where there are some."""
+
+    name: str
+    prediction: np.ndarray  # integers (*spatial)
+    truth: np.ndarray
+    spacing: Sequence[float]  # in the order of the axes
+    predicted_instances: np.ndarray | None = None  # integers (*spatial), every object its own number
+    true_instances: np.ndarray | None = None
 
 
 def evaluate(
@@ -20,54 +35,194 @@ def evaluate(
     truth: np.ndarray,
     *,
     spacing: Sequence[float],
-    labels: Mapping[str, int],
+    labels: Mapping[str, int | Sequence[int]],
     tolerance: float | Mapping[str, float] | None = None,
     unit: str = "mm",
+    labelled_slices_only: Collection[str] = (),
 ) -> pandas.DataFrame:
     """A table of Dice, surface Dice, HD95 and size for each label, and for the foreground as a whole.
 
     prediction, truth: integers (*spatial), 2-D or 3-D; spacing: size of a voxel in `unit`, in array order (z, y, x);
-    labels: name -> value, background (0) is left out. `tolerance` of surface Dice, in `unit`: one number, one for each
-    label name (the foreground takes the smallest of them unless it is named), or None for the largest voxel size.
-    Columns: label, value (none for the foreground), dice, surface_dice, tolerance_mm, hd95_mm, volume_truth_mm3 and
-    volume_prediction_mm3; for images area_truth_mm2 and area_prediction_mm2; another unit changes the names.
-    Raises ValueError for unequal shapes, values without a label, a label without a tolerance, and as the metrics do.
+    labels: name -> value, or the values of a region, as `recipe.targets.foreground` has them; background (0) is left
+    out. `tolerance` of surface Dice, in `unit`: one number, one for each label name (the foreground takes the smallest
+    of them unless it is named), or None for the largest voxel size. labelled_slices_only: names of labels whose three
+    scores count from the first to the last slice (first axis) that the truth labels, as published for vessels and the
+    oesophagus, which are marked over a part of their length; where the truth has none, every slice counts.
+    Columns: label, value (none for regions and the foreground), dice, surface_dice, tolerance_mm, hd95_mm,
+    volume_truth_mm3 and volume_prediction_mm3; for images area_truth_mm2 and area_prediction_mm2; another unit changes
+    the names.
+    Raises ValueError for unequal shapes, values without a label, a label without a tolerance, a name in
+    labelled_slices_only that is no label, and as the metrics do.
     """
     from pandas import DataFrame
 
     prediction, truth = np.asarray(prediction), np.asarray(truth)
-    foreground = {name: value for name, value in labels.items() if value != 0}
+    foreground = {name: _members(value) for name, value in labels.items() if _members(value) != (0,)}
     if not foreground:
         raise ValueError(f"labels={dict(labels)} names no label above 0: there is nothing to score")
-    _check_values("prediction", prediction, foreground)
-    _check_values("truth", truth, foreground)
-    values = {name: (value,) for name, value in foreground.items()} | {FOREGROUND: tuple(foreground.values())}
+    known = tuple(sorted({value for members in foreground.values() for value in members}))
+    for what, array in (("prediction", prediction), ("truth", truth)):
+        _check_values(what, array, labels, known)
     if FOREGROUND in foreground and len(foreground) > 1:
         raise ValueError(f"a label may be called {FOREGROUND!r} only if it is the only one, got {list(foreground)}")
+    if strangers := set(labelled_slices_only) - set(foreground):
+        raise ValueError(f"labelled_slices_only={sorted(strangers)} are no labels: there are {list(foreground)}")
     tolerances = _tolerances(tolerance, foreground, spacing)
 
     size_name = {2: "area", 3: "volume"}.get(truth.ndim, "size")
     size_unit = f"{unit}{truth.ndim}"
     rows = []
-    for name, members in values.items():
+    for name, members in (foreground | {FOREGROUND: known}).items():
         found, wanted = np.isin(prediction, members), np.isin(truth, members)
+        sizes = [np.count_nonzero(mask) * float(np.prod(spacing)) for mask in (wanted, found)]
+        if name in labelled_slices_only and wanted.any():
+            labelled = np.flatnonzero(wanted.any(axis=tuple(range(1, wanted.ndim))))
+            found, wanted = (mask[labelled[0] : labelled[-1] + 1] for mask in (found, wanted))
         rows.append(
             {
                 "label": name,
-                "value": foreground.get(name),
+                "value": members[0] if isinstance(labels.get(name), Integral) else None,
                 "dice": dice(found, wanted),
                 "surface_dice": surface_dice(found, wanted, spacing=spacing, tolerance=tolerances[name]),
                 f"tolerance_{unit}": tolerances[name],
                 f"hd95_{unit}": hausdorff95(found, wanted, spacing=spacing),
-                f"{size_name}_truth_{size_unit}": np.count_nonzero(wanted) * float(np.prod(spacing)),
-                f"{size_name}_prediction_{size_unit}": np.count_nonzero(found) * float(np.prod(spacing)),
+                f"{size_name}_truth_{size_unit}": sizes[0],
+                f"{size_name}_prediction_{size_unit}": sizes[1],
             }
         )
     return DataFrame(rows).astype({"value": "Int64"})
 
 
+def evaluate_cases(outcomes: Iterable[Outcome], *, labels: Mapping, **options) -> pandas.DataFrame:
+    """The tables of `evaluate` for many cases, one below the other, with the case's name as first column.
+
+    outcomes: read one after the other, so a generator holds one case in memory. labels and options as in `evaluate`.
+    Where a case has both instance maps, its foreground row also has instance_tp, instance_fp, instance_fn and
+    instance_f1 (matched at IoU 0.5, objects at the border left out). Raises ValueError for no case, two cases of one
+    name, and, naming the case, as `evaluate` does.
+    """
+    import pandas
+
+    tables = {}
+    for outcome in outcomes:
+        if outcome.name in tables:
+            raise ValueError(f"case {outcome.name!r} is there twice: names must differ")
+        try:
+            table = evaluate(outcome.prediction, outcome.truth, spacing=outcome.spacing, labels=labels, **options)
+            if outcome.predicted_instances is not None and outcome.true_instances is not None:
+                score = instance_f1(outcome.predicted_instances, outcome.true_instances)
+                for what, value in score._asdict().items():
+                    table.loc[table["label"] == FOREGROUND, f"instance_{what}"] = value
+        except ValueError as error:
+            raise ValueError(f"case {outcome.name}: {error}") from error
+        table.insert(0, "case", outcome.name)
+        tables[outcome.name] = table
+    if not tables:
+        raise ValueError("outcomes is empty: there is nothing to evaluate")
+    return pandas.concat(tables.values(), ignore_index=True)
+
+
+def bootstrap_interval(
+    values: Sequence[float], *, level: float = 0.95, samples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """An interval (low, high) for the mean over all cases of this kind, of confidence `level`: percentile bootstrap.
+
+    `samples` sets of as many values are drawn with replacement, and the middle `level` of their means is given; with
+    fewer than about 10 values it is too narrow. Raises ValueError for no values or one that is not finite, a level
+    outside (0, 1) and fewer than 1 sample. Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, ch. 13.
+    """
+    values = np.asarray(values, float)
+    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
+        raise ValueError(f"values of shape {values.shape} must be one row of finite numbers, one a case, at least one")
+    if not 0 < level < 1 or samples < 1:
+        raise ValueError(f"level={level} must lie between 0 and 1 and samples={samples} be at least 1")
+    drawn = np.random.default_rng(seed).integers(len(values), size=(samples, len(values)))
+    low, high = np.quantile(values[drawn].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def summarise(table: pandas.DataFrame, *, samples: int = 2000, seed: int = 0) -> pandas.DataFrame:
+    """Mean and 95% interval over cases of every score of every label: label, score, cases, mean, low, high.
+
+    table: as `evaluate_cases` gives it. Distances are left out: their mean is infinite once a prediction is empty.
+    """
+    from pandas import DataFrame
+
+    rows = []
+    for label, part in table.groupby("label", sort=False):
+        for score in scores_in(part):
+            values = part[score].dropna()
+            low, high = bootstrap_interval(values, samples=samples, seed=seed)
+            shared = {"label": label, "score": score, "cases": len(values)}
+            rows.append(shared | {"mean": values.mean(), "low": low, "high": high})
+    return DataFrame(rows)
+
+
+def scores_in(table: pandas.DataFrame) -> list[str]:
+    """Which of `SCORES` a table has values of."""
+    return [score for score in SCORES if score in table and table[score].notna().any()]
+
+
+def compare(
+    table_a: pandas.DataFrame, table_b: pandas.DataFrame, *, score: str = "dice", samples: int = 2000, seed: int = 0
+) -> pandas.DataFrame:
+    """Two models over the same cases, case by case: one row a label.
+
+    Columns: label, cases, mean_a, mean_b, difference (mean of a minus b) with its 95% interval low and high, p_value
+    (Wilcoxon signed-rank test, two-sided, 1 where all are equal; not corrected for looking at several labels), and in
+    how many cases a is higher (wins), equal (ties) or lower (losses). Raises ValueError for a score without values,
+    cases or labels that only one table has, and values that are not finite.
+    """
+    from pandas import DataFrame
+    from scipy.stats import wilcoxon
+
+    both = paired(table_a, table_b, score)
+    rows = []
+    for label, part in both.groupby("label", sort=False):
+        differences = (part["a"] - part["b"]).to_numpy()
+        low, high = bootstrap_interval(differences, samples=samples, seed=seed)
+        rows.append(
+            {
+                **{"label": label, "cases": len(part), "mean_a": part["a"].mean(), "mean_b": part["b"].mean()},
+                **{"difference": differences.mean(), "low": low, "high": high},
+                "p_value": float(wilcoxon(differences).pvalue) if differences.any() else 1.0,
+                "wins": int((differences > 0).sum()),
+                "ties": int((differences == 0).sum()),
+                "losses": int((differences < 0).sum()),
+            }
+        )
+    return DataFrame(rows)
+
+
+def paired(table_a: pandas.DataFrame, table_b: pandas.DataFrame, score: str) -> pandas.DataFrame:
+    """One row for each case and label, with the score of both tables as columns a and b; errors as in `compare`."""
+    sides = []
+    for name, table in (("a", table_a), ("b", table_b)):
+        if score not in table or not table[score].notna().any():
+            raise ValueError(f"table {name} has no values of {score!r}: it has {scores_in(table)}")
+        sides.append(table.dropna(subset=score).set_index(["case", "label"])[score].rename(name))
+    only = sides[0].index.symmetric_difference(sides[1].index)
+    if len(only):
+        raise ValueError(f"only one of the tables has {only[:3].tolist()}: compare scores of the same cases and labels")
+    both = sides[0].to_frame().join(sides[1]).reset_index()
+    if not np.isfinite(both[["a", "b"]]).all(axis=None):
+        raise ValueError(f"{score} is not finite everywhere, so that there is no mean: compare one of {SCORES}")
+    return both
+
+
+def notable_cases(table: pandas.DataFrame, score: str = "dice") -> dict[str, str]:
+    """The names of the "best", the "median" and the "worst" case by the mean of a score over its labels."""
+    labels = table[table["label"] != FOREGROUND]
+    means = (labels if len(labels) else table).groupby("case")[score].mean().sort_values(kind="stable")
+    return {"best": means.index[-1], "median": means.index[len(means) // 2], "worst": means.index[0]}
+
+
+def _members(value: int | Sequence[int]) -> tuple[int, ...]:
+    return (value,) if isinstance(value, Integral) else tuple(value)
+
+
 def _tolerances(
-    tolerance: float | Mapping[str, float] | None, foreground: Mapping[str, int], spacing: Sequence[float]
+    tolerance: float | Mapping[str, float] | None, foreground: Collection[str], spacing: Sequence[float]
 ) -> dict[str, float]:
     names = [*foreground, FOREGROUND]
     if tolerance is None:
@@ -82,9 +237,9 @@ def _tolerances(
     }
 
 
-def _check_values(name: str, array: np.ndarray, foreground: Mapping[str, int]) -> None:
+def _check_values(name: str, array: np.ndarray, labels: Mapping, known: Sequence[int]) -> None:
     if array.dtype.kind not in "iub":
         raise ValueError(f"{name} has dtype {array.dtype}; expected integer labels, as {name}.astype(int) gives")
-    unknown = sorted(set(np.unique(array).tolist()) - {0, *foreground.values()})
+    unknown = sorted(set(np.unique(array).tolist()) - {0, *known})
     if unknown:
-        raise ValueError(f"{name} holds {unknown[:5]}, which no label has: known are {dict(foreground)} and 0")
+        raise ValueError(f"{name} holds {unknown[:5]}, which no label has: known are {dict(labels)} and 0")

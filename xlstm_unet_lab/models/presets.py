@@ -1,52 +1,34 @@
-"""Networks by name: from a few facts (dimensions, channels, classes, patch size) to a full configuration.
+"""Networks by name: from a few facts (dimensions, channels, classes, patch size) to a network.
 
 Each preset says only where its mixers stand. `published_config` follows the released code to the letter.
 """
 
 import dataclasses
+import json
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from xlstm_unet_lab.models.unet import SEQUENCES, UNet, UNetConfig, check_spatial_dims, frozen
+from xlstm_unet_lab.models.baselines import BASELINES, Model
+from xlstm_unet_lab.models.plan import PerStage, plan
+from xlstm_unet_lab.models.unet import UNet, UNetConfig, check_spatial_dims, frozen
 from xlstm_unet_lab.ops.checks import did_you_mean
 
 if TYPE_CHECKING:
     import pandas
     from torch import nn
 
-WIDEST = {2: 512, 3: 320}  # channels of the deepest stages, as nnU-Net plans them
-FIRST_WIDTH = 32
-SMALLEST_MAP = 4  # positions an axis keeps: nnU-Net stops dividing an axis below twice this
-
-
-def plan_strides(patch_size: Sequence[int], stages: int | None = None) -> tuple[tuple[int, ...], ...]:
-    """Strides that halve each axis while it keeps 4 positions, until no axis can be halved or `stages` are reached.
-
-    With `stages` given there are exactly so many: once every axis is short, all of them go on being halved.
-    """
-    size, strides = tuple(patch_size), [(1,) * len(patch_size)]
-    while stages is None or len(strides) < stages:
-        stride = tuple(2 if extent >= 2 * SMALLEST_MAP else 1 for extent in size)
-        if max(stride) == 1:
-            if stages is None and len(strides) > 1:
-                break
-            stride = (2,) * len(size)
-        strides.append(stride)
-        size = tuple(math.ceil(extent / step) for extent, step in zip(size, stride, strict=True))
-    return tuple(strides)
-
 
 def no_mixers(stages: int) -> tuple[str, ...]:
     return ("none",) * stages
 
 
-def bottleneck(kind: str) -> Callable[[int], tuple[str, ...]]:
+def bottleneck(kind: str) -> PerStage:
     """One mixer on the deepest feature map."""
     return lambda stages: ("none",) * (stages - 1) + (kind,)
 
 
-def alternating(kind: str, first: int = 2) -> Callable[[int], tuple[str, ...]]:
+def alternating(kind: str, first: int = 2) -> PerStage:
     """A mixer at every second stage from `first` on, counted from the deepest, which always has one."""
 
     def mixers(stages: int) -> tuple[str, ...]:
@@ -56,19 +38,24 @@ def alternating(kind: str, first: int = 2) -> Callable[[int], tuple[str, ...]]:
     return mixers
 
 
-class Preset(NamedTuple):
-    family: str
-    mixers: Callable[[int], tuple[str, ...]]
-    source: str
+def preset(mixers: PerStage, family: str, source: str) -> Model:
+    """A row of the table for a network of the family built here."""
+
+    def make(facts: Mapping, options: Mapping) -> UNet:
+        return UNet(plan(facts, options, mixers=mixers))
+
+    return Model(family, source, make, tuple(field.name for field in dataclasses.fields(UNetConfig)))
 
 
+OURS = "after arXiv 2407.01530, both directions"
 PRESETS = {
-    "unet": Preset("residual U-Net", no_mixers, "the convolutional frame of arXiv 2407.01530 without mixers"),
-    "xlstm_unet_bot": Preset("xLSTM-UNet", bottleneck("vil"), "after arXiv 2407.01530, both directions"),
-    "xlstm_unet_enc": Preset("xLSTM-UNet", alternating("vil"), "after arXiv 2407.01530, both directions"),
-    "u_mamba_bot": Preset("U-Mamba", bottleneck("mamba"), "after arXiv 2401.04722, both directions"),
-    "u_mamba_enc": Preset("U-Mamba", alternating("mamba"), "after arXiv 2401.04722, both directions"),
+    "unet": preset(no_mixers, "residual U-Net", "the convolutional frame of arXiv 2407.01530 without mixers"),
+    "xlstm_unet_bot": preset(bottleneck("vil"), "xLSTM-UNet", OURS),
+    "xlstm_unet_enc": preset(alternating("vil"), "xLSTM-UNet", OURS),
+    "u_mamba_bot": preset(bottleneck("mamba"), "U-Mamba", "after arXiv 2401.04722, both directions"),
+    "u_mamba_enc": preset(alternating("mamba"), "U-Mamba", "after arXiv 2401.04722, both directions"),
 }
+MODELS = PRESETS | BASELINES
 
 
 def build(
@@ -85,45 +72,112 @@ def build(
 
     `patch_size` decides how many stages there are, unless `features` (a width a stage) does. Overrides are the fields
     of UNetConfig: features, strides, kernel_sizes, encoder_blocks, decoder_blocks, mixers, vil_version, directions, ...
-    With deep_supervision the network returns a list, highest resolution first.
-    Raises KeyError for an unknown name and ValueError for anything that does not fit, with what would.
+    and, for networks of other projects, the options that `models.baselines` lists for each.
+    With deep_supervision the network returns a list, highest resolution first. `model.build_arguments` holds what
+    builds the same network again, as JSON can keep it.
+    Raises KeyError for an unknown name, ValueError for anything that does not fit, with what would, and OSError when
+    weights asked for by `pretrained=True` cannot be reached.
     """
-    if name not in PRESETS:
-        raise KeyError(f"no model is named {name!r}: {did_you_mean(name, PRESETS)}")
-    known = {field.name for field in dataclasses.fields(UNetConfig)}
-    for key in overrides:
-        if key not in known:
-            raise ValueError(f"{key}={overrides[key]!r} is no option of {name!r}: {did_you_mean(key, sorted(known))}")
+    if name not in MODELS:
+        raise KeyError(f"no model is named {name!r}: {did_you_mean(name, MODELS)}")
+    model = MODELS[name]
     check_spatial_dims(spatial_dims)
-    patch_size = frozen("patch_size", patch_size)
-    if len(patch_size) != spatial_dims or any(not isinstance(extent, int) or extent < 1 for extent in patch_size):
-        raise ValueError(f"patch_size is {patch_size}, expected {spatial_dims} whole numbers of 1 or more")
-    options = {key: frozen(key, value) if key in SEQUENCES else value for key, value in overrides.items()}
-    stages = next((len(options[key]) for key in ("features", "strides", "mixers") if key in options), None)
-    strides = options.setdefault("strides", plan_strides(patch_size, stages))
-    stages = len(strides)
-    options.setdefault("features", tuple(min(FIRST_WIDTH * 2**s, WIDEST[spatial_dims]) for s in range(stages)))
-    options.setdefault("kernel_sizes", ((3,) * spatial_dims,) * stages)
-    options.setdefault("encoder_blocks", (1,) * stages)
-    options.setdefault("decoder_blocks", (1,) * (stages - 1))
-    options.setdefault("mixers", PRESETS[name].mixers(stages))
-    config = UNetConfig(
-        spatial_dims=spatial_dims,
-        in_channels=in_channels,
-        num_classes=num_classes,
-        patch_size=patch_size,
-        deep_supervision=deep_supervision,
-        **options,
-    )
-    return UNet(config)
+    facts = {
+        "spatial_dims": spatial_dims,
+        "in_channels": in_channels,
+        "num_classes": num_classes,
+        "patch_size": frozen("patch_size", patch_size),
+        "deep_supervision": deep_supervision,
+    }
+    for key in overrides:
+        if key not in model.options:
+            known = sorted({*facts, *model.options})
+            raise ValueError(f"{key}={overrides[key]!r} is no option of {name!r}: {did_you_mean(key, known)}")
+    if spatial_dims not in model.spatial_dims:
+        raise ValueError(f"{name!r} has no {spatial_dims}-D form: {_names_with(spatial_dims=spatial_dims)} have")
+    if deep_supervision and not model.deep_supervision:
+        raise ValueError(f"{name!r} has no deep supervision: {_names_with(spatial_dims, deep_supervision=True)} have")
+    size = facts["patch_size"]
+    if len(size) != spatial_dims or any(not isinstance(extent, int) or extent < 1 for extent in size):
+        raise ValueError(f"patch_size is {size}, expected {spatial_dims} whole numbers of 1 or more")
+    network = model.make(facts, overrides)
+    # Weights trained elsewhere only start a network: who rebuilds one brings its own.
+    again = {"pretrained": False} if "pretrained" in overrides else {}
+    network.build_arguments = json.loads(json.dumps({"name": name, **facts, **overrides, **again}))
+    return network
 
 
-def list_models() -> "pandas.DataFrame":
-    """A table of the networks `build` knows: name, family, spatial_dims, where each comes from."""
+def _names_with(spatial_dims: int, deep_supervision: bool = False) -> str:
+    fitting = [
+        name
+        for name, model in MODELS.items()
+        if spatial_dims in model.spatial_dims and (model.deep_supervision or not deep_supervision)
+    ]
+    return ", ".join(fitting)
+
+
+def list_models(
+    spatial_dims: int | None = None,
+    in_channels: int = 1,
+    num_classes: int = 2,
+    patch_size: Sequence[int] | None = None,
+) -> "pandas.DataFrame":
+    """A table of the networks `build` knows: name, family, spatial_dims, where each comes from.
+
+    With `patch_size` each is built for it and measured: parameters in millions, and multiply-adds in billions of one
+    image of that size (convolutions and matrix products, as `multiply_adds` counts them). Where a network does not
+    take the size, the column "fits" says why. Raises ValueError when `patch_size` contradicts `spatial_dims`.
+    """
     import pandas
 
-    rows = [(name, preset.family, "2, 3", preset.source) for name, preset in PRESETS.items()]
-    return pandas.DataFrame(rows, columns=["name", "family", "spatial_dims", "source"])
+    if patch_size is not None:
+        patch_size = frozen("patch_size", patch_size)
+        spatial_dims = spatial_dims or len(patch_size)
+    if spatial_dims is not None:
+        check_spatial_dims(spatial_dims)
+        if patch_size is not None and len(patch_size) != spatial_dims:
+            raise ValueError(f"patch_size is {patch_size}, expected {spatial_dims} sizes, as spatial_dims says")
+    rows = []
+    for name, model in MODELS.items():
+        if spatial_dims is not None and spatial_dims not in model.spatial_dims:
+            continue
+        dimensions = ", ".join(map(str, model.spatial_dims))
+        row = {"name": name, "family": model.family, "spatial_dims": dimensions, "source": model.source}
+        if patch_size is not None:
+            row |= _measured(name, spatial_dims, in_channels, num_classes, patch_size)
+        rows.append(row)
+    return pandas.DataFrame(rows)
+
+
+def _measured(name: str, spatial_dims: int, in_channels: int, num_classes: int, patch_size: tuple[int, ...]) -> dict:
+    facts = {"spatial_dims": spatial_dims, "in_channels": in_channels, "num_classes": num_classes}
+    try:
+        network = build(name, **facts, patch_size=patch_size)
+    except ValueError as error:
+        return {"parameters": math.nan, "multiply_adds": math.nan, "fits": str(error)}
+    parameters = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    operations = multiply_adds(network, (1, in_channels, *patch_size))
+    return {"parameters": parameters / 1e6, "multiply_adds": operations / 1e9, "fits": "yes"}
+
+
+def multiply_adds(network: "nn.Module", shape: Sequence[int]) -> int:
+    """Multiply-adds of one forward pass for an image (B, C, *size) of this shape, computed without doing the work.
+
+    Counts convolutions and matrix products, the mLSTM's included; sums, norms and elementwise products, and with them
+    Mamba's recurrence, are left out.
+    """
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.utils.flop_counter import FlopCounterMode
+
+    def in_place(_, left, right, **options) -> int:  # of shapes (batch, rows, inner) and (batch, inner, columns)
+        return 2 * math.prod(left) * right[-1]
+
+    # torch counts baddbmm but not its form that writes in place, which the mLSTM uses
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.baddbmm_: in_place})
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), counter:
+        network(torch.empty(tuple(shape)))
+    return counter.get_total_flops() // 2
 
 
 def published_config(

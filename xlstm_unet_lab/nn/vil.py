@@ -46,14 +46,21 @@ class MLSTMCell(nn.Module):
             self.gates.bias[self.heads :] = torch.linspace(3, 6, self.heads)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        # The linear map of [q, k, v] without making that long row.
-        parts = zip((q, k, v), self.gates.weight.chunk(3, 1), strict=True)
-        gates = sum(F.linear(x, weight) for x, weight in parts) + self.gates.bias  # (B, S, 2 H)
-        i, f = gates.mT.chunk(2, 1)  # (B, H, S)
+        i, f = self._gates(q, k, v).mT.chunk(2, 1)  # (B, H, S)
         q, k, v = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, H, S, D)
         # `fit` watches loss and gradients: looking at every value here would stall a GPU in each layer.
         h = mlstm.run(q, k, v, i, f, form=self.form, check_values=False)
         return self.norm(h)
+
+    def _gates(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The linear map of [q, k, v] without making that long row, (B, S, 2 H), in at least float32.
+
+        Gates are exponents, and summed over the sequence: under autocast, bfloat16's two digits would not do.
+        """
+        dtype = torch.promote_types(self.gates.weight.dtype, torch.float32)
+        with torch.autocast(q.device.type, enabled=False):
+            parts = zip((q, k, v), self.gates.weight.chunk(3, 1), strict=True)
+            return sum(F.linear(x.to(dtype), weight.to(dtype)) for x, weight in parts) + self.gates.bias.to(dtype)
 
 
 class GridConvolution(nn.Module):

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 
 from xlstm_unet_lab.data.augment import Augmentation
+from xlstm_unet_lab.data.resample import checked_spacing
+from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.training.sliding_window import checked_patch_size
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -23,7 +25,7 @@ RULES = (  # what is expected, how it is tested, and of which fields
     (
         "None or a whole number of at least 1",
         lambda value: value is None or _is_count(value),
-        ("validate_every", "validation_cases"),
+        ("validate_every", "validation_cases", "save_every"),
     ),
     ("None or a whole number of at least 0", lambda value: value is None or _is_count(value, 0), ("warmup_steps",)),
     ("a finite number above 0", lambda value: _is_finite(value) and value > 0, ("learning_rate",)),
@@ -38,8 +40,14 @@ RULES = (  # what is expected, how it is tested, and of which fields
         ("weight_decay", "polynomial_power"),
     ),
     ("between 0 and 1", lambda value: _is_finite(value) and 0 <= value <= 1, ("foreground_probability",)),
+    (
+        "None or above 0 and below 1",
+        lambda value: value is None or (_is_finite(value) and 0 < value < 1),
+        ("ema_decay",),
+    ),
     ("True, False or an Augmentation", lambda value: isinstance(value, (bool, Augmentation)), ("augment",)),
-    ("True or False", lambda value: isinstance(value, bool), ("channels_last",)),
+    ("None or Targets", lambda value: value is None or isinstance(value, Targets), ("targets",)),
+    ("True or False", lambda value: isinstance(value, bool), ("channels_last", "compile")),
     (f"one of {', '.join(PRECISIONS)}", lambda value: value in PRECISIONS, ("precision",)),
 )
 
@@ -64,9 +72,14 @@ class TrainConfig:
     seed: int = 0  # of patches, augmentation and dropout
     validate_every: int | None = None  # steps between validations; None: only after the last step
     validation_cases: int | None = None  # how many cases, spread over the validation set; None: all of them
+    save_every: int | None = None  # steps between checkpoints in a run directory; None: at every validation
     channels_last: bool = False  # memory layout of images and weights; often faster on GPUs and in bfloat16
-    augment: bool | Augmentation = True  # flips, rotations, changes of intensity; or an Augmentation of your own
+    compile: bool = False  # torch.compile: minutes at first, then faster steps on GPUs; needs a C++ compiler on CPUs
+    ema_decay: float | None = None  # validate and keep a running mean of the weights, such as 0.999; None: as they are
+    augment: bool | Augmentation = True  # what the data set's recipe allows; or an Augmentation of your own
     foreground_probability: float = 1 / 3  # share of patches centred on a labelled voxel
+    spacing: tuple[float, ...] | None = None  # (z, y, x) to bring every case to; None: each stays on its own grid
+    targets: Targets | None = None  # what the channels stand for; None: the recipe's, or classes without a recipe
 
     def __post_init__(self):
         object.__setattr__(self, "patch_size", checked_patch_size(self.patch_size))
@@ -74,6 +87,8 @@ class TrainConfig:
             for name in names:
                 if not accepts(getattr(self, name)):
                     raise ValueError(f"{name}={getattr(self, name)!r} must be {expected}")
+        if self.spacing is not None:
+            object.__setattr__(self, "spacing", checked_spacing(self.spacing, len(self.patch_size)))
         if self.warmup_steps is not None and self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps={self.warmup_steps} must be below steps={self.steps}")
         processes = self.devices * self.num_nodes

@@ -1,23 +1,33 @@
 """The training loop: it changes the model in place, yields a record a step and prints nothing."""
 
-import logging
 import math
-import sys
 import time
-import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from xlstm_unet_lab.data.augment import PatchDataset
+from xlstm_unet_lab.data.augment import Augmentation, PatchDataset
+from xlstm_unet_lab.data.resample import ResampledDataset
+from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.training.config import TrainConfig, learning_rate_at
 from xlstm_unet_lab.training.losses import deep_supervision_loss
-from xlstm_unet_lab.training.validation import foreground_labels, spread, validate
+from xlstm_unet_lab.training.machine import (
+    environment,
+    make_fabric,
+    memory_format,
+    peak_memory,
+    quiet_lightning,
+    reset_peak_memory,
+)
+from xlstm_unet_lab.training.not_finite import bad_gradient, bad_in_forward, not_finite
+from xlstm_unet_lab.training.run_directory import RunDirectory
+from xlstm_unet_lab.training.state import Progress, TrainingState
+from xlstm_unet_lab.training.validation import Scored, foreground, spread, validate
 
 SPACING_CASES = 20  # training cases that are read for the median spacing
 
@@ -35,126 +45,166 @@ class Record:
     metrics: dict[str, float] | None  # at a validation: mean Dice over cases for each label, and their "mean"
 
 
-def fit(model: nn.Module, train: Dataset, val: Dataset | None, config: TrainConfig) -> Iterator[Record]:
+def fit(
+    model: nn.Module,
+    train: Dataset,
+    val: Dataset | None,
+    config: TrainConfig,
+    run_directory: str | Path | None = None,
+) -> Iterator[Record]:
     """Train the model in place and yield a `Record` after every step.
 
     `train` and `val` give dicts of image (C, *spatial), normalised, label (*spatial) and spacing; patches are cut from
     `train` at random, cases of `val` are predicted whole; `val=None` validates nothing. The model ends on the device it
     was trained on, in the mode (train or eval) it came in, also when the caller stops early, and carries the data's
-    median spacing as `training_spacing`. Sets PyTorch's random seed.
-    Raises ValueError at once for settings that do not fit the data or the machine, FloatingPointError from the step in
-    which a loss or gradient is not finite, before that step changes the weights.
+    median spacing as `training_spacing` and what its channels stand for as `targets`. Sets PyTorch's random seed.
+    With a `run_directory` settings, log and checkpoints go there (see `training.run_directory`), and a run that was
+    stopped there, however it was, goes on from its last checkpoint to the same end; a finished one yields nothing more.
+    Raises ValueError at once for settings that do not fit the data, the machine or the run in that folder, OSError when
+    the folder cannot be written, FloatingPointError from the step in which a loss or gradient is not finite, before
+    that step changes the weights.
     """
-    _check_data("train", train, model, config)
-    labels = {}
+    targets = config.targets or getattr(getattr(train, "recipe", None), "targets", None)
+    if config.spacing is not None:
+        train, val = (ResampledDataset(cases, config.spacing) if cases else cases for cases in (train, val))
+    _check_data("train", train, model, config, targets)
+    scored: Scored = {}
     if val is not None:
-        _check_data("val", val, model, config)
-        labels = foreground_labels(val, config)
-    from lightning.fabric import Fabric
-
-    with _quiet_lightning():
-        fabric = Fabric(
-            accelerator=config.accelerator,
-            devices=config.devices,
-            num_nodes=config.num_nodes,
-            precision=config.precision,
-        )
-    if config.precision == "16-mixed" and fabric.device.type == "cpu":
-        raise ValueError("precision='16-mixed' needs a GPU and this run is on the CPU: use 'bf16-mixed' or '32-true'")
-    return _train(fabric, model, train, val, labels, config)
+        _check_data("val", val, model, config, targets)
+        scored = foreground(val, targets, config)
+    fabric = make_fabric(config)
+    run = None
+    if run_directory is not None:
+        data = {"recipe": getattr(getattr(train, "recipe", None), "name", None), "cases": len(train)}
+        columns = [f"dice {name}" for name in (*scored, "mean")] if val is not None else []
+        run = RunDirectory(run_directory, config, model, data, columns)
+    return _train(fabric, model, train, val, targets, scored, config, run)
 
 
 def _train(
-    fabric, model: nn.Module, train: Dataset, val: Dataset | None, labels: dict[str, int], config: TrainConfig
+    fabric,
+    model: nn.Module,
+    train: Dataset,
+    val: Dataset | None,
+    targets: Targets | None,
+    scored: Scored,
+    config: TrainConfig,
+    run: RunDirectory | None,
 ) -> Iterator[Record]:
     started = time.perf_counter()
     modes = [(module, module.training) for module in model.modules()]
+    state = None
     try:
-        with _quiet_lightning():
+        with quiet_lightning():
             fabric.launch()
             torch.manual_seed(config.seed + fabric.global_rank)  # dropout must differ between devices
-            model.training_spacing = _median_spacing(train)
-            network, optimizer, batches = _set_up(fabric, model.train(), train, config)
-        _reset_peak_memory(fabric.device)
-        seconds = time.perf_counter() - started
-        for step in range(1, config.steps + 1):
+            model.training_spacing = config.spacing or _median_spacing(train)
+            model.targets = targets
+            state = TrainingState.create(fabric, model.train(), config)
+        progress = Progress() if run is None else run.start(state, environment(fabric))
+        batches = _batches(fabric, train, config, progress.step)
+        reset_peak_memory(fabric.device)
+        progress.seconds += time.perf_counter() - started
+        for step in range(progress.step + 1, config.steps + 1):
             started = time.perf_counter()
-            for group in optimizer.param_groups:
+            for group in state.optimizer.param_groups:
                 group["lr"] = learning_rate_at(step, config)
-            batch = next(batches)
-            loss = _train_step(fabric, network, optimizer, batch, step, config)
+            loss = _train_step(state, next(batches), targets, step, config, run and run.path)
             step_seconds = time.perf_counter() - started
             last = step == config.steps
             due = last or (config.validate_every is not None and step % config.validate_every == 0)
-            metrics = validate(fabric, model, val, labels, config) if due and val is not None else None
-            seconds += time.perf_counter() - started
-            yield Record(
+            metrics = validate(fabric, state.result, val, scored, config) if due and val is not None else None
+            progress.step, progress.seconds = step, progress.seconds + time.perf_counter() - started
+            record = Record(
                 step=step,
                 loss=loss,
-                learning_rate=optimizer.param_groups[0]["lr"],
-                seconds=seconds,
+                learning_rate=state.optimizer.param_groups[0]["lr"],
+                seconds=progress.seconds,
                 images_per_second=config.batch_size / step_seconds,
-                memory=_peak_memory(fabric.device),
+                memory=peak_memory(fabric.device),
                 metrics=metrics,
             )
+            if run is not None:
+                run.keep(record, state, progress, due=last or _checkpoint_due(step, metrics, config))
+            yield record
     finally:  # also when the caller stops early
+        if state is not None and state.average is not None:
+            model.load_state_dict(state.average.module.state_dict())
         model.zero_grad(set_to_none=True)
         for module, training in modes:
             module.training = training
 
 
-def _set_up(fabric, model: nn.Module, train: Dataset, config: TrainConfig) -> tuple:
-    """The network and optimiser as Fabric wraps them, and the iterator over batches."""
-    for parameter in model.parameters():
-        if parameter.ndim == len(config.patch_size) + 2:  # the weights of convolutions
-            parameter.data = parameter.data.contiguous(memory_format=_memory_format(config))
-    vectors = [parameter for parameter in model.parameters() if parameter.ndim < 2]
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
-    groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
+def _batches(fabric, train: Dataset, config: TrainConfig, done: int) -> Iterator[dict]:
+    """Batches of the steps after `done`. Patch k depends on the seed and k alone, and step s has the same patches
+    however many processes share them and whenever it runs."""
+    augment, flip_axes = config.augment, getattr(getattr(train, "recipe", None), "flip_axes", None)
+    if augment is True and flip_axes is not None:  # where left is not right, a quarter turn is as wrong as a mirror
+        augment = Augmentation(flip_axes=flip_axes, rotate=False)
+    total = config.steps * config.batch_size
     patches = PatchDataset(
         train,
         config.patch_size,
-        length=config.steps * config.batch_size,
+        length=total,
         seed=config.seed,
-        augment=config.augment,
+        augment=augment,
         foreground_probability=config.foreground_probability,
     )
-    loader = DataLoader(  # in order: patch k is random already, and depends on nothing but the seed and k
+    starts = range(done * config.batch_size, total, config.batch_size)
+    loader = DataLoader(
         patches,
-        batch_size=config.batch_size // fabric.world_size,
+        batch_sampler=[range(s + fabric.global_rank, s + config.batch_size, fabric.world_size) for s in starts],
         num_workers=config.workers,
         pin_memory=fabric.device.type == "cuda",
+        generator=torch.Generator(),  # a loader draws a number when it starts; dropout's must not depend on that
     )
-    network, optimizer = fabric.setup(model, optimizer)
-    return network, optimizer, iter(fabric.setup_dataloaders(loader))
+    return iter(fabric.setup_dataloaders(loader, use_distributed_sampler=False))
 
 
-def _train_step(fabric, network: nn.Module, optimizer, batch: dict, step: int, config: TrainConfig) -> float:
+def _train_step(
+    state: TrainingState, batch: dict, targets: Targets | None, step: int, config: TrainConfig, folder: Path | None
+) -> float:
     """One optimiser step; returns the loss, averaged over the devices."""
-    image = batch["image"].contiguous(memory_format=_memory_format(config))
+    fabric, model, optimizer = state.fabric, state.model, state.optimizer
+    image = batch["image"].contiguous(memory_format=memory_format(config))
     optimizer.zero_grad(set_to_none=True)
-    outputs = network(image)
+    outputs = state.network(image)
     outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
-    loss = deep_supervision_loss(outputs, batch["label"])
-    mean_loss = fabric.all_reduce(loss.detach(), reduce_op="mean").item()
+    loss = deep_supervision_loss(outputs, batch["label"], targets, _sum_over_processes(fabric))
+    mean_loss = fabric.all_reduce(loss.detach().clone(), reduce_op="mean").item()
     if not math.isfinite(mean_loss):
-        tensors = [("the image", image), *network.module.named_parameters()]
-        tensors += [(f"output {level}", output) for level, output in enumerate(outputs)]
-        raise _not_finite(step, _first_not_finite(tensors) or "the loss", config)
+        what = bad_in_forward(fabric, model, image, outputs)
+        raise not_finite(fabric, model, batch, step, what, config, folder)
     fabric.backward(loss)
     largest = math.inf if config.gradient_clip is None else config.gradient_clip
-    norm = fabric.clip_gradients(network, optimizer, max_norm=largest, error_if_nonfinite=False)
+    norm = fabric.clip_gradients(state.network, optimizer, max_norm=largest, error_if_nonfinite=False)
     # In float16 the loss is scaled up; a step that overflows is skipped and the scale halved. Only when nothing is
     # left to halve are the gradients themselves at fault.
     scaler = getattr(fabric.strategy.precision, "scaler", None)
     if not math.isfinite(norm) and (scaler is None or scaler.get_scale() <= 1):
-        # backwards, as gradients are computed: the last layer comes first
-        named = reversed([(name, parameter.grad) for name, parameter in network.module.named_parameters()])
-        culprit = _first_not_finite((name, gradient) for name, gradient in named if gradient is not None)
-        raise _not_finite(step, f"the gradient of {culprit}" if culprit else "the norm of all gradients", config)
+        raise not_finite(fabric, model, batch, step, bad_gradient(model), config, folder)
     optimizer.step()
+    if state.average is not None:
+        state.average.update_parameters(model)
     return mean_loss
+
+
+def _sum_over_processes(fabric) -> Callable[[Tensor], Tensor] | None:
+    """What makes batch Dice the Dice of all processes' patches, with the right gradient; None for one process."""
+    if fabric.world_size == 1:
+        return None
+
+    def add_up(sums: Tensor) -> Tensor:
+        total = fabric.all_reduce(sums.detach().clone(), reduce_op="sum")
+        # The second term is 0. Its gradient is this process's part of the whole, times the number of processes, since
+        # gradients are averaged over processes afterwards.
+        return total + fabric.world_size * (sums - sums.detach())
+
+    return add_up
+
+
+def _checkpoint_due(step: int, metrics: dict | None, config: TrainConfig) -> bool:
+    return metrics is not None if config.save_every is None else step % config.save_every == 0
 
 
 def _median_spacing(dataset: Dataset) -> tuple[float, ...]:
@@ -162,7 +212,7 @@ def _median_spacing(dataset: Dataset) -> tuple[float, ...]:
     return tuple(float(median(sizes)) for sizes in zip(*spacings, strict=True))
 
 
-def _check_data(name: str, dataset: Dataset, model: nn.Module, config: TrainConfig) -> None:
+def _check_data(name: str, dataset: Dataset, model: nn.Module, config: TrainConfig, targets: Targets | None) -> None:
     if len(dataset) == 0:
         raise ValueError(f"{name} holds no cases: at least one is needed")
     image, label = dataset[0]["image"], dataset[0]["label"]
@@ -171,61 +221,14 @@ def _check_data(name: str, dataset: Dataset, model: nn.Module, config: TrainConf
             f"the first case of {name} has image {tuple(image.shape)} and label {tuple(label.shape)}; patch_size="
             f"{config.patch_size} needs (C, *spatial) and (*spatial) with {len(config.patch_size)} spatial dimensions"
         )
-    built, recipe = getattr(model, "config", None), getattr(dataset, "recipe", None)
     needed = {"spatial_dims": len(config.patch_size), "in_channels": len(image)}
-    if recipe is not None:
-        needed["num_classes"] = max(recipe.labels.values()) + 1
+    if targets is not None:
+        needed["num_classes"] = len(targets.names)
+        if targets.exclusive and targets.values != tuple((value,) for value in range(len(targets.names))):
+            raise ValueError(f"targets has the values {targets.values}; classes must have (0,), (1,), ... in order")
+    built = getattr(model, "config", None)
     for option, value in needed.items():
         if getattr(built, option, value) != value:
             raise ValueError(
                 f"the model was built with {option}={getattr(built, option)}, {name} needs {option}={value}"
             )
-
-
-def _first_not_finite(named: Iterable[tuple[str, Tensor]]) -> str | None:
-    return next((name for name, tensor in named if not torch.isfinite(tensor).all()), None)
-
-
-def _not_finite(step: int, what: str, config: TrainConfig) -> FloatingPointError:
-    return FloatingPointError(
-        f"step {step}: {what} is not finite, and the step was not taken. Check the images for extreme values, lower "
-        f"learning_rate={config.learning_rate}, or compute in '32-true' (now precision={config.precision!r})"
-    )
-
-
-def _memory_format(config: TrainConfig) -> torch.memory_format:
-    if not config.channels_last:
-        return torch.contiguous_format
-    return torch.channels_last if len(config.patch_size) == 2 else torch.channels_last_3d
-
-
-def _reset_peak_memory(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def _peak_memory(device: torch.device) -> int | None:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "win32":
-        return None
-    import resource  # POSIX only
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux kilobytes
-
-
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Lightning's own announcements and advice switched off inside the block; its errors still get through."""
-    loggers = [logging.getLogger(name) for name in ("lightning", "lightning.fabric", "lightning.pytorch")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

@@ -1,11 +1,14 @@
 """A network that was made for patches, applied to an image of any size."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Integral
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+PIECE = 2**24  # logits that are handed out at once, about
 
 
 @contextmanager
@@ -20,17 +23,43 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-# no_grad and not inference_mode: a tensor the network keeps for its next call must stay usable in training.
-@torch.no_grad()
+def first_output(outputs: Tensor | Sequence[Tensor]) -> Tensor:
+    """The logits that count: of a network with deep supervision those of the highest resolution."""
+    return outputs if isinstance(outputs, Tensor) else outputs[0]
+
+
 def sliding_window(
     network: nn.Module, image: Tensor, *, patch_size: Sequence[int], overlap: float = 0.5, batch_size: int = 1
 ) -> Tensor:
-    """Logits of the whole image from overlapping windows, each weighing most in its middle (Gaussian).
+    """Logits of the whole image, (num_classes, *spatial), from overlapping windows. Arguments as `sliding_slabs`."""
+    slabs = sliding_slabs(network, image, patch_size=patch_size, overlap=overlap, batch_size=batch_size)
+    return joined(slabs, rows=image.shape[1], axis=1)
+
+
+def joined(slabs: Iterable[Tensor], rows: int, axis: int) -> Tensor:
+    """Successive slabs put together along `axis`, where they have `rows` in all; one slab at a time is in memory."""
+    whole, row = None, 0
+    for slab in slabs:
+        if whole is None:
+            whole = slab.new_empty(*slab.shape[:axis], rows, *slab.shape[axis + 1 :])
+        whole.narrow(axis, row, slab.shape[axis]).copy_(slab)
+        row += slab.shape[axis]
+    return whole
+
+
+# no_grad and not inference_mode: a tensor the network keeps for its next call must stay usable in training.
+@torch.no_grad()
+def sliding_slabs(
+    network: nn.Module, image: Tensor, *, patch_size: Sequence[int], overlap: float = 0.5, batch_size: int = 1
+) -> Iterator[Tensor]:
+    """Logits of the image slab by slab along its first axis, from windows that weigh most in their middle (Gaussian).
 
     image (C, *spatial), normalised, 2-D or 3-D, on any device; smaller than the patch is padded with zeros and cut
-    back. Returns (num_classes, *spatial) in the network's floating dtype, on the CPU: only windows travel to the
-    network's device. Of a network with deep supervision the first output counts. Raises ValueError for an image of
-    another rank or channel count, a patch size below 1 and an overlap outside [0, 1).
+    back. Yields (num_classes, rows, ...) on the CPU, in at least float32, valid until the next slab is asked for;
+    together the slabs have the image's rows. Memory holds the logits of about one patch's rows, however many rows there
+    are, and only windows travel to the network's device. Of a network with deep supervision the first output counts.
+    Raises ValueError for an image of another rank or channel count, a patch size below 1, an overlap outside [0, 1),
+    and a network whose answer has another size than its window.
     """
     patch_size = checked_patch_size(patch_size)
     if not 0 <= overlap < 1:
@@ -38,26 +67,54 @@ def sliding_window(
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1 window")
     _check_image(network, image, patch_size)
-    from monai.inferers import sliding_window_inference
+    from monai.data.utils import compute_importance_map, dense_patch_slices
 
     reference = next(network.parameters(), torch.empty(0))
+    dtype = torch.promote_types(reference.dtype, torch.float32)  # windows are added up in full precision
+    size = image.shape[1:]
+    margins = [max(patch - length, 0) for patch, length in zip(patch_size, size, strict=True)]
+    sides = [side for margin in reversed(margins) for side in (margin // 2, margin - margin // 2)]
+    padded = F.pad(image.cpu(), sides) if any(margins) else image.cpu()
+    inside = [slice(margin // 2, margin // 2 + length) for margin, length in zip(margins, size, strict=True)]
+    weights = compute_importance_map(patch_size, mode="gaussian", dtype=dtype)
+    windows = dense_patch_slices(padded.shape[1:], patch_size, [max(1, int(n * (1 - overlap))) for n in patch_size])
 
-    def first_output(windows: Tensor) -> Tensor:
-        outputs = network(windows)
-        logits = outputs if isinstance(outputs, Tensor) else outputs[0]
-        return logits.to(reference.dtype)  # windows are added up in full precision, whatever autocast computes in
-
+    batches = [windows[first : first + batch_size] for first in range(0, len(windows), batch_size)]
+    height = max(batch[-1][0].stop - batch[0][0].start for batch in batches)
+    totals, top = None, 0  # weighted logits of the rows from `top` on; the last channel adds up the weights
     with evaluation_mode(network):
-        return sliding_window_inference(
-            image[None].to("cpu", reference.dtype),
-            roi_size=patch_size,
-            sw_batch_size=batch_size,
-            predictor=first_output,
-            overlap=overlap,
-            mode="gaussian",
-            sw_device=reference.device,
-            device="cpu",
-        )[0]
+        for batch in batches:  # in the order of their rows
+            patches = torch.stack([padded[(slice(None), *window)] for window in batch])
+            logits = first_output(network(patches.to(reference.device, reference.dtype))).to("cpu", dtype)
+            if logits.shape[2:] != patch_size:
+                raise ValueError(
+                    f"the network answers windows of {patch_size} with logits of shape {tuple(logits.shape)}; "
+                    "expected (B, num_classes, *patch_size)"
+                )
+            if totals is None:
+                totals = logits.new_zeros(logits.shape[1] + 1, height, *padded.shape[2:])
+            finished = batch[0][0].start - top  # rows above the windows to come
+            if finished:
+                yield from _weighted_means(totals, top, top + finished, inside)
+                totals[:, : height - finished] = totals[:, finished:].clone()
+                totals[:, height - finished :] = 0
+                top += finished
+            for window, answer in zip(batch, logits, strict=True):
+                place = (slice(window[0].start - top, window[0].stop - top), *window[1:])
+                totals[(slice(-1), *place)].addcmul_(answer, weights)
+                totals[(-1, *place)] += weights
+        yield from _weighted_means(totals, top, padded.shape[1], inside)
+
+
+def _weighted_means(totals: Tensor, top: int, bottom: int, inside: Sequence[slice]) -> Iterator[Tensor]:
+    """Logits of the image's rows between top and bottom, in place, in pieces that leave room for what is made of them.
+
+    totals: weighted sums from row `top` on, their last channel the sum of the weights; inside: where the image lies.
+    """
+    rows = slice(max(inside[0].start, top) - top, min(inside[0].stop, bottom) - top)
+    visible = totals[(slice(None), rows, *inside[1:])]
+    for piece in visible.split(max(1, PIECE // visible[:, 0].numel()), dim=1):
+        yield piece[:-1].div_(piece[-1])
 
 
 def checked_patch_size(patch_size: Sequence[int]) -> tuple[int, ...]:

@@ -1,0 +1,206 @@
+"""How good a network gets on held-out cases when it trains from scratch for so many minutes on this machine.
+
+`python -m benchmarks.accuracy goals` reaches for the scores set for this project, `comparison` trains several networks
+with several seeds in equal time. What is in benchmarks/results already is not run again; `--again` runs it again.
+Real data must have been prepared (`xlstm-unet-lab prepare NAME`); LAB_REAL_DATA names a folder with originals.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import xlstm_unet_lab as lab
+from benchmarks.measure import RESULTS, keep, table
+from xlstm_unet_lab.data.augment import Augmentation
+from xlstm_unet_lab.evaluation import metrics
+from xlstm_unet_lab.evaluation.instances import instances_from_classes
+from xlstm_unet_lab.evaluation.report import bootstrap_interval
+from xlstm_unet_lab.models.baselines import BASELINES
+
+ORIGINALS = {  # below LAB_REAL_DATA
+    "hippocampus": "hippocampus/Task04_Hippocampus",
+    "nuclei": "nuclei",
+    "polyps": "polyps/Kvasir-SEG",
+}
+PROBE = 12  # steps that are timed to learn how many fit into the minutes
+SHARE = 0.97  # of the minutes that is planned for; the rest is for turns that take longer
+
+
+def dice_of_labels(prediction: np.ndarray, dataset, case: int) -> dict[str, float]:
+    """Dice of every label of the recipe."""
+    truth = dataset[case]["label"].numpy()
+    labels = dataset.recipe.targets.foreground
+    return {n: metrics.dice(np.isin(prediction, v), np.isin(truth, v)) for n, v in labels.items()}
+
+
+def instance_scores(prediction: np.ndarray, dataset, case: int) -> dict[str, float]:
+    """F1 of the objects found, and Dice of everything that is not background."""
+    truth = dataset.instances(case)
+    found = instances_from_classes(prediction)
+    return {
+        "instance F1": metrics.instance_f1(found, truth).f1,
+        "foreground Dice": metrics.dice(prediction > 0, truth > 0),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A data set, the settings that every network trains with on it, and how a prediction is scored."""
+
+    recipe: str
+    patch_size: tuple[int, ...]
+    batch_size: int
+    learning_rate: float
+    features: tuple[int, ...]  # of the networks built here; the baselines have their own widths
+    score: Callable[[np.ndarray, object, int], dict[str, float]]
+    augment: bool | Augmentation = True
+    options: dict = dataclasses.field(default_factory=dict)  # for `build`, of the networks built here
+
+
+TASKS = {
+    task.recipe: task
+    for task in (
+        Task("hippocampus", (40, 56, 40), 2, 3e-3, (16, 32, 64, 96), dice_of_labels),
+        Task("nuclei", (128, 128), 8, 3e-3, (16, 32, 64, 96), instance_scores, Augmentation(invert_probability=0.3)),
+        Task("polyps", (192, 192), 8, 3e-3, (16, 32, 64, 96, 128), dice_of_labels),
+        Task("phantom_long_range", (64, 64), 8, 3e-3, (16, 32, 64), dice_of_labels, augment=False),
+    )
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training and its test."""
+
+    task: str
+    model: str
+    minutes: float
+    seed: int = 0
+    goals: tuple[tuple[str, float], ...] = ()  # what to reach, by name of the score; "mean" is over the scores
+
+
+GOALS = [
+    Run("hippocampus", "xlstm_unet_bot", 5, goals=(("mean", 0.885),)),
+    Run("hippocampus", "xlstm_unet_bot", 20, goals=(("mean", 0.895),)),
+    Run("nuclei", "xlstm_unet_bot", 10, goals=(("instance F1", 0.80), ("foreground Dice", 0.90))),
+    *(Run("polyps", model, 10) for model in ("xlstm_unet_bot", "unet", "nnunet")),
+    Run("phantom_long_range", "xlstm_unet_enc", 5, goals=(("mean", 0.9),)),
+    Run("phantom_long_range", "unet", 5),
+]
+COMPARED = ("xlstm_unet_enc", "xlstm_unet_bot", "unet", "nnunet", "segresnet", "swin_unetr")
+COMPARISON = [
+    Run(task, model, 4, seed) for seed in range(3) for task in ("hippocampus", "nuclei") for model in COMPARED
+]
+SETS = {"goals": GOALS, "comparison": COMPARISON}
+
+
+def datasets(recipe: str) -> tuple:
+    """All cases to train on, and those held out; prepared first where they are not."""
+    below = os.environ.get("LAB_REAL_DATA")
+    source = Path(below) / ORIGINALS[recipe] if below and recipe in ORIGINALS else None
+    lab.prepare(recipe, source=source, progress=False)
+    return lab.load_dataset(recipe, "all"), lab.load_dataset(recipe, "test")
+
+
+def network(task: Task, name: str, train) -> torch.nn.Module:
+    recipe = train.recipe
+    ours = {} if name in BASELINES else {"features": task.features, **task.options}
+    return lab.build(
+        name,
+        spatial_dims=recipe.spatial_dims,
+        in_channels=len(recipe.channel_names),
+        num_classes=recipe.num_classes,
+        patch_size=task.patch_size,
+        **ours,
+    )
+
+
+def settings(task: Task, seed: int, steps: int) -> lab.TrainConfig:
+    """The same for every network: bfloat16 where the processor computes in it, channels last."""
+    return lab.TrainConfig(
+        patch_size=task.patch_size,
+        steps=steps,
+        batch_size=task.batch_size,
+        learning_rate=task.learning_rate,
+        augment=task.augment,
+        precision="bf16-mixed",
+        channels_last=True,
+        seed=seed,
+    )
+
+
+def steps_within(seconds: float, task: Task, name: str, train) -> int:
+    """How many steps fit into the time, from a short training of a network that is thrown away."""
+    records = list(lab.fit(network(task, name, train), train, None, settings(task, 0, PROBE)))
+    later = records[PROBE // 2 :]
+    return max(1, int(SHARE * seconds * (len(later) - 1) / (later[-1].seconds - later[0].seconds)))
+
+
+def measure(run: Run) -> dict:
+    """Train and test once. The time that counts is what `fit` reports: training alone."""
+    task, (train, test) = TASKS[run.task], datasets(run.task)
+    steps = steps_within(60 * run.minutes, task, run.model, train)
+    torch.manual_seed(run.seed)
+    model = network(task, run.model, train)
+    for record in lab.fit(model, train, None, settings(task, run.seed, steps)):
+        if record.seconds > 60 * run.minutes:
+            break
+    started = time.perf_counter()
+    scores: dict[str, list[float]] = {}
+    for case in range(len(test)):
+        prediction = lab.predict(model, test.raw(case), patch_size=task.patch_size)
+        for name, value in task.score(prediction, test, case).items():
+            scores.setdefault(name, []).append(value)
+    per_case = np.mean(list(scores.values()), axis=0)
+    low, high = bootstrap_interval(per_case, seed=run.seed)
+    means = {name: float(np.mean(values)) for name, values in scores.items()} | {"mean": float(per_case.mean())}
+    return {
+        **dataclasses.asdict(run),
+        "training cases": len(train),
+        "test cases": len(test),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "steps planned": steps,
+        "steps": record.step,
+        "training seconds": record.seconds,
+        "seconds a test case": (time.perf_counter() - started) / len(test),
+        "last loss": record.loss,
+        "scores": means,
+        "interval of the mean, 95%": [low, high],
+        "by case": dict(zip(test.names, per_case.tolist(), strict=True)),
+    }
+
+
+def reached(row: dict) -> bool:
+    return all(row["scores"][name] >= goal for name, goal in row["goals"])
+
+
+def main(which: str | None = None, again: bool = False) -> None:
+    for name in [which] if which else list(SETS):
+        path = RESULTS / f"accuracy_{name}{'_gpu' if torch.cuda.is_available() else ''}.json"
+        rows = json.loads(path.read_text())["rows"] if path.exists() and not again else []
+        done = {(row["task"], row["model"], row["minutes"], row["seed"]) for row in rows}
+        for run in SETS[name]:
+            if (run.task, run.model, run.minutes, run.seed) in done:
+                continue
+            row = measure(run)
+            rows.append(row)
+            keep(f"accuracy_{name}", {"rows": rows})
+            shown = [run.task, run.model, run.minutes, run.seed, row["steps"], *row["interval of the mean, 95%"]]
+            scores = ", ".join(f"{name} {value:.3f}" for name, value in row["scores"].items())
+            verdict = ("reached" if reached(row) else "MISSED") if run.goals else "no goal"
+            header = ["data", "model", "minutes", "seed", "steps", "low", "high", "scores", "goal"]
+            table("accuracy on held-out cases", header, [[*shown, scores, verdict]])
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__.splitlines()[0])
+    parser.add_argument("which", nargs="?", choices=list(SETS), help="which runs; all when not given")
+    parser.add_argument("--again", action="store_true", help="forget the results that are there")
+    main(**vars(parser.parse_args()))

@@ -1,0 +1,282 @@
+"""A user's own images and labels, 2-D or 3-D: what other recipes know beforehand is read off the files.
+
+    FOLDER/images/NAME.png         pictures: png, jpg, bmp, tif; or volumes: nii.gz, nii
+    FOLDER/labels/NAME.png         one number a pixel, 0 is background; not as jpg, which changes the numbers
+    FOLDER/labels.json             optional, what the numbers mean: {"nucleus": 1, "debris": 2}
+
+Several channels of a case are files of their own, NAME_0000, NAME_0001, ...
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from xlstm_unet_lab.data import pictures
+from xlstm_unet_lab.data.nnunet_raw import (
+    FOLDS,
+    check_grid,
+    files_by_name,
+    load_volume,
+    voxels,
+    write_case,
+    write_volume,
+)
+from xlstm_unet_lab.data.recipe import Recipe, Track
+
+VOLUMES = (".nii.gz", ".nii")
+LOSSY = (".jpg", ".jpeg")
+SHOWN = 10  # problems that an error lists
+MOST_VALUES = 255  # label values that fit beside background into 8 bits
+TEST_EVERY, FEWEST_TO_HOLD_OUT = 5, 10  # every fifth case in name order is held out, where there are ten or more
+COLOURS = (  # Okabe and Ito's, which colour-blind readers can tell apart, then darker and lighter steps of them
+    *("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442"),
+    *("#004C77", "#7A5400", "#005C43", "#7A3E63", "#B3DCF2", "#7F3800", "#F5C9DD"),
+)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the files of a folder are, all of them checked against each other."""
+
+    cases: dict[str, tuple[list[Path], Path]]  # name -> the files of its channels, and of its label
+    spatial_dims: int
+    channels: int
+    values: dict[str, int]  # label name -> number in the files, in the order of the numbers, background left out
+    voxel: float  # the longest side of a voxel, in mm, median over the cases; 1 in pictures
+
+
+def recipe_for(source: Path, known: Mapping[str, Recipe] | None = None) -> Recipe:
+    """The recipe of a user's folder, called as the folder, with the facts that its files show.
+
+    Every image and label is looked at, unless `known` holds a recipe of this name and the files are those it was read
+    off: its version is a checksum of their names, sizes and dates. Flips along all axes are allowed, for nothing is
+    known of the anatomy.
+    Raises ValueError with a list of all that does not fit: missing partners, shapes, grids, channels, label values that
+    are no whole numbers or not in labels.json, too few cases; FileNotFoundError for a missing folder.
+    """
+    if not source.is_dir():
+        raise ValueError(f"{source} is not a folder; unpack it and give the folder that holds images and labels")
+    name = re.sub(r"[^A-Za-z0-9]+", "_", source.name).strip("_")
+    if not name:
+        raise ValueError(f"the folder's name {source.name!r} becomes the data set's; it needs letters or digits")
+    version = _checksum(source)
+    if known and name in known and known[name].version == version:
+        return known[name]
+    survey = look_through(source)
+    labels = {"background": 0} | {label: position for position, label in enumerate(survey.values, start=1)}
+    flat = survey.spatial_dims == 2
+    one_file = all(len(files) == 1 for files, _ in survey.cases.values())
+    several = ("R", "G", "B") if one_file else tuple(f"channel {channel}" for channel in range(survey.channels))
+    return replace(
+        RECIPE,
+        name=name,
+        title=f"Your own images and labels in {source.name}",
+        spatial_dims=survey.spatial_dims,
+        channel_names=("image",) if survey.channels == 1 else several,
+        labels=labels,
+        colours={label: COLOURS[position % len(COLOURS)] for position, label in enumerate(survey.values)},
+        tolerances=dict.fromkeys(survey.values, survey.voxel),
+        spacing_unit="pixel" if flat else "mm",
+        file_ending=".png" if flat else ".nii.gz",
+        version=version,
+        convert=partial(_convert, survey),
+        from_source=None,
+    )
+
+
+def convert(source: Path, out: Path, track: Track = iter) -> dict:
+    """Write the cases of a user's folder to `out`; returns facts to record. Raises what `recipe_for` raises."""
+    return recipe_for(source).convert(source, out, track)
+
+
+def look_through(source: Path) -> Survey:
+    """Pair images with labels and check every case; ValueError with a list of all that does not fit."""
+    problems: list[str] = []
+    flat, cases = _pair_up(source, problems)
+    names = _declared_names(source / "labels.json")
+    look_at = _look_at_pictures if flat else _look_at_volumes
+    channels, voxels_mm, values = {}, [], set()
+    for name, (files, label) in cases.items():
+        try:
+            channels[name], voxel, present = look_at(files, label)
+        except ValueError as error:
+            problems.append(f"{name}: {error}")
+            continue
+        voxels_mm.append(voxel)
+        values |= present
+        if names is not None and present - set(names.values()):
+            problems.append(f"{name}: the label holds {sorted(present - set(names.values()))[:5]}, not in labels.json")
+    usual = Counter(channels.values()).most_common(1)[0][0] if channels else 0
+    problems += [f"{name} has {n} channels, most have {usual}" for name, n in channels.items() if n != usual]
+    if len(cases) < FOLDS:
+        problems.append(f"{len(cases)} images have a label; {FOLDS} are needed, one for each fold to validate on")
+    if channels and not values:
+        problems.append("the labels hold background (0) only")
+    if len(values) > MOST_VALUES:
+        problems.append(f"the labels hold {len(values)} numbers; give every class, not every object, its number")
+    if problems:
+        listed = [*problems[:SHOWN], *([f"... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else [])]
+        raise ValueError("\n- ".join([f"{source} cannot be prepared, {len(problems)} problems:", *listed]))
+    names = names or {f"label {value}": value for value in sorted(values)}
+    return Survey(cases, 2 if flat else 3, usual, names, float(median(voxels_mm)))
+
+
+def _pair_up(source: Path, problems: list[str]) -> tuple[bool, dict[str, tuple[list[Path], Path]]]:
+    """Whether the images are pictures, and the complete cases in name order; what is left over is a problem."""
+    kinds = {endings: files_by_name(source / "images", endings) for endings in (pictures.ENDINGS, VOLUMES)}
+    kinds = {endings: files for endings, files in kinds.items() if files}
+    if len(kinds) != 1:
+        what = "both pictures and volumes" if kinds else "neither pictures nor volumes"
+        raise ValueError(
+            f"{source / 'images'} holds {what}; put files of one kind there: {', '.join(pictures.ENDINGS)}"
+            f" for 2-D or {', '.join(VOLUMES)} for 3-D"
+        )
+    ((endings, images),) = kinds.items()
+    labels = files_by_name(source / "labels", endings)
+    files: dict[str, list[Path]] = {name: [] for name in labels}
+    for stem, path in images.items():  # in name order, so that channels come in the order of their numbers
+        numbered = re.fullmatch(r"(.+)_(\d{4})", stem)
+        if stem in files:
+            name, number = stem, 0
+        elif numbered and numbered[1] in files:
+            name, number = numbered[1], int(numbered[2])
+        else:
+            problems.append(f"images/{path.name} has no label: labels/{path.name} is expected")
+            continue
+        if number != len(files[name]):
+            problems.append(f"images/{path.name} is channel {number}, after {len(files[name])} others: count from 0000")
+        files[name].append(path)
+    problems += [f"labels/{labels[name].name} has no image" for name in labels if not files[name]]
+    return endings is pictures.ENDINGS, {name: (files[name], labels[name]) for name in labels if files[name]}
+
+
+def _declared_names(path: Path) -> dict[str, int] | None:
+    """Label name -> number, in the order of the numbers and without background; None where there is no such file."""
+    if not path.is_file():
+        return None
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    numbers = list(names.values()) if isinstance(names, dict) else [None]
+    if not all(type(number) is int and number >= 0 for number in numbers) or len(set(numbers)) != len(numbers):
+        raise ValueError(
+            f'{path} holds {names}; a number of its own for every name is expected, as in {{"nucleus": 1}}'
+        )
+    if names.get("background", 0) != 0 or (0 in numbers and "background" not in names):
+        raise ValueError(f"{path} holds {names}; background is 0 and 0 is background")
+    return {name: number for name, number in sorted(names.items(), key=lambda pair: pair[1]) if number != 0}
+
+
+def _look_at_pictures(files: list[Path], label: Path) -> tuple[int, float, set[int]]:
+    image, _ = _read_channels(files)
+    found = _read_label(label)
+    if found.shape != image.shape[:2]:
+        raise ValueError(f"the label has shape {found.shape}, its image {image.shape[:2]}; a label covers its image")
+    return image.shape[2] if image.ndim == 3 else 1, 1.0, _values(found)
+
+
+def _look_at_volumes(files: list[Path], label: Path) -> tuple[int, float, set[int]]:
+    from nibabel.affines import voxel_sizes
+
+    volumes = [load_volume(path) for path in (*files, label)]
+    for path, volume in zip((*files, label), volumes, strict=True):
+        check_grid(f"{path.parent.name}/{path.name}", volume, volumes[0])
+    return len(files), float(voxel_sizes(volumes[0].affine).max()), _values(voxels("the label", volumes[-1]))
+
+
+def _values(label: np.ndarray) -> set[int]:
+    values = np.unique(label)
+    wrong = values[~(values == np.rint(values)) | ~(values >= 0)]
+    if len(wrong):
+        raise ValueError(f"the label holds {wrong[:3].tolist()}; whole numbers from 0 on are expected")
+    return set(values.astype(int).tolist()) - {0}
+
+
+def _read_channels(files: list[Path]) -> tuple[np.ndarray, bool]:
+    """A picture as uint8, (y, x) or (y, x, 3), and whether its intensities were scaled for that, each file alone."""
+    channels, ranges = zip(*(pictures.to_uint8(pictures.read_picture(file)) for file in files), strict=True)
+    scaled = any(limits is not None for limits in ranges)
+    if len(files) == 1:
+        return channels[0], scaled
+    if len(files) != 3 or any(channel.ndim != 2 for channel in channels):
+        raise ValueError(f"it has {len(files)} files; a picture is one grey or colour file, or three grey ones")
+    if len({channel.shape for channel in channels}) != 1:
+        raise ValueError(f"its channels have shapes {[channel.shape for channel in channels]}; they must be equal")
+    return np.stack(channels, axis=-1), scaled
+
+
+def _read_label(path: Path) -> np.ndarray:
+    """The numbers of a label picture, (y, x); those of a palette picture are its indices, not its colours."""
+    from PIL import Image
+
+    if path.suffix.lower() in LOSSY:
+        raise ValueError(f"labels/{path.name} is a JPEG file, whose compression changes the numbers; save it as PNG")
+    label = pictures.read_picture(path)
+    if path.suffix.lower() == ".png":
+        with Image.open(path) as image:
+            if image.mode == "P":
+                return np.asarray(image)
+    if label.ndim == 3 and (label != label[..., :1]).any():
+        raise ValueError(
+            f"labels/{path.name} is in colour; a label holds one number a pixel, or the indices of a palette"
+        )
+    return label if label.ndim == 2 else label[..., 0]
+
+
+def _checksum(source: Path) -> int:
+    files = sorted(path for what in ("images/*", "labels/*", "labels.json") for path in source.glob(what))
+    facts = [(str(path.relative_to(source)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return zlib.crc32(repr(facts).encode())
+
+
+def _convert(survey: Survey, _source: Path, out: Path, track: Track = iter) -> dict:
+    """Write the cases that were looked through; returns what was changed on the way."""
+    import nibabel
+
+    known = np.array([0, *survey.values.values()])
+    scaled = 0
+    for position, (name, (files, label)) in enumerate(track(survey.cases.items())):
+        held_out = len(survey.cases) >= FEWEST_TO_HOLD_OUT and position % TEST_EVERY == TEST_EVERY - 1
+        part = "Ts" if held_out else "Tr"
+        if survey.spatial_dims == 2:
+            image, was_scaled = _read_channels(files)
+            scaled += was_scaled
+            write_case(out, part, name, image, np.searchsorted(known, _read_label(label)).astype(np.uint8))
+        else:
+            original = load_volume(label)
+            numbers = np.searchsorted(known, voxels(f"case {name}: label", original)).astype(np.uint8)
+            renumbered = nibabel.Nifti1Image(numbers, original.affine)
+            write_volume(out, part, name, [load_volume(file) for file in files], renumbered, set(range(len(known))))
+    return {"label_numbers_in_the_files": survey.values, "images_scaled_to_8_bits": scaled}
+
+
+RECIPE = Recipe(
+    name="folder",
+    dataset_id=500,
+    title="A folder of your own images and labels, 2-D or 3-D",
+    modality="your own",
+    spatial_dims=2,
+    channel_names=("image",),
+    labels={"background": 0, "label 1": 1},
+    colours={"label 1": COLOURS[0]},
+    metrics=("dice", "surface_dice"),
+    tolerances={"label 1": 1.0},
+    spacing_unit="pixel",
+    file_ending=".png",
+    licence="your own",
+    citation="",
+    homepage="",
+    from_source=recipe_for,
+    convert=convert,
+)

@@ -1,0 +1,112 @@
+"""Predictions beside the truth, from folders: names that match, orientations, labels with and without a recipe."""
+
+import json
+
+import nibabel
+import numpy as np
+import pytest
+from imageio.v3 import imwrite
+
+from xlstm_unet_lab.data.recipe import get_recipe
+from xlstm_unet_lab.evaluation.cases import from_folders, from_run, run_facts
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two folders to write labels to."""
+    made = tmp_path / "predictions", tmp_path / "labelsTs"
+    for folder in made:
+        folder.mkdir()
+    return made
+
+
+def write_png(folder, name, label):
+    imwrite(folder / f"{name}.png", label.astype(np.uint8))
+
+
+def square(first):
+    label = np.zeros((24, 24), int)
+    label[first : first + 8, 4:12] = 1
+    return label
+
+
+def test_labels_are_compared_by_name(folders):
+    for name in ("cell_0001", "cell_0002"):  # like channels of one case, but labels have none
+        write_png(folders[0], name, square(4))
+    write_png(folders[1], "cell_0001", square(4))
+    write_png(folders[1], "cell_0002", square(8))
+    table = from_folders(*folders).table().set_index(["case", "label"])
+    assert table.loc[("cell_0001", "label 1"), "dice"] == 1
+    assert table.loc[("cell_0002", "label 1"), "dice"] == 0.5
+    assert "hd95_pixel" in table
+
+
+def test_volumes_in_other_orientations_lie_on_the_same_anatomy(folders):
+    label = np.zeros((6, 8, 10), np.uint8)
+    label[1:3, 2:5, 3:9] = 2
+    volume = nibabel.Nifti1Image(label, np.diag([1.0, 2, 3, 1]))
+    nibabel.save(volume, folders[1] / "a.nii.gz")
+    turned = volume.as_reoriented(np.array([[2, -1], [0, 1], [1, -1]]))
+    assert turned.shape != volume.shape
+    nibabel.save(turned, folders[0] / "a.nii")
+    cases = from_folders(*folders)
+    outcome = cases.outcome("a")
+    assert np.array_equal(outcome.prediction, outcome.truth)
+    assert outcome.spacing == (3.0, 2.0, 1.0)
+    assert cases.table()["dice"].eq(1).all()
+    assert cases.scoring == {"labels": {"label 2": 2}, "unit": "mm"}
+
+
+def test_a_recipe_says_what_labels_mean(folders, tmp_path):
+    for folder in folders:
+        write_png(folder, "a", square(4))
+    named = from_folders(*folders, recipe="nuclei")
+    assert named.scoring["labels"] == {"interior": (1,), "boundary": (2,)}
+    assert named.colours == get_recipe("nuclei").colours
+    (tmp_path / "recipe.json").write_text(json.dumps({"name": "nuclei"}))
+    assert from_folders(*folders).scoring == named.scoring
+
+
+def test_instances_beside_the_truth_are_counted(folders, tmp_path):
+    (tmp_path / "instancesTs").mkdir()
+    for folder in (*folders, tmp_path / "instancesTs"):
+        write_png(folder, "a", square(8))
+    table = from_folders(*folders, recipe="nuclei").table().set_index("label")
+    assert table.loc["foreground", ["instance_tp", "instance_f1"]].tolist() == [1, 1]
+
+
+def test_images_go_with_the_labels(folders, tmp_path):
+    for folder in folders:
+        write_png(folder, "a", square(4))
+    (tmp_path / "images").mkdir()
+    write_png(tmp_path / "images", "a_0000", 9 * square(4))
+    assert from_folders(*folders).image is None
+    assert from_folders(*folders, images=tmp_path / "images").image("a").max() == 9
+    write_png(tmp_path / "images", "b", square(4))
+    (tmp_path / "images" / "a_0000.png").unlink()
+    with pytest.raises(ValueError, match=r"holds no image of \['a'\]"):
+        from_folders(*folders, images=tmp_path / "images")
+
+
+def test_refused(folders, tmp_path):
+    with pytest.raises(ValueError, match="labelsTs holds no label files"):
+        from_folders(*folders)
+    write_png(folders[1], "a", square(4))
+    with pytest.raises(ValueError, match=r"labels without an image \['a'\]"):
+        from_folders(*folders)
+    with pytest.raises(FileNotFoundError, match="nowhere is missing"):
+        from_folders(tmp_path / "nowhere", folders[1])
+    write_png(folders[0], "a", np.stack([square(4), 2 * square(4), square(4)], -1))
+    with pytest.raises(ValueError, match=r"a\.png is no label file: it has 3 channels"):
+        from_folders(*folders).table()
+    with pytest.raises(FileNotFoundError, match="is no run directory"):
+        from_run(tmp_path)
+
+
+def test_a_run_on_data_without_a_recipe(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text('{"patch_size": [16, 8]}')
+    (tmp_path / "model.json").write_text('{"build": null, "recipe": null}')
+    assert run_facts(tmp_path) == ((16, 8), None)
+    monkeypatch.setattr("xlstm_unet_lab.evaluation.cases.load_run", lambda path, which: None)
+    with pytest.raises(ValueError, match="does not name its data set"):
+        from_run(tmp_path)

@@ -1,0 +1,135 @@
+"""What the doctor finds on machines of many kinds, each described to it."""
+
+import importlib.metadata
+
+import pytest
+
+from xlstm_unet_lab.cli import doctor as findings
+from xlstm_unet_lab.cli.doctor import Finding, doctor
+
+
+def test_this_machine_is_described_completely():
+    found = doctor()
+    assert {"python", "packages", "processor", "gpu", "mLSTM", "profile", "display", "browser", "data", "nnU-Net"} == {
+        finding.name for finding in found
+    }
+    assert all(finding.value for finding in found)
+    assert all(finding.advice for finding in found if not finding.ok)
+
+
+def test_a_package_that_does_not_import_does_not_hide_the_rest(monkeypatch):
+    def broken():
+        raise ImportError("libcudart.so.12 is missing")
+
+    monkeypatch.setattr(findings, "devices", broken)
+    found = {finding.name: finding for finding in doctor()}
+    assert found["devices"] == Finding(
+        "devices", "libcudart.so.12 is missing", False, "install what is missing: see packages"
+    )
+    assert "data" in found
+
+
+def test_python():
+    assert findings.python((3, 13, 0)).ok
+    old = findings.python((3, 10, 9))
+    assert not old.ok and old.advice == "install Python 3.11 or newer"
+
+
+def test_packages_are_those_the_project_declares(monkeypatch):
+    declared = ["numpy>=1.26", "no-such-package>=1", "napari[pyqt6]>=0.6; extra == 'napari'"]
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: declared)
+    monkeypatch.setattr(findings, "_version", {"numpy": "2.0", "xlstm-unet-lab": "0.1"}.get)
+    assert findings.packages() == Finding(
+        "packages", "xlstm-unet-lab 0.1, numpy 2.0", False, "pip install no-such-package"
+    )
+
+
+def test_packages_of_a_kit_that_is_not_installed(monkeypatch):
+    def absent(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", absent)
+    assert findings.packages().advice == "pip install -e . in its checkout"
+
+
+@pytest.mark.parametrize(
+    ("flags", "value", "advice"),
+    [
+        ({"avx512f", "avx512_bf16", "amx_bf16"}, "in hardware (amx_bf16, avx512_bf16)", "bf16-mixed"),
+        ({"asimd", "bf16"}, "in hardware (bf16)", "bf16-mixed"),
+        ({"avx2"}, "only emulated", "32-true"),
+        (set(), "only emulated", "32-true"),
+    ],
+)
+def test_processor(flags, value, advice):
+    finding = findings.processor(4, "AVX2", flags)
+    assert finding.ok and value in finding.value and advice in finding.advice and "4 threads" in finding.value
+
+
+@pytest.mark.parametrize(
+    ("capability", "amd", "precision"),
+    [((8, 0), False, "bf16-mixed"), ((9, 0), False, "bf16-mixed"), ((7, 5), False, "16-mixed"), ((7, 0), True, "bf16")],
+)
+def test_gpu(capability, amd, precision):
+    finding = findings.gpu("Some GPU", 24 * 2**30, capability, amd)
+    assert finding.value == "Some GPU, 24 GiB"
+    assert f"--precision {precision}" in finding.advice
+
+
+def test_profile(monkeypatch):
+    monkeypatch.setenv("LAB_PROFILE", "ci")
+    assert findings.profile().value.startswith("ci: ")
+    monkeypatch.setenv("LAB_PROFILE", "cpuu")
+    finding = findings.profile()
+    assert not finding.ok and "did you mean 'cpu'" in finding.advice
+
+
+@pytest.mark.parametrize(
+    ("system", "environ", "programs", "ok", "text"),
+    [
+        ("linux", {"DISPLAY": ":1"}, (), True, ":1"),
+        ("linux", {"WAYLAND_DISPLAY": "wayland-0"}, (), True, "wayland-0"),
+        ("linux", {}, ("xvfb-run",), True, "xvfb-run -a"),
+        ("linux", {"DISPLAY": ""}, (), False, "make system"),
+        ("darwin", {}, (), True, "desktop"),
+    ],
+)
+def test_display(system, environ, programs, ok, text):
+    finding = findings.display(system, environ, lambda name: name if name in programs else None)
+    assert finding.ok is ok
+    assert text in finding.value + finding.advice
+
+
+def test_browser():
+    assert findings.browser(lambda name: "/x/chrome" if name == "google-chrome" else None).value == "/x/chrome"
+    absent = findings.browser(lambda name: None)
+    assert absent.ok and "make system" in absent.advice
+
+
+def test_data(tmp_path, monkeypatch):
+    finding = findings.data(tmp_path / "not" / "there" / "yet")
+    assert finding.ok and "prepared: nothing yet" in finding.value
+    prepared = tmp_path / "Dataset903_phantom_microscopy"
+    prepared.mkdir()
+    (prepared / "recipe.json").write_text("{}")
+    assert "prepared: phantom_microscopy" in findings.data(tmp_path).value
+    monkeypatch.setattr(findings, "LEAST_FREE", 10**18)
+    full = findings.data(tmp_path)
+    assert not full.ok and "more room" in full.advice
+
+
+def test_data_that_cannot_be_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    finding = findings.data(tmp_path)
+    assert not finding.ok and "set LAB_DATA" in finding.advice
+
+
+def test_nnunet(tmp_path):
+    assert "pip install 'xlstm-unet-lab[nnunet]'" in findings.nnunet(False, {}).advice
+    unset = findings.nnunet(True, {"nnUNet_raw": str(tmp_path)})
+    assert unset.ok and "set nnUNet_preprocessed, nnUNet_results" in unset.advice
+    wrong = findings.nnunet(True, {name: str(tmp_path / "no") for name in findings.NNUNET_FOLDERS})
+    assert not wrong.ok and "make the folder" in wrong.advice
+    assert findings.nnunet(True, dict.fromkeys(findings.NNUNET_FOLDERS, str(tmp_path))) == Finding(
+        "nnU-Net", ", ".join(f"{name}={tmp_path}" for name in findings.NNUNET_FOLDERS)
+    )

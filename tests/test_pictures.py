@@ -1,0 +1,271 @@
+"""Pictures of every common format and awkward kind, their pairing with labels, and 8 bits."""
+
+import struct
+import sys
+import zlib
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from PIL import Image
+
+from xlstm_unet_lab.data.pictures import as_rgb, paired, pictures_in, read_picture, read_rgb, to_uint8
+
+RANDOM = np.random.default_rng(0)
+GREY = RANDOM.integers(0, 256, (6, 9), dtype=np.uint8)
+RGB = RANDOM.integers(0, 256, (6, 9, 3), dtype=np.uint8)
+DEEP = RANDOM.integers(0, 65536, (6, 9, 3), dtype=np.uint16)
+FLOAT = RANDOM.normal(size=(6, 9)).astype(np.float32)
+
+
+def save(path, array, mode=None, **options):
+    Image.fromarray(array).convert(mode).save(path, **options)
+
+
+def deep_colour_png(path):
+    """A 16-bit RGB PNG of 6 x 9 pixels, which no library here writes."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 9, 6, 16, 2, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in DEEP)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("ending", ["png", "PNG", "bmp", "tif", "TIFF"])
+@pytest.mark.parametrize("array", [GREY, RGB], ids=["grey", "rgb"])
+def test_what_was_saved_is_read(tmp_path, ending, array):
+    save(tmp_path / f"a.{ending}", array)
+    read = read_picture(tmp_path / f"a.{ending}")
+    assert read.dtype == np.uint8 and np.array_equal(read, array)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "JPEG"])
+def test_jpeg(tmp_path, ending):
+    smooth = np.add.outer(np.arange(64), np.arange(48)).astype(np.uint8)
+    save(tmp_path / f"a.{ending}", smooth, quality=95)
+    assert np.abs(read_picture(tmp_path / f"a.{ending}").astype(int) - smooth).max() <= 4
+
+
+@pytest.mark.parametrize(("array", "mode"), [(RGB, "RGBA"), (GREY, "LA")])
+def test_transparency_is_left_out(tmp_path, array, mode):
+    picture = Image.fromarray(array).convert(mode)
+    picture.putalpha(Image.fromarray(GREY))
+    picture.save(tmp_path / "a.png")
+    picture.save(tmp_path / "a.tif")
+    for name in ("a.png", "a.tif"):
+        assert np.array_equal(read_picture(tmp_path / name), array)
+
+
+@pytest.mark.parametrize("ending", ["png", "bmp", "tif"])
+def test_a_palette_is_looked_up(tmp_path, ending):
+    few = RGB // 128 * 255  # eight colours, which a palette can hold without loss
+    Image.fromarray(few).quantize(8, dither=Image.Dither.NONE).save(tmp_path / f"a.{ending}")
+    assert np.array_equal(read_picture(tmp_path / f"a.{ending}"), few)
+
+
+def test_one_bit_a_pixel_becomes_0_and_255(tmp_path):
+    for name in ("a.png", "a.bmp", "a.tif"):
+        save(tmp_path / name, np.where(GREY > 127, 255, 0).astype(np.uint8), "1")
+    tifffile.imwrite(tmp_path / "b.tif", GREY > 127)
+    for name in ("a.png", "a.bmp", "a.tif", "b.tif"):
+        read = read_picture(tmp_path / name)
+        assert read.dtype == np.uint8 and np.array_equal(read, (GREY > 127) * 255)
+
+
+def test_cmyk_is_not_taken_for_transparency(tmp_path):
+    save(tmp_path / "a.jpg", np.full((16, 16, 3), (200, 60, 60), np.uint8), "CMYK", quality=95)
+    assert np.abs(read_picture(tmp_path / "a.jpg").astype(int) - (200, 60, 60)).max() <= 6
+
+
+@pytest.mark.parametrize("array", [DEEP, DEEP[..., 0], FLOAT, FLOAT.astype(np.float64), DEEP[..., 0].astype(np.int32)])
+def test_deeper_tiff_keeps_its_values(tmp_path, array):
+    tifffile.imwrite(tmp_path / "a.tif", array, compression="zlib")
+    read = read_picture(tmp_path / "a.tif")
+    assert read.dtype == array.dtype and np.array_equal(read, array)
+
+
+def test_16_bit_grey_png(tmp_path):
+    Image.fromarray(DEEP[..., 0]).save(tmp_path / "a.png")
+    read = read_picture(tmp_path / "a.png")
+    assert read.dtype == np.uint16 and np.array_equal(read, DEEP[..., 0])
+
+
+@pytest.mark.parametrize("options", [{"photometric": "minisblack"}, {"photometric": "rgb", "planarconfig": "separate"}])
+def test_channels_stored_plane_by_plane_are_moved_last(tmp_path, options):
+    tifffile.imwrite(tmp_path / "a.tif", np.moveaxis(DEEP, -1, 0), **options)
+    assert np.array_equal(read_picture(tmp_path / "a.tif"), DEEP)
+
+
+def test_a_page_axis_of_one_is_dropped(tmp_path):
+    for array in (GREY, RGB, GREY[:1], RGB[:1]):
+        tifffile.imwrite(tmp_path / "a.tif", array[None])
+        assert np.array_equal(read_picture(tmp_path / "a.tif"), array)
+
+
+@pytest.fixture(params=[True, False], ids=["with imagecodecs", "without imagecodecs"])
+def codecs(request, monkeypatch):
+    """Tifffile with the codecs that are installed, and as it is where only its own are: it then lacks LZW."""
+    if not request.param:
+        monkeypatch.setitem(sys.modules, "imagecodecs", None)
+        for name in [name for name in sys.modules if name.partition(".")[0] == "tifffile"]:
+            monkeypatch.delitem(sys.modules, name)
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "packbits", "tiff_adobe_deflate"])
+def test_compressed_tiff(codecs, tmp_path, compression):
+    save(tmp_path / "a.tif", RGB, compression=compression)
+    assert np.array_equal(read_picture(tmp_path / "a.tif"), RGB)
+
+
+def test_compressed_pages_are_refused(codecs, tmp_path):
+    first, *rest = (Image.fromarray(GREY // (k + 1)) for k in range(2))
+    first.save(tmp_path / "a.tif", save_all=True, append_images=rest, compression="tiff_lzw")
+    with pytest.raises(ValueError, match=r"a\.tif cannot be read: it holds (2 pictures|uint8 \(2, 6, 9\))"):
+        read_picture(tmp_path / "a.tif")
+
+
+def five_pages(path):
+    tifffile.imwrite(path, np.stack([GREY] * 5))
+
+
+def pages_of_two_sizes(path):
+    with tifffile.TiffWriter(path) as file:
+        file.write(GREY)
+        file.write(GREY[:3])
+
+
+def animation(path):
+    first, *rest = (Image.fromarray(GREY // (k + 1)) for k in range(2))
+    first.save(path, save_all=True, append_images=rest)
+
+
+def not_finite(path):
+    tifffile.imwrite(path, np.where(GREY > 200, np.nan, FLOAT))
+
+
+def cut_short(path):
+    save(path, RANDOM.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    path.write_bytes(path.read_bytes()[:3000])
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "message"),
+    [
+        ("a.tif", five_pages, r"holds uint8 \(5, 6, 9\); one picture"),
+        ("a.tif", pages_of_two_sizes, "holds 2 pictures of different shapes"),
+        ("a.png", animation, "holds 2 pictures"),
+        ("a.png", deep_colour_png, "16-bit colour PNG.*save it as TIFF"),
+        ("a.tif", not_finite, "NaN or infinity"),
+        ("a.png", cut_short, "truncated"),
+        ("a.png", lambda path: path.write_text("a page"), "cannot identify"),
+        ("a.tif", lambda path: path.write_text("a page"), "not a TIFF"),
+    ],
+)
+def test_what_is_no_single_picture_is_refused_by_name(tmp_path, name, make, message):
+    make(tmp_path / name)
+    with pytest.raises(ValueError, match=rf"{name} cannot be read: .*{message}"):
+        read_picture(tmp_path / name)
+
+
+def test_other_endings_and_missing_files_are_refused(tmp_path):
+    (tmp_path / "a.gif").write_bytes(b"GIF89a")
+    with pytest.raises(ValueError, match=r"a\.gif ends in '\.gif'; pictures end in \.png"):
+        read_picture(tmp_path / "a.gif")
+    with pytest.raises(FileNotFoundError, match=r"a\.png is missing"):
+        read_picture(tmp_path / "a.png")
+
+
+def test_grey_fills_three_channels_and_deep_pictures_are_refused(tmp_path):
+    save(tmp_path / "a.png", GREY)
+    assert np.array_equal(read_rgb(tmp_path / "a.png"), as_rgb(GREY)) and as_rgb(RGB) is RGB
+    tifffile.imwrite(tmp_path / "a.tif", DEEP)
+    with pytest.raises(ValueError, match=r"a\.tif is uint16; 8-bit images are expected"):
+        read_rgb(tmp_path / "a.tif")
+
+
+# To 8 bits
+
+
+def test_8_bits_stay_as_they_are():
+    picture, limits = to_uint8(RGB)
+    assert picture is RGB and limits is None
+
+
+@settings(deadline=None, max_examples=30)
+@given(arrays.arrays(np.uint16, st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(3))), st.data())
+def test_order_is_kept_in_and_between_channels(picture, data):
+    low = data.draw(st.sampled_from([0.0, 0.1, 25.0]))
+    scaled, (bottom, top) = to_uint8(picture, low=low, high=100 - low)
+    assert scaled.dtype == np.uint8 and scaled.shape == picture.shape and bottom <= top
+    assert (np.diff(scaled.ravel()[np.argsort(picture.ravel(), kind="stable")].astype(int)) >= 0).all()
+    assert (scaled[picture <= bottom] == 0).all() and (bottom == top or (scaled[picture >= top] == 255).all())
+
+
+def test_known_percentiles():
+    ramp = np.arange(1001, dtype=np.uint16).reshape(7, 143) * 60
+    scaled, limits = to_uint8(ramp, low=10, high=90)
+    assert limits == (6000, 54000)
+    assert scaled.ravel()[[0, 100, 500, 900, 1000]].tolist() == [0, 0, 128, 255, 255]
+    turned, _ = to_uint8(-ramp.astype(np.float64) / 7, low=10, high=90)
+    assert np.abs(turned.astype(int) + scaled - 255).max() <= 1  # halves are rounded to even
+
+
+def test_a_constant_picture_is_black_and_few_dots_are_seen():
+    dots = np.zeros((100, 100), np.float32)
+    assert not to_uint8(dots + 7)[0].any()
+    dots[50, 50] = 0.25
+    scaled, limits = to_uint8(dots)
+    assert limits == (0, 0.25) and scaled[50, 50] == 255 and scaled.sum() == 255
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1, 50), (50, 50), (0, 101)])
+def test_percentiles_out_of_range_are_refused(low, high):
+    with pytest.raises(ValueError, match=f"low is {low} and high {high}; give two percentiles"):
+        to_uint8(DEEP, low=low, high=high)
+
+
+def test_nan_is_refused():
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        to_uint8(np.where(GREY > 200, np.nan, FLOAT))
+
+
+# Folders
+
+
+def test_names_and_labels_are_found_whatever_else_lies_there(tmp_path):
+    images, labels = tmp_path / "images", tmp_path / "labels"
+    for folder, names in ((images, ("b.PNG", "a-1.tif", "a.bmp")), (labels, ("b_x.TIFF", "a-1_x.png", "a_x.tif"))):
+        folder.mkdir()
+        for name in (*names, f"._{names[0]}", ".DS_Store", "Thumbs.db"):
+            (folder / name).write_text("")
+    assert list(pictures_in(images)) == ["a", "a-1", "b"]
+    assert [(name, image.name, label.name) for name, image, label in paired(images, labels, "_x")] == [
+        ("a", "a.bmp", "a_x.tif"),
+        ("a-1", "a-1.tif", "a-1_x.png"),
+        ("b", "b.PNG", "b_x.TIFF"),
+    ]
+    (labels / "c_x.png").write_text("")
+    (images / "d.png").write_text("")
+    with pytest.raises(ValueError, match=r"images without a label \['d'\], labels without an image \['c'\]"):
+        paired(images, labels, "_x")
+
+
+def test_two_pictures_of_one_name_are_refused(tmp_path):
+    for name in ("a.png", "a.TIF"):
+        (tmp_path / name).write_text("")
+    with pytest.raises(ValueError, match=r"holds both a\.TIF and a\.png; keep one"):
+        pictures_in(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["empty", "missing"])
+def test_no_pictures_at_all(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=rf"{name} (is missing|holds no pictures)"):
+        pictures_in(tmp_path / name)

@@ -1,0 +1,5 @@
+"""`python -m xlstm_unet_lab`: the command line where its script is not on the path."""
+
+from xlstm_unet_lab.cli import app
+
+app(prog_name="xlstm-unet-lab")

@@ -1,0 +1,73 @@
+"""The frame of the command line: errors in one line, options that commands share, results as a table or JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    import pandas
+
+# What the library raises on purpose; anything else is a bug and keeps its traceback.
+EXPECTED = (ValueError, KeyError, TypeError, OSError, FloatingPointError, ImportError)
+
+
+class Commands(TyperGroup):
+    """Commands whose errors from the library end in one line instead of a traceback."""
+
+    def invoke(self, context):
+        try:
+            return super().invoke(context)
+        except EXPECTED as error:
+            if context.params.get("debug"):
+                raise
+            words = error.args[0] if isinstance(error, KeyError) and error.args else error
+            typer.secho(f"error: {words}", fg="red", err=True)
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="A first run: xlstm-unet-lab doctor, then xlstm-unet-lab train phantom_microscopy --steps 200",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+Root = Annotated[Path | None, typer.Option(help="Where prepared data lives.", show_default="LAB_DATA, else your cache")]
+Which = Annotated[str, typer.Option(help="Weights of the best validation, or the last ones: best, last.")]
+Mirror = Annotated[bool, typer.Option("--mirror", help="Average over mirrored images: better, 4 to 8 times slower.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...", show_default="a GPU where there is one")]
+Split = Annotated[str, typer.Option(help="Of a run's data set: test, val, train or all.")]
+Fold = Annotated[int, typer.Option(help="Which of the five splits into training and validation.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, as `train` leaves it.")]
+
+
+@app.callback()
+def options(debug: Annotated[bool, typer.Option("--debug", help="Show where an error arose.")] = False) -> None:
+    """Train xLSTM-UNet and other segmentation networks, predict with them, and measure how well they do."""
+    # --debug is read from the context, in Commands
+
+
+def parse_sizes(option: str, text: str | None) -> tuple[int, ...] | None:
+    """`64,64` as (64, 64)."""
+    if text is None:
+        return None
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise typer.BadParameter(f"{option} is {text!r}, expected whole numbers with commas between, such as 64,64")
+    return tuple(int(part) for part in parts)
+
+
+def print_table(table: pandas.DataFrame, as_json: bool) -> None:
+    typer.echo(table.to_json(orient="records", indent=2) if as_json else table.to_string(index=False))
+
+
+def print_json(value: object) -> None:
+    typer.echo(json.dumps(value, indent=2))

@@ -1,0 +1,180 @@
+"""What this machine offers: versions, devices, kernels, screen, room for data, and what to do where something lacks."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+DISTRIBUTION = "xlstm-unet-lab"
+OLDEST_PYTHON = (3, 11)
+LEAST_FREE = 2 * 10**9  # bytes: room for phantoms, one small data set and some runs
+FAST_BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")  # what Linux calls it on Intel, AMD and ARM
+BFLOAT16_SINCE = (8, 0)  # compute capability of an NVIDIA GPU
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+NNUNET_FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+
+
+class Finding(NamedTuple):
+    """One thing looked at."""
+
+    name: str
+    value: str
+    ok: bool = True
+    advice: str = ""  # what to do; beside ok=True it is a hint, not a need
+
+
+def doctor(root: str | Path | None = None) -> list[Finding]:
+    """Look at this machine and report, one `Finding` a thing; `root` is where prepared data lives (see `data_root`)."""
+    checks = {
+        "python": lambda: [python(sys.version_info[:3])],
+        "packages": lambda: [packages()],
+        "devices": devices,
+        "mLSTM": lambda: [kernels()],
+        "profile": lambda: [profile()],
+        "display": lambda: [display(sys.platform, os.environ, shutil.which)],
+        "browser": lambda: [browser(shutil.which)],
+        "data": lambda: [data(root)],
+        "nnU-Net": lambda: [nnunet(importlib.util.find_spec("nnunetv2") is not None, os.environ)],
+    }
+    found = []
+    for name, check in checks.items():
+        try:
+            found += check()
+        except ImportError as error:  # a package that is missing or broken must not hide the rest of the report
+            found.append(Finding(name, str(error), False, "install what is missing: see packages"))
+    return found
+
+
+def python(version: tuple[int, ...]) -> Finding:
+    """The Python that runs, and the system it runs on."""
+    text = f"{'.'.join(map(str, version))} on {platform.system()} {platform.machine()}"
+    ok = version >= OLDEST_PYTHON
+    return Finding("python", text, ok, "" if ok else f"install Python {'.'.join(map(str, OLDEST_PYTHON))} or newer")
+
+
+def packages() -> Finding:
+    """The version of everything the kit declares that it needs."""
+    try:
+        lines = importlib.metadata.requires(DISTRIBUTION) or []
+    except importlib.metadata.PackageNotFoundError:
+        return Finding("packages", f"{DISTRIBUTION} is not installed", False, "pip install -e . in its checkout")
+    names = [re.match(r"[\w.-]+", line).group() for line in lines if "extra ==" not in line]
+    versions = {name: _version(name) for name in (DISTRIBUTION, *names)}
+    missing = [name for name, version in versions.items() if version is None]
+    found = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    return Finding("packages", found, not missing, f"pip install {' '.join(missing)}" if missing else "")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def devices() -> list[Finding]:
+    """What computes here, and in which number formats it is fast."""
+    import torch
+
+    information = Path("/proc/cpuinfo")
+    flags = set(information.read_text().split()) if information.is_file() else set()
+    found = [processor(torch.get_num_threads(), torch.backends.cpu.get_cpu_capability(), flags)]
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        capability = (properties.major, properties.minor)
+        found.append(gpu(properties.name, properties.total_memory, capability, bool(torch.version.hip)))
+    if torch.backends.mps.is_available():
+        found.append(Finding("gpu", "Apple (mps)", advice="train with --accelerator mps"))
+    if len(found) == 1:
+        found.append(Finding("gpu", "none", advice="everything runs without one; trainings in 3-D take hours instead"))
+    return found
+
+
+def processor(threads: int, capability: str, flags: Collection[str]) -> Finding:
+    """Threads and instruction sets; `flags` are the words of /proc/cpuinfo."""
+    fast = [flag for flag in FAST_BFLOAT16 if flag in flags]
+    formats = f"bfloat16 in hardware ({', '.join(fast)})" if fast else "bfloat16 only emulated"
+    advice = "--precision bf16-mixed is faster here" if fast else "stay with --precision 32-true on the processor"
+    return Finding("processor", f"{threads} threads, {capability}, {formats}", advice=advice)
+
+
+def gpu(name: str, memory: int, capability: tuple[int, int], amd: bool) -> Finding:
+    """A GPU and the precision to train with; `capability` is NVIDIA's compute capability."""
+    fast = amd or capability >= BFLOAT16_SINCE
+    precision = "bf16-mixed" if fast else "16-mixed"
+    return Finding("gpu", f"{name}, {memory / 2**30:.0f} GiB", advice=f"--precision {precision} is fastest here")
+
+
+def kernels() -> Finding:
+    """Which form of the mLSTM `form="auto"` takes."""
+    import torch
+
+    from xlstm_unet_lab.ops.mlstm_triton import CHUNK, WIDTHS, obstacle
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    q = torch.empty(1, 1, CHUNK, WIDTHS[0], device=device)
+    reason = obstacle(q, q, with_state=False)
+    return Finding("mLSTM", "Triton kernels" if reason is None else f"chunkwise form in PyTorch, as {reason}")
+
+
+def profile() -> Finding:
+    """How long lessons may take here."""
+    from xlstm_unet_lab.course.profiles import VARIABLE, current_profile
+
+    try:
+        current = current_profile()
+    except ValueError as error:
+        return Finding("profile", f"{VARIABLE} is not one of ours", False, str(error))
+    return Finding("profile", f"{current.name}: {current.description}")
+
+
+def display(system: str, environ: Mapping[str, str], which: Callable[[str], str | None]) -> Finding:
+    """Whether napari can open a window, or at least draw without one."""
+    if system in ("darwin", "win32"):
+        return Finding("display", "the desktop")
+    if screen := environ.get("WAYLAND_DISPLAY") or environ.get("DISPLAY"):
+        return Finding("display", screen)
+    if which("xvfb-run"):
+        return Finding("display", "none, but Xvfb draws without one", advice="start napari as: xvfb-run -a COMMAND")
+    return Finding("display", "none", False, "napari needs a screen: make system installs Xvfb (Debian, Ubuntu)")
+
+
+def browser(which: Callable[[str], str | None]) -> Finding:
+    """The browser that the tests of notebooks drive."""
+    found = next((path for path in map(which, BROWSERS) if path), None)
+    advice = "" if found else "only the tests drive one: make system installs it (Debian, Ubuntu)"
+    return Finding("browser", found or "no Chromium", advice=advice)
+
+
+def data(root: str | Path | None) -> Finding:
+    """Where prepared data lives, how much room there is, and what is prepared."""
+    from xlstm_unet_lab.data.recipe import MARKER, data_root, get_recipe, recipe_names
+
+    root = data_root(root)
+    prepared = [name for name in recipe_names() if (get_recipe(name).folder(root) / MARKER).is_file()]
+    there = next(folder for folder in (root, *root.parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    value = f"{root}, {free / 1e9:.0f} GB free, prepared: {', '.join(prepared) or 'nothing yet'}"
+    elsewhere = "set LAB_DATA to a folder"
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        return Finding("data", value, bool(prepared), f"{there} cannot be written to: {elsewhere} of yours")
+    return Finding("data", value, free >= LEAST_FREE, "" if free >= LEAST_FREE else f"{elsewhere} with more room")
+
+
+def nnunet(installed: bool, environ: Mapping[str, str]) -> Finding:
+    """Whether nnU-Net v2 is there, and the folders it needs to be told of."""
+    if not installed:
+        return Finding("nnU-Net", "not installed", advice=f"to train inside it: pip install '{DISTRIBUTION}[nnunet]'")
+    folders = {name: environ.get(name) for name in NNUNET_FOLDERS}
+    value = ", ".join(f"{name}={folder or 'not set'}" for name, folder in folders.items())
+    wrong = [name for name, folder in folders.items() if folder and not Path(folder).is_dir()]
+    unset = [name for name, folder in folders.items() if not folder]
+    advice = [f"make the folder {folders[name]}, or let {name} name another" for name in wrong]
+    advice += [f"to train inside it set {', '.join(unset)}, a folder each"] if unset else []
+    return Finding("nnU-Net", value, not wrong, "; ".join(advice))

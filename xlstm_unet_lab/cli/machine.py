@@ -1,0 +1,84 @@
+"""Commands about this machine and its data: doctor, models, prepare, bench."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from xlstm_unet_lab.cli.app import Json, Root, app, parse_sizes, print_json, print_table
+
+
+@app.command()
+def doctor(as_json: Json = False, root: Root = None) -> None:
+    """Look at this machine: versions, devices, kernels, screen, data, and what to do where something lacks.
+
+    The exit code is 1 when something does.
+    """
+    from xlstm_unet_lab.cli.doctor import doctor as examine
+
+    found = examine(root)
+    if as_json:
+        print_json([finding._asdict() for finding in found])
+    else:
+        width = max(len(finding.name) for finding in found)
+        for finding in found:
+            typer.echo(f"{'ok  ' if finding.ok else 'LACK'}  {finding.name:<{width}}  {finding.value}")
+            if finding.advice:
+                typer.secho(f"      {'':<{width}}  -> {finding.advice}", dim=finding.ok, bold=not finding.ok)
+    raise typer.Exit(int(not all(finding.ok for finding in found)))
+
+
+@app.command()
+def models(
+    patch_size: Annotated[str | None, typer.Option(help="Measure each for images of this size: 128,128.")] = None,
+    in_channels: Annotated[int, typer.Option(help="Channels of an image.")] = 1,
+    num_classes: Annotated[int, typer.Option(help="Classes, the background included.")] = 2,
+    as_json: Json = False,
+) -> None:
+    """List the networks that `train --model` knows; with --patch-size their parameters and multiply-adds too."""
+    import xlstm_unet_lab as lab
+
+    sizes = parse_sizes("--patch-size", patch_size)
+    print_table(lab.list_models(in_channels=in_channels, num_classes=num_classes, patch_size=sizes), as_json)
+
+
+@app.command()
+def prepare(
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Data sets: see --list.")] = None,
+    source: Annotated[Path | None, typer.Option(help="A folder or archive you have, in the original layout.")] = None,
+    root: Root = None,
+    show_list: Annotated[bool, typer.Option("--list", help="List the data sets, and which are prepared.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Download or make data sets, convert them to nnU-Net's raw format, and print their folders."""
+    import xlstm_unet_lab as lab
+
+    if show_list:
+        return print_table(lab.list_recipes(root), as_json)
+    if not names:
+        raise typer.BadParameter("name a data set, or use --list to see them all")
+    if source is not None and len(names) > 1:
+        raise typer.BadParameter("--source belongs to one data set: name only that one")
+    folders = {name: str(lab.prepare(name, root=root, source=source)) for name in names}
+    if as_json:
+        return print_json(folders)
+    for folder in folders.values():
+        typer.echo(folder)
+
+
+@app.command()
+def bench(
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Which; all when none is named.")] = None,
+) -> None:
+    """Run the measurements of a checkout and keep their results in its benchmarks/results/."""
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / "benchmarks" / "__main__.py").is_file():
+        raise FileNotFoundError(
+            f"no benchmarks beside {Path(__file__).parents[1]}: they come with the repository, not with the installed "
+            "package; clone it and run this in its environment"
+        )
+    raise typer.Exit(subprocess.run([sys.executable, "-m", "benchmarks", *(names or [])], cwd=checkout).returncode)

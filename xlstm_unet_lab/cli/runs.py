@@ -1,0 +1,259 @@
+"""Commands about networks: train, predict, evaluate, report."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xlstm_unet_lab.cli.app import (
+    Device,
+    Fold,
+    Json,
+    Mirror,
+    Root,
+    Run,
+    Split,
+    Which,
+    app,
+    parse_sizes,
+    print_json,
+    print_table,
+)
+
+if TYPE_CHECKING:
+    import pandas
+
+    from xlstm_unet_lab.data.recipe import Recipe
+    from xlstm_unet_lab.evaluation.cases import Predictions
+
+DEFAULT_PATCH = {2: (128, 128), 3: (64, 64, 64)}
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="DATA", help="A data set: see `prepare --list`.")],
+    model: Annotated[str, typer.Option(help="A network: see `models`.")] = "xlstm_unet_enc",
+    model_option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Of the network: stem_width=16, ...")
+    ] = None,
+    patch_size: Annotated[
+        str | None, typer.Option(help="Voxels of a patch in (z,) y, x.", show_default="128,128 or 64,64,64")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Steps of the optimiser.")] = 1000,
+    batch_size: Annotated[int, typer.Option(help="Patches a step.")] = 8,
+    learning_rate: Annotated[float, typer.Option(help="The highest one, after the warm-up.")] = 1e-3,
+    precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, or 16-mixed; `doctor` advises.")] = "32-true",
+    accelerator: Annotated[str, typer.Option(help="cpu, cuda, mps, or the best there is.")] = "auto",
+    devices: Annotated[int, typer.Option(help="GPUs (or processes on the processor).")] = 1,
+    workers: Annotated[int, typer.Option(help="Processes that cut and augment patches.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of weights, patches and augmentation.")] = 0,
+    validate_every: Annotated[
+        int | None, typer.Option(help="Steps between validations.", show_default="the end only")
+    ] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Any other field of TrainConfig: ema_decay=0.99")
+    ] = None,
+    deep_supervision: Annotated[bool, typer.Option("--deep-supervision", help="A loss at every resolution.")] = False,
+    fold: Fold = 0,
+    run_directory: Annotated[
+        Path | None, typer.Option(help="Where weights and logs go.", show_default="runs/DATA-MODEL-foldN")
+    ] = None,
+    root: Root = None,
+    as_json: Json = False,
+) -> None:
+    """Train a network on a prepared data set; stopped at any moment, the same command goes on where it was."""
+    import torch
+    from tqdm import tqdm
+
+    import xlstm_unet_lab as lab
+
+    train_set, val_set = (lab.load_dataset(recipe, split, root=root, fold=fold) for split in ("train", "val"))
+    facts = train_set.recipe
+    size = parse_sizes("--patch-size", patch_size) or DEFAULT_PATCH[facts.spatial_dims]
+    torch.manual_seed(seed)  # of the weights it starts from
+    network = lab.build(
+        model,
+        spatial_dims=facts.spatial_dims,
+        in_channels=len(facts.channel_names),
+        num_classes=facts.num_classes,
+        patch_size=size,
+        deep_supervision=deep_supervision,
+        **_pairs("--model-option", model_option),
+    )
+    config = lab.TrainConfig(
+        patch_size=size,
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        precision=precision,
+        accelerator=accelerator,
+        devices=devices,
+        workers=workers,
+        seed=seed,
+        validate_every=validate_every,
+        **_pairs("--setting", setting),
+    )
+    folder = run_directory or Path("runs") / f"{recipe}-{model}-fold{fold}"
+    speaks = os.environ.get("LOCAL_RANK", "0") == "0"  # of several processes that train together
+    with tqdm(total=steps, unit="step", disable=not speaks) as bar:
+        for record in lab.fit(network, train_set, val_set, config, run_directory=folder):
+            bar.update(record.step - bar.n)
+            bar.set_postfix(loss=f"{record.loss:.3f}")
+    if not speaks:
+        return
+    with (folder / "log.csv").open(newline="") as file:  # a run that was finished before yields no record
+        *_, last = csv.DictReader(file)
+    shown = {name: float(value) for name, value in last.items() if name in ("loss", "seconds") or name[:5] == "dice "}
+    result = {"run_directory": str(folder), "step": int(last["step"]), **shown}
+    if as_json:
+        return print_json(result)
+    for name, value in result.items():
+        typer.echo(f"{name:<16} {value:.4g}" if isinstance(value, float) else f"{name:<16} {value}")
+
+
+@app.command()
+def predict(
+    run: Run,
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Images, or folders of images.")],
+    out: Annotated[Path, typer.Option(help="The folder for the labels.")],
+    which: Which = "best",
+    overlap: Annotated[float, typer.Option(help="Share of its size by which windows overlap.")] = 0.5,
+    mirror: Mirror = False,
+    coloured: Annotated[
+        bool, typer.Option("--coloured", help="For pictures: also labels in colour, to look at.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(help="Windows computed at once.")] = 4,
+    device: Device = None,
+) -> None:
+    """Predict image files with a trained run: NIfTI, PNG, JPEG, BMP or TIFF in, label files on the same grids out."""
+    from tqdm import tqdm
+
+    from xlstm_unet_lab.evaluation.cases import run_facts
+    from xlstm_unet_lab.evaluation.files import find_cases, predict_files
+    from xlstm_unet_lab.training.run_directory import load_run
+
+    model = load_run(run, which)
+    patch_size, recipe = run_facts(run)
+    if coloured and recipe is None:
+        raise ValueError(f"{run} does not name its data set, so its labels have no colours: leave out --coloured")
+    colours = {recipe.labels[name]: colour for name, colour in recipe.colours.items()} if coloured else None
+    written = predict_files(
+        model,
+        inputs,
+        out,
+        patch_size=patch_size,
+        colours=colours,
+        overlap=overlap,
+        mirror=_mirror(mirror, recipe),
+        batch_size=batch_size,
+        device=_device(device),
+    )
+    for path in tqdm(written, total=len(find_cases(inputs)), unit="case"):
+        typer.echo(path)
+
+
+@app.command()
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="A folder of label files, or a run.")],
+    truth: Annotated[
+        Path | None, typer.Argument(metavar="[TRUTH]", help="The folder of the true labels; not for a run.")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="The data set that says what the labels mean.")] = None,
+    split: Split = "test",
+    fold: Fold = 0,
+    which: Which = "best",
+    mirror: Mirror = False,
+    device: Device = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the scores of every case to this CSV file.")] = None,
+    root: Root = None,
+    as_json: Json = False,
+) -> None:
+    """Score predictions: the mean over cases of each label, with its 95% interval; every case with --json or --out."""
+    from xlstm_unet_lab.data.files import write_whole
+    from xlstm_unet_lab.evaluation.report import summarise
+
+    chosen = {"split": split, "fold": fold, "which": which, "root": root, "mirror": mirror, "device": device}
+    table = _scored(_predictions(predictions, truth, recipe, None, chosen))
+    if out is not None:
+        write_whole(out, table.to_csv(index=False).encode())
+    print_table(table if as_json else summarise(table).round(4), as_json)
+
+
+@app.command()
+def report(
+    predictions: Annotated[
+        list[Path], typer.Argument(metavar="PREDICTIONS...", help="Folders of label files, or runs; the first leads.")
+    ],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    truth: Annotated[Path | None, typer.Option(help="The folder of the true labels; not for runs.")] = None,
+    images: Annotated[Path | None, typer.Option(help="The folder of the images, for pictures of cases.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="The data set that says what the labels mean.")] = None,
+    split: Split = "test",
+    fold: Fold = 0,
+    which: Which = "best",
+    mirror: Mirror = False,
+    device: Device = None,
+    root: Root = None,
+) -> None:
+    """Write one HTML page: scores with intervals, models compared case by case, best, median and worst case."""
+    from xlstm_unet_lab.evaluation.report import notable_cases
+    from xlstm_unet_lab.views.report_page import case_picture, write_report
+
+    chosen = {"split": split, "fold": fold, "which": which, "root": root, "mirror": mirror, "device": device}
+    models = {str(path): _predictions(path, truth, recipe, images, chosen) for path in predictions}
+    tables = {name: _scored(model) for name, model in models.items()}
+    (name, first), overlays = next(iter(models.items())), {}
+    for what, case in notable_cases(tables[name]).items() if first.image and first.colours else ():
+        outcome = first.outcome(case)
+        picture = case_picture(first.image(case), outcome.truth, outcome.prediction, first.colours, case)
+        overlays[f"The {what} case of {name}"] = picture
+    typer.echo(write_report(out, tables, overlays=overlays))
+
+
+def _predictions(path: Path, truth: Path | None, recipe: str | None, images: Path | None, chosen: dict) -> Predictions:
+    """Of a run, with what was chosen for it, or of a folder beside the truth."""
+    from xlstm_unet_lab.evaluation.cases import from_folders, from_run, is_run, run_facts
+
+    if is_run(path):
+        mirror = _mirror(chosen["mirror"], run_facts(path)[1])
+        return from_run(path, **chosen | {"mirror": mirror, "device": _device(chosen["device"])})
+    if truth is None:
+        raise typer.BadParameter(f"{path} is no run directory: name the folder of the true labels too")
+    return from_folders(path, truth, recipe=recipe, images=images)
+
+
+def _scored(predictions: Predictions) -> pandas.DataFrame:
+    from tqdm import tqdm
+
+    return replace(predictions, names=tqdm(predictions.names, unit="case")).table()
+
+
+def _mirror(wanted: bool, recipe: Recipe | None) -> bool | tuple[int, ...]:
+    """The axes along which a mirrored image is as likely, where the data's recipe says."""
+    return wanted if not wanted or recipe is None or recipe.flip_axes is None else recipe.flip_axes
+
+
+def _device(name: str | None) -> str:
+    import torch
+
+    return name or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _pairs(option: str, texts: list[str] | None) -> dict:
+    """`NAME=VALUE` as a dict, each value read as JSON where it is JSON and taken as a word elsewhere."""
+    pairs = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise typer.BadParameter(f"{option} is {text!r}, expected NAME=VALUE")
+        try:
+            pairs[name] = json.loads(value)
+        except json.JSONDecodeError:
+            pairs[name] = value
+    return pairs

@@ -1,0 +1,155 @@
+"""Read 2-D pictures of the common formats, find the label that goes with each, and bring them to 8 bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from xlstm_unet_lab.data.nnunet_raw import check_pairs, files_by_name
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+
+
+def read_picture(path: str | Path) -> np.ndarray:
+    """One PNG, JPEG, BMP or TIFF picture as stored: (y, x), or (y, x, 3) in colour.
+
+    The dtype is the file's: uint8, or uint16, int32, float32 ... for deeper pictures. Transparency is left out, a
+    palette is looked up, and one bit a pixel becomes 0 and 255. Three pages or planes of a TIFF are the three colours.
+    Raises FileNotFoundError, and ValueError, naming the file, for another ending, several pictures in one file,
+    another number of channels, NaN or infinity, a 16-bit colour PNG (only 8 of its bits could be read) and what cannot
+    be decoded.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing")
+    ending = path.suffix.lower()
+    if ending not in ENDINGS:
+        raise ValueError(f"{path} ends in {path.suffix!r}; pictures end in {', '.join(ENDINGS)}")
+    try:
+        array = (_read_tiff if ending in (".tif", ".tiff") else _read_with_pillow)(path)
+        return _grey_or_rgb(array)
+    except Exception as error:  # the decoders raise errors of many kinds, few of which name the file
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def _read_with_pillow(path: Path) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(path, formats=("PNG", "JPEG", "BMP", "TIFF")) as image:
+        if image.format in ("PNG", "TIFF") and getattr(image, "n_frames", 1) > 1:
+            raise ValueError(f"it holds {image.n_frames} pictures; one a file is expected")
+        if image.format == "PNG" and _is_deep_colour(path):
+            raise ValueError("it is a 16-bit colour PNG, of which 8 bits would be lost; save it as TIFF")
+        if image.mode in ("1", "LA"):
+            image = image.convert("L")
+        elif image.mode not in ("L", "I", "I;16", "I;16B", "F"):
+            image = image.convert("RGB")
+        array = np.asarray(image)
+        # Older releases of Pillow hand out 16-bit grey PNG files as 32-bit integers.
+        return array.astype(np.uint16) if image.format == "PNG" and image.mode == "I" else array
+
+
+def _is_deep_colour(path: Path) -> bool:
+    """Whether a PNG stores 16 bits for each of several channels (bit depth and colour type of its first chunk)."""
+    with path.open("rb") as file:
+        depth, colour_type = file.read(26)[24:]
+    return depth == 16 and colour_type != 0
+
+
+def _read_tiff(path: Path) -> np.ndarray:
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        if len(file.series) != 1:
+            raise ValueError(f"it holds {len(file.series)} pictures of different shapes; one a file is expected")
+        series = file.series[0]
+        try:
+            array = series.asarray().reshape(series.get_shape(squeeze=True))
+        except ValueError as error:
+            if "imagecodecs" not in str(error):
+                raise
+            return _read_with_pillow(path)  # which brings decoders of its own for LZW and JPEG inside a TIFF
+        page, axes = series.keyframe, series.get_axes(squeeze=True)
+        if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
+            return (page.colormap.T[array] >> 8).astype(np.uint8)  # the palette holds 16 bits a colour
+    if "S" in axes:  # samples: the channels of a pixel, stored together or plane by plane
+        return np.moveaxis(array, axes.index("S"), -1)
+    return np.moveaxis(array, 0, -1) if array.ndim == 3 and len(array) == 3 else array
+
+
+def _grey_or_rgb(array: np.ndarray) -> np.ndarray:
+    if array.dtype == bool:
+        array = array.astype(np.uint8) * np.uint8(255)
+    if array.ndim == 3 and array.shape[-1] in (2, 4):
+        array = array[..., :-1]  # transparency
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if not np.isfinite(array).all():
+        raise ValueError("it holds NaN or infinity; replace them first")
+    if array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)) or array.dtype.kind not in "uif" or not array.size:
+        raise ValueError(f"it holds {array.dtype} {array.shape}; one picture, (y, x) or (y, x, 3), is expected")
+    return np.ascontiguousarray(array)
+
+
+def as_rgb(picture: np.ndarray) -> np.ndarray:
+    """A grey picture (y, x) in three equal channels (y, x, 3); a colour picture as it is."""
+    return np.stack([picture] * 3, axis=-1) if picture.ndim == 2 else picture
+
+
+def read_rgb(path: str | Path) -> np.ndarray:
+    """An 8-bit picture in colour, uint8 (y, x, 3): a grey one fills all three channels.
+
+    Raises what `read_picture` raises, and ValueError, naming the file, for a picture that is not 8-bit.
+    """
+    picture = read_picture(path)
+    if picture.dtype != np.uint8:
+        raise ValueError(f"{path} is {picture.dtype}; 8-bit images are expected, convert it to 8 bits first")
+    return as_rgb(picture)
+
+
+def to_uint8(
+    picture: np.ndarray, low: float = 0.1, high: float = 99.9
+) -> tuple[np.ndarray, tuple[float, float] | None]:
+    """A picture in 8 bits, and the values that became 0 and 255: its percentiles `low` and `high`.
+
+    A uint8 picture is returned as it is, with None. All channels are scaled alike, so that colours stay. Where the two
+    percentiles are equal (few bright dots on black) the extremes are taken; a constant picture becomes 0.
+    Raises ValueError for percentiles out of order or range, and for NaN or infinity in the picture.
+    """
+    if not 0 <= low < high <= 100:
+        raise ValueError(f"low is {low} and high {high}; give two percentiles, 0 <= low < high <= 100")
+    if picture.dtype == np.uint8:
+        return picture, None
+    if not np.isfinite(picture).all():
+        raise ValueError("the picture holds NaN or infinity; replace them first, for instance with np.nan_to_num")
+    bottom, top = (float(value) for value in np.percentile(picture, (low, high)))
+    if bottom == top:
+        bottom, top = float(picture.min()), float(picture.max())
+    values = picture.astype(np.result_type(picture.dtype, np.float32))
+    scaled = (values - bottom) / ((top - bottom) or 1.0)
+    return np.rint(scaled.clip(0, 1) * 255).astype(np.uint8), (bottom, top)
+
+
+def pictures_in(folder: Path) -> dict[str, Path]:
+    """The pictures of a folder: name without ending -> path, in name order. Hidden files are passed over.
+
+    Raises FileNotFoundError for a folder that is missing or without pictures, ValueError when two pictures differ in
+    their ending only.
+    """
+    found = files_by_name(folder, ENDINGS)
+    if not found:
+        raise FileNotFoundError(f"{folder} holds no pictures; files ending in {', '.join(ENDINGS)} are expected")
+    return found
+
+
+def paired(images: Path, labels: Path, suffix: str = "") -> list[tuple[str, Path, Path]]:
+    """The pictures of one folder, each with its label in another, in name order: (name, image, label).
+
+    A label is called as its image, followed by `suffix`. Raises what `pictures_in` raises, and ValueError naming
+    images without a label and labels without an image.
+    """
+    found = pictures_in(images)
+    marked = {name.removesuffix(suffix): path for name, path in pictures_in(labels).items() if name.endswith(suffix)}
+    check_pairs(f"{images} and {labels}", found.keys(), marked.keys())
+    return [(name, path, marked[name]) for name, path in found.items()]

@@ -1,0 +1,127 @@
+"""What is known of a data set before its files are touched: the facts that a recipe states."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from xlstm_unet_lab.data.download import DEFAULT_LIMITS, UnpackLimits
+from xlstm_unet_lab.data.targets import Targets
+
+Track = Callable[[Iterable], Iterable]  # wraps what a recipe loops over, to draw a progress bar
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file to download. `sha256=None` says that no checksum is published: what arrives is recorded and warned about.
+
+    Raises ValueError for an address that is not https (plain http is accepted from this machine only).
+    """
+
+    address: str
+    sha256: str | None
+    size: int  # bytes, for the table of data sets; the checksum decides what is accepted
+    name: str  # the file name to store it under
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.address)
+        if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost")):
+            raise ValueError(f"address {self.address!r} must start with https://")
+        if Path(self.name).name != self.name or not self.name:
+            raise ValueError(f"name {self.name!r} must be a plain file name")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The facts of one data set, and `convert`, which turns its original files into nnU-Net's raw format.
+
+    `convert(source, out, track)` reads the folder `source` (None for what is made here), writes every case with
+    `nnunet_raw.write_case` or `write_volume`, loops through `track(...)` so that progress shows, and returns facts to
+    record.
+    """
+
+    name: str  # as its module is called
+    dataset_id: int  # nnU-Net's number
+    title: str
+    modality: str
+    spatial_dims: int
+    channel_names: tuple[str, ...]
+    labels: Mapping[str, int]  # "background" is 0, the others count on from 1
+    colours: Mapping[str, str]  # "#RRGGBB" for each label but the background
+    metrics: tuple[str, ...]
+    tolerances: Mapping[str, float]  # for the surface Dice of each label or region, in `spacing_unit`
+    spacing_unit: str  # "mm" or "pixel"
+    file_ending: str  # ".png" or ".nii.gz"
+    licence: str
+    citation: str
+    homepage: str
+    convert: Callable[[Path | None, Path, Track], Mapping] = field(repr=False)
+    files: tuple[RemoteFile, ...] = ()  # what is public to download
+    regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # unions of labels to learn instead of labels
+    painted: tuple[int, ...] = ()  # the label each region paints, later regions over earlier ones
+    flip_axes: tuple[int, ...] | None = None  # axes along which a mirrored image is as likely; None: all of them
+    registration: str | None = None  # where to register, for data that must not be downloaded without
+    unpack_limits: UnpackLimits = DEFAULT_LIMITS  # what its archives may grow to
+    group: Callable[[str], str] = str  # case name -> what no fold may split, a patient or a video; str: each by itself
+    # For a user's own files: reads the facts off a folder, or returns the known recipe that still fits it.
+    from_source: Callable[[Path, Mapping[str, Recipe]], Recipe] | None = None
+    read_by: str | None = None  # the recipe whose from_source read these facts
+    version: int = 1  # count up when what convert writes changes
+
+    def __post_init__(self) -> None:
+        scored = set(self.targets.foreground)
+        if list(self.labels.values()) != list(range(len(self.labels))) or next(iter(self.labels), "") != "background":
+            raise ValueError(f"labels {dict(self.labels)} must start with background 0 and count on by one")
+        for what, expected in (("colours", set(self.labels) - {"background"}), ("tolerances", scored)):
+            if set(getattr(self, what)) != expected:
+                raise ValueError(
+                    f"{what} name {sorted(getattr(self, what))}; expected one for each of {sorted(expected)}"
+                )
+        unknown = {value for values in self.regions.values() for value in values} - set(self.labels.values())
+        if unknown:
+            raise ValueError(f"regions {dict(self.regions)} cover {sorted(unknown)}, which no label has")
+        choices = {
+            "spatial_dims": (2, 3),
+            "spacing_unit": ("mm", "pixel"),
+            "file_ending": (".png", ".nii.gz"),
+            "dataset_id": range(1, 1000),
+        }
+        for what, allowed in choices.items():
+            if getattr(self, what) not in allowed:
+                raise ValueError(f"{what} is {getattr(self, what)!r}; expected one of {allowed}")
+
+    @property
+    def targets(self) -> Targets:
+        """What a network learns here: the regions where there are some, else the labels."""
+        if not self.regions:
+            return Targets.classes(self.labels)
+        return Targets(tuple(self.regions), tuple(map(tuple, self.regions.values())), self.painted)
+
+    @property
+    def num_classes(self) -> int:
+        """Channels of a network's output: the labels with background, or the regions without."""
+        return len(self.targets.names)
+
+    @property
+    def made_here(self) -> bool:
+        """Whether the data set is generated from a seed and needs no files."""
+        return not self.files and self.registration is None and not self.of_own_files
+
+    @property
+    def of_own_files(self) -> bool:
+        """Whether the data set is made of a user's own files."""
+        return self.from_source is not None or self.read_by is not None
+
+    def folder(self, root: str | Path | None = None) -> Path:
+        """Where the prepared data set lies: DatasetNNN_name under `root`."""
+        return data_root(root) / f"Dataset{self.dataset_id:03d}_{self.name}"
+
+
+def data_root(root: str | Path | None = None) -> Path:
+    """Where prepared data lives: `root`, else the environment variable LAB_DATA, else a folder in the user's cache."""
+    import pooch
+
+    return Path(root or os.environ.get("LAB_DATA") or pooch.os_cache("xlstm-unet-lab")).expanduser().absolute()

@@ -1,0 +1,61 @@
+"""The slices of a 3-D data set, as a 2-D data set."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from xlstm_unet_lab.data.dataset import SegmentationDataset, normalise
+
+AXES = "zyx"
+
+
+class SliceDataset(Dataset):
+    """Every slice of every case across one axis, or only those in which something is labelled.
+
+    dataset: cases in 3-D, as `load_dataset` gives them; `axis` 0, 1 or 2 is the one that goes: z, y or x. Items are as
+    in 2-D data sets: image float32 (C, *spatial) normalised by itself, label int64 (*spatial), spacing of the two axes
+    left, and a name such as "case_z012". `recipe` is the data set's with two dimensions and the flips left.
+    A slice is cut from a whole case, so the cases should fit the data set's `cache_bytes`; all are read once here.
+    Raises ValueError for a data set that is not 3-D, another axis, and when no slice is left.
+    """
+
+    def __init__(self, dataset: SegmentationDataset, axis: int = 0, foreground_only: bool = False):
+        if dataset.recipe.spatial_dims != 3 or axis not in range(3):
+            raise ValueError(
+                f"axis {axis!r} of a data set with {dataset.recipe.spatial_dims} dimensions was asked for; slices are "
+                "cut across axis 0, 1 or 2 of a 3-D data set"
+            )
+        self.dataset, self.axis = dataset, axis
+        flips = dataset.recipe.flip_axes
+        if flips is not None:
+            flips = tuple(flip - (flip > axis) for flip in flips if flip != axis)
+        self.recipe = replace(dataset.recipe, spatial_dims=2, flip_axes=flips)
+        self._places: list[tuple[int, int]] = []  # case, position along the axis
+        for case in range(len(dataset)):
+            label = dataset[case]["label"].movedim(axis, 0)
+            positions = label.flatten(1).any(1).nonzero().flatten().tolist() if foreground_only else range(len(label))
+            self._places += [(case, position) for position in positions]
+        if not self._places:
+            raise ValueError(f"no slice of the {len(dataset)} cases holds a label above 0")
+        self.names = [f"{dataset.names[case]}_{AXES[axis]}{position:03d}" for case, position in self._places]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> dict:
+        case, position = self._places[index]
+        item = self.dataset[case]
+        # Normalised anew: prediction on a slice knows nothing of its neighbours, so training must not either.
+        image = normalise(item["image"].select(self.axis + 1, position).numpy())
+        spacing = tuple(size for axis, size in enumerate(item["spacing"]) if axis != self.axis)
+        label = item["label"].select(self.axis, position).clone()
+        return {"image": torch.from_numpy(image), "label": label, "spacing": spacing, "name": self.names[index]}
+
+    def raw(self, index: int) -> np.ndarray:
+        """The slice as stored, (C, *spatial), not normalised: to look at."""
+        case, position = self._places[index]
+        return self.dataset.raw(case).take(position, self.axis + 1)

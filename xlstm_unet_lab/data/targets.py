@@ -1,0 +1,74 @@
+"""What the channels of a network's output stand for: classes that exclude each other, or regions that overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Targets:
+    """One entry a channel. Raises ValueError when the entries differ in number or a region has nothing to paint.
+
+    Exclusive classes pass through a softmax and the most probable one is the label. Regions are unions of labels, each
+    with a probability of its own (sigmoid); they are painted in the order of the channels, later over earlier ones.
+    """
+
+    names: tuple[str, ...]
+    values: tuple[tuple[int, ...], ...]  # the label values a channel covers
+    painted: tuple[int, ...] = ()  # regions only: the label value written where a channel's probability is above 1/2
+
+    def __post_init__(self) -> None:
+        lengths = {"names": len(self.names), "values": len(self.values), "painted": len(self.painted)}
+        if self.exclusive:
+            del lengths["painted"]
+        if len(set(lengths.values())) != 1 or not self.names:
+            raise ValueError(f"targets need as many entries of each kind, and at least one: got {lengths}")
+        if not self.exclusive and any(0 in values for values in self.values):
+            raise ValueError(f"values are {self.values}; a region covers labels above 0, background is what is left")
+
+    @classmethod
+    def classes(cls, labels: Mapping[str, int]) -> Targets:
+        """Exclusive classes from name -> value, background included."""
+        return cls(tuple(labels), tuple((value,) for value in labels.values()))
+
+    @classmethod
+    def from_json(cls, facts: Mapping) -> Targets:
+        """The targets that `to_json` described."""
+        values = tuple(tuple(values) for values in facts["values"])
+        return cls(tuple(facts["names"]), values, tuple(facts["painted"]))
+
+    def to_json(self) -> dict:
+        """Lists and numbers that JSON can hold."""
+        return asdict(self)
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether every position belongs to exactly one channel."""
+        return not self.painted
+
+    @property
+    def foreground(self) -> dict[str, tuple[int, ...]]:
+        """What is scored: name -> label values, without the background."""
+        return {name: values for name, values in zip(self.names, self.values, strict=True) if values != (0,)}
+
+    def one_hot(self, label: Tensor) -> Tensor:
+        """(B, *spatial) integer -> (B, channels, *spatial) float32, 1 where the label is one of the channel's."""
+        return torch.stack([torch.isin(label, label.new_tensor(values)) for values in self.values], 1).float()
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """(channels, *spatial) logits -> probabilities of the same shape, in at least float32."""
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        return logits.softmax(0) if self.exclusive else logits.sigmoid()
+
+    def labels(self, probabilities: Tensor) -> Tensor:
+        """(channels, *spatial) probabilities -> (*spatial) label values, int64."""
+        if self.exclusive:
+            return torch.tensor([values[0] for values in self.values])[probabilities.argmax(0)]
+        label = torch.zeros(probabilities.shape[1:], dtype=torch.int64)
+        for value, probability in zip(self.painted, probabilities, strict=True):
+            label[probability > 0.5] = value
+        return label

@@ -1,0 +1,150 @@
+"""What was predicted beside what is true, case by case: from folders of files, or from a run on its own data set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from xlstm_unet_lab.data.dataset import load_dataset
+from xlstm_unet_lab.data.instance_labels import LABELS
+from xlstm_unet_lab.data.nnunet_raw import check_pairs, files_by_name
+from xlstm_unet_lab.data.recipe import MARKER, Recipe, get_recipe
+from xlstm_unet_lab.evaluation.files import READERS, find_cases, read_case
+from xlstm_unet_lab.evaluation.instances import instances_from_classes
+from xlstm_unet_lab.evaluation.predict import predict
+from xlstm_unet_lab.evaluation.report import Outcome, evaluate_cases
+from xlstm_unet_lab.training.run_directory import load_run
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The cases of one model, each read or predicted when it is asked for."""
+
+    names: tuple[str, ...]
+    outcome: Callable[[str], Outcome]
+    image: Callable[[str], np.ndarray] | None  # (C, *spatial), as stored; None when no images were named
+    scoring: Mapping  # labels, tolerance and unit, as `evaluate_cases` takes them
+    colours: Mapping[str, str]  # of labels 1, 2, ...; empty when no recipe says
+
+    def table(self) -> pandas.DataFrame:
+        """The scores of all cases, as `evaluate_cases` gives them."""
+        return evaluate_cases(map(self.outcome, self.names), **self.scoring)
+
+
+def is_run(path: str | Path) -> bool:
+    """Whether a folder is a run directory."""
+    return (Path(path) / "model.json").is_file()
+
+
+def run_facts(run_directory: str | Path) -> tuple[tuple[int, ...], Recipe | None]:
+    """The patch size a run was trained with, and the recipe of its data, None when it names none."""
+    config, model = (json.loads((Path(run_directory) / f"{what}.json").read_text()) for what in ("config", "model"))
+    return tuple(config["patch_size"]), get_recipe(model["recipe"]) if model.get("recipe") else None
+
+
+def from_run(
+    run_directory: str | Path,
+    *,
+    split: str = "test",
+    fold: int = 0,
+    which: str = "best",
+    root: str | Path | None = None,
+    **options,
+) -> Predictions:
+    """What a run predicts for a split of the data set it was trained on; options as in `predict`.
+
+    Raises ValueError for a run on data without a recipe, and as `load_run` and `load_dataset` do.
+    """
+    model = load_run(run_directory, which)
+    patch_size, recipe = run_facts(run_directory)
+    if recipe is None:
+        raise ValueError(f"{run_directory} does not name its data set: predict its files, then compare two folders")
+    cases = load_dataset(recipe, split, root, fold)
+    place = {name: index for index, name in enumerate(cases.names)}
+    counted = (cases.folder / f"instances{cases.part}").is_dir()
+
+    def outcome(name: str) -> Outcome:
+        case = cases[place[name]]
+        label = predict(model, image(name), patch_size=patch_size, spacing=case["spacing"], **options)
+        objects = cases.instances(place[name]) if counted else None
+        return _outcome(name, label, case["label"].numpy(), case["spacing"], objects)
+
+    def image(name: str) -> np.ndarray:
+        return cases.raw(place[name])
+
+    return Predictions(tuple(cases.names), outcome, image, _scoring(recipe), recipe.colours)
+
+
+def from_folders(
+    predictions: str | Path,
+    truth: str | Path,
+    *,
+    recipe: str | Recipe | None = None,
+    images: str | Path | None = None,
+) -> Predictions:
+    """Label files of the same names in two folders, in any orientation, and the folder of their images.
+
+    Names and tolerances of labels come from the recipe, which a prepared data set names itself; without one every value
+    found in the truth is a label. Raises FileNotFoundError for a missing folder, KeyError for an unknown recipe and
+    ValueError, with names, where one folder has cases that another lacks.
+    """
+    truth = Path(truth)
+    found, wanted = (files_by_name(Path(folder), tuple(READERS)) for folder in (predictions, truth))
+    if not wanted:
+        raise ValueError(f"{truth} holds no label files: known endings are {', '.join(READERS)}")
+    check_pairs(f"{predictions} against {truth}", found.keys(), wanted.keys())
+    marker = truth.parent / MARKER
+    if recipe is None and marker.is_file():
+        recipe = json.loads(marker.read_text())["name"]
+    recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
+    channels = None if images is None else find_cases(images)
+    if channels is not None and (missing := sorted(wanted.keys() - channels.keys())):
+        raise ValueError(f"{images} holds no image of {missing[:3]}")
+    objects = truth.parent / truth.name.replace("labels", "instances")
+    numbered = files_by_name(objects, tuple(READERS)) if objects != truth and objects.is_dir() else {}
+
+    def outcome(name: str) -> Outcome:
+        label, (true, spacing) = _read_label(found[name])[0], _read_label(wanted[name])
+        return _outcome(name, label, true, spacing, _read_label(numbered[name])[0] if name in numbered else None)
+
+    def image(name: str) -> np.ndarray:
+        return read_case(channels[name]).image
+
+    scoring, colours = (_found_in(wanted.values()), {}) if recipe is None else (_scoring(recipe), recipe.colours)
+    return Predictions(tuple(wanted), outcome, image if channels else None, scoring, colours)
+
+
+def _outcome(name, label: np.ndarray, truth: np.ndarray, spacing, objects: np.ndarray | None) -> Outcome:
+    numbered = objects is not None and set(np.unique(label).tolist()) <= set(LABELS.values())
+    return Outcome(name, label, truth, spacing, instances_from_classes(label) if numbered else None, objects)
+
+
+def _scoring(recipe: Recipe) -> dict:
+    return {
+        "labels": recipe.targets.foreground,
+        "tolerance": dict(recipe.tolerances),
+        "unit": recipe.spacing_unit,
+    }
+
+
+def _found_in(paths) -> dict:
+    """Labels as the files show them: every value but 0."""
+    values = sorted({value for path in paths for value in np.unique(_read_label(path)[0]).tolist()} - {0})
+    return {"labels": {f"label {value}": value for value in values}, "unit": read_case(next(iter(paths))).unit}
+
+
+def _read_label(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
+    """Whole numbers (*spatial), axes turned as those of prepared data, and the spacing."""
+    case = read_case(path)
+    whole = np.rint(case.image[0])
+    if len(case.image) > 1 or not np.array_equal(whole, case.image[0]):
+        raise ValueError(f"{path} is no label file: it has {len(case.image)} channels, or numbers that are not whole")
+    return whole.astype(np.int32), case.spacing

@@ -1,0 +1,59 @@
+"""From interior and boundary, which a network predicts, back to one number an object."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from xlstm_unet_lab.data.instance_labels import BOUNDARY, INTERIOR, LABELS
+
+SMALLEST = 10  # pixels or voxels; what is smaller is taken for noise
+CERTAIN = 0.5  # probability of the interior from which on an object begins
+
+
+def instances_from_classes(classes: np.ndarray, *, smallest: int = SMALLEST) -> np.ndarray:
+    """Number the objects: every connected interior grows back over the boundary around it until it meets another.
+
+    classes: labels (*spatial), integers, 0 background, 1 interior, 2 boundary; or their probabilities (3, *spatial),
+    floats: then an interior begins where it is more probable than the rest together, and objects meet where the
+    boundary is most probable instead of half way. 2-D or 3-D. Positions that touch at a corner are connected. A
+    boundary that reaches no interior, and an object of fewer than `smallest` positions, become background.
+    Returns int32 (*spatial), 0 background, objects numbered from 1 without gaps.
+    Raises ValueError for other values or shapes, TypeError for another dtype.
+    """
+    from scipy import ndimage
+    from skimage.segmentation import watershed
+
+    classes = np.asarray(classes)
+    if classes.dtype.kind in "iub":
+        interior, foreground = _split_labels(classes)
+        relief = ndimage.distance_transform_edt(~interior)
+    elif classes.dtype.kind == "f":
+        _check_probabilities(classes)
+        interior, foreground = classes[INTERIOR] > CERTAIN, classes[0] < 1 - CERTAIN
+        relief = classes[BOUNDARY] - classes[INTERIOR]
+    else:
+        raise TypeError(f"classes have dtype {classes.dtype}; give integer labels or floating probabilities")
+    everywhere = np.ones((3,) * interior.ndim)
+    seeds, _ = ndimage.label(interior, structure=everywhere)
+    objects = watershed(relief, seeds, mask=foreground, connectivity=everywhere)
+    sizes = np.bincount(objects.ravel())
+    sizes[0] = 0
+    kept = sizes >= max(smallest, 1)
+    numbers = np.where(kept, np.cumsum(kept), 0)
+    return numbers[objects].astype(np.int32)
+
+
+def _split_labels(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    unknown = sorted(set(np.unique(labels).tolist()) - set(LABELS.values()))
+    if unknown or labels.ndim not in (2, 3):
+        raise ValueError(f"labels of shape {labels.shape} hold {unknown[:5]}; expected 2-D or 3-D, values {LABELS}")
+    return labels == INTERIOR, labels != 0
+
+
+def _check_probabilities(probabilities: np.ndarray) -> None:
+    if len(probabilities) != len(LABELS) or probabilities.ndim not in (3, 4):
+        raise ValueError(
+            f"probabilities have shape {probabilities.shape}; expected ({len(LABELS)}, *spatial) for {list(LABELS)}"
+        )
+    if not (probabilities.min() >= 0 and probabilities.max() <= 1 + 1e-3):  # NaN fails as well
+        raise ValueError(f"probabilities run from {probabilities.min():.3g} to {probabilities.max():.3g}, not 0 to 1")

@@ -1,0 +1,278 @@
+"""Networks of other projects behind the same call and the same logits as ours, to compare with.
+
+`BASELINES` lists them. Their libraries are imported when one is built. `model.network` is the other project's own
+module, so its weights load there.
+"""
+
+import difflib
+import functools
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from xlstm_unet_lab.models.plan import PerStage, plan
+from xlstm_unet_lab.models.unet import Decoder, UNetConfig, initialise_convolutions, total_stride
+from xlstm_unet_lab.nn.conv import CONV, ResBlock
+
+NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+PLANNED = ("features", "strides", "kernel_sizes", "encoder_blocks", "decoder_blocks")
+
+
+@dataclass(frozen=True)
+class Model:
+    """One row of the table of networks `build` knows."""
+
+    family: str
+    source: str
+    make: Callable[[Mapping, Mapping], nn.Module]  # from what `build` was asked for, and the options
+    options: tuple[str, ...]
+    spatial_dims: tuple[int, ...] = (2, 3)
+    deep_supervision: bool = True
+
+
+@dataclass(frozen=True)
+class BaselineConfig:
+    """What was asked for and which sizes the network takes; ValueError, with sizes that work, where they clash."""
+
+    spatial_dims: int
+    in_channels: int
+    num_classes: int
+    patch_size: tuple[int, ...]
+    deep_supervision: bool
+    multiple: tuple[int, ...]  # every axis of an image is a multiple of this, and one axis at least twice it
+    any_size: bool = True  # False: images have the patch size and no other
+
+    def __post_init__(self):
+        for name in ("in_channels", "num_classes"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}, expected a whole number of 1 or more")
+        self.check_size("patch_size", self.patch_size)
+
+    def check_size(self, what: str, size: Sequence[int]) -> None:
+        """Raise ValueError for a size that the network cannot divide, or whose deepest map would be one position."""
+        steps = self.multiple
+        if all(extent % step == 0 for extent, step in zip(size, steps, strict=True)) and tuple(size) != steps:
+            return
+        nearest = []
+        for rounded in (math.floor, math.ceil):
+            counts = [max(1, rounded(extent / step)) for extent, step in zip(size, steps, strict=True)]
+            counts[-1] += math.prod(counts) == 1
+            nearest.append(tuple(count * step for count, step in zip(counts, steps, strict=True)))
+        raise ValueError(
+            f"{what} is {tuple(size)}, expected multiples of {steps} with more than one of them in all: use "
+            f"{' or '.join(str(one) for one in dict.fromkeys(nearest))}"
+        )
+
+
+class Baseline(nn.Module):
+    """Image (B, in_channels, *size) -> logits (B, num_classes, *size); with deep supervision a list, finest first.
+
+    Raises ValueError for another rank, number of channels or size than the network takes.
+    """
+
+    def __init__(self, config: BaselineConfig, network: nn.Module):
+        super().__init__()
+        self.config, self.network = config, network
+
+    def forward(self, image: Tensor) -> Tensor | list[Tensor]:
+        c = self.config
+        if image.ndim != c.spatial_dims + 2 or image.shape[1] != c.in_channels:
+            raise ValueError(
+                f"image has shape {tuple(image.shape)}, expected (batch, {c.in_channels}, *size) with {c.spatial_dims} "
+                "spatial sizes"
+            )
+        size = tuple(image.shape[2:])
+        if not c.any_size and size != c.patch_size:
+            raise ValueError(f"the image's size is {size}, expected {c.patch_size}: this network is tied to its patch")
+        c.check_size("the image's size", size)
+        return self.network(image)
+
+
+def nnunet(architecture: str, blocks: str, defaults: Mapping[str, PerStage], facts: Mapping, options: Mapping):
+    """A U-Net as nnU-Net builds it, planned for the patch; `blocks` is the architecture's word for encoder_blocks."""
+    from dynamic_network_architectures.architectures import unet
+
+    c = plan(facts, options, **defaults)
+    network = getattr(unet, architecture)(
+        input_channels=c.in_channels,
+        n_stages=len(c.features),
+        features_per_stage=c.features,
+        conv_op=CONV[c.spatial_dims],
+        kernel_sizes=c.kernel_sizes,
+        strides=c.strides,
+        num_classes=c.num_classes,
+        n_conv_per_stage_decoder=c.decoder_blocks,
+        conv_bias=True,
+        norm_op=NORM[c.spatial_dims],
+        norm_op_kwargs={"eps": 1e-5, "affine": True},
+        nonlin=nn.LeakyReLU,
+        nonlin_kwargs={"inplace": True},
+        deep_supervision=c.deep_supervision,
+        **{blocks: c.encoder_blocks},
+    )
+    network.apply(network.initialize)
+    # The heads of the other resolutions always exist. Weights that no output depends on must not be trained: several
+    # devices would wait for their gradients.
+    network.decoder.seg_layers[:-1].requires_grad_(c.deep_supervision)
+    return Baseline(BaselineConfig(**facts, multiple=total_stride(c)), network)
+
+
+def monai_network(
+    network: str,
+    divisor: Callable[[Mapping], int],
+    any_size: bool,
+    defaults: Mapping,
+    facts: Mapping,
+    options: Mapping,
+) -> Baseline:
+    """A network of MONAI; `divisor` says, from its options, what every axis is divided by on the way down."""
+    from monai.networks import nets
+
+    dims = facts["spatial_dims"]
+    defaults = {key: value[dims] if isinstance(value, dict) else value for key, value in defaults.items()}
+    options = {**defaults, **options}
+    multiples = (divisor(options),) * dims
+    config = BaselineConfig(**facts, multiple=multiples, any_size=any_size)  # first: its errors say what would work
+    made = getattr(nets, network)(
+        spatial_dims=dims,
+        in_channels=config.in_channels,
+        out_channels=config.num_classes,
+        **({} if any_size else {"img_size": config.patch_size}),
+        **{key: tuple(value) if isinstance(value, list) else value for key, value in options.items()},
+    )
+    for name, parameter in made.named_parameters():
+        if "cross_attn" in name:  # MONAI's transformer blocks hold this layer even where nothing calls it
+            parameter.requires_grad_(False)
+    return Baseline(config, made)
+
+
+class TimmUNet(nn.Module):
+    """A classifier of timm as encoder, residual blocks of ours at full resolution and on the way up."""
+
+    def __init__(self, encoder: nn.Module, config: UNetConfig):
+        super().__init__()
+        self.stem = ResBlock(config.in_channels, config.features[0], config.kernel_sizes[0])
+        self.decoder = Decoder(config)
+        initialise_convolutions(self)
+        self.encoder, self.deep_supervision = encoder, config.deep_supervision
+
+    def forward(self, image: Tensor) -> Tensor | list[Tensor]:
+        features = self.encoder(image)
+        if getattr(self.encoder, "output_fmt", "NCHW") == "NHWC":
+            features = [feature.permute(0, 3, 1, 2) for feature in features]
+        logits = self.decoder([self.stem(image), *features])
+        return logits if self.deep_supervision else logits[0]
+
+
+def timm_unet(facts: Mapping, options: Mapping) -> Baseline:
+    """A U-Net on an encoder of timm, `encoder="resnet18"` unless another is named, trained on photographs or not."""
+    options = {"encoder": "resnet18", "pretrained": False, "stem_width": 32, **options}
+    encoder = timm_encoder(options["encoder"], options["pretrained"], facts["in_channels"], facts["patch_size"])
+    reductions = [1, *encoder.feature_info.reduction()]
+    strides = [(deep // shallow,) * 2 for shallow, deep in itertools.pairwise(reductions)]
+    features = (options["stem_width"], *encoder.feature_info.channels())
+    config = BaselineConfig(**facts, multiple=(reductions[-1],) * 2, any_size=not encoder_is_tied(options["encoder"]))
+    return Baseline(config, TimmUNet(encoder, plan(facts, {"features": features, "strides": ((1, 1), *strides)})))
+
+
+def encoder_is_tied(name: str) -> bool:
+    """Whether timm builds this encoder for one size of image."""
+    import timm
+
+    return bool(timm.get_pretrained_cfg(name).fixed_input_size)
+
+
+def timm_encoder(name: str, pretrained: bool, in_channels: int, patch_size: tuple[int, ...]) -> nn.Module:
+    """The encoder as timm makes it.
+
+    Raises ValueError for one that does not serve, OSError when its trained weights are out of reach.
+    """
+    import timm
+
+    if not timm.is_model(name):
+        nearest = difflib.get_close_matches(str(name), timm.list_models(), n=3)
+        raise ValueError(
+            f"encoder is {name!r}, which timm does not have{': did you mean ' * bool(nearest)}{' or '.join(nearest)}? "
+            "timm.list_models() lists all"
+        )
+    if pretrained and not timm.is_model_pretrained(name):
+        raise ValueError(f"timm has no trained weights for encoder={name!r}: use pretrained=False or another encoder")
+    size = {"img_size": patch_size} if encoder_is_tied(name) else {}
+    try:
+        return timm.create_model(name, pretrained=pretrained, features_only=True, in_chans=in_channels, **size)
+    except Exception as error:  # timm and the hub below it raise errors of a dozen libraries
+        if pretrained:
+            raise OSError(
+                f"the trained weights of encoder={name!r} could not be had ({type(error).__name__}: {error}): connect "
+                "to the internet once, after which they are kept, or use pretrained=False"
+            ) from error
+        raise ValueError(f"encoder={name!r} gives no feature maps at several depths ({error}): try another") from error
+
+
+def _twos(stages: int) -> tuple[int, ...]:
+    return (2,) * stages
+
+
+def _one_then_twos(stages: int) -> tuple[int, ...]:
+    """Blocks of a residual encoder about as large as `unet`; nnU-Net's own plans have 1, 3, 4, then 6."""
+    return (1, *_twos(stages - 1))
+
+
+NNUNET = {"encoder_blocks": _twos, "decoder_blocks": lambda stages: _twos(stages - 1)}
+SEGRESNET = {"init_filters": 32, "blocks_down": (1, 2, 2, 4), "blocks_up": (1, 1, 1), "dropout_prob": None}
+UNETR = {"feature_size": 16, "hidden_size": 384, "mlp_dim": 1536, "num_heads": 6, "dropout_rate": 0.0}
+SWIN = {
+    "feature_size": {2: 48, 3: 24},
+    "depths": (2, 2, 2, 2),
+    "num_heads": (3, 6, 12, 24),
+    "window_size": 7,
+    "drop_rate": 0.0,
+    "dropout_path_rate": 0.0,
+}
+
+BASELINES = {
+    "nnunet": Model(
+        "nnU-Net",
+        "dynamic-network-architectures; Isensee et al., doi 10.1038/s41592-020-01008-z",
+        functools.partial(nnunet, "PlainConvUNet", "n_conv_per_stage", NNUNET),
+        PLANNED,
+    ),
+    "nnunet_res_enc": Model(
+        "nnU-Net",
+        "dynamic-network-architectures; Isensee et al., arXiv 2404.09556",
+        functools.partial(nnunet, "ResidualEncoderUNet", "n_blocks_per_stage", {"encoder_blocks": _one_then_twos}),
+        PLANNED,
+    ),
+    "segresnet": Model(
+        "SegResNet",
+        "MONAI; Myronenko, arXiv 1810.11654",
+        functools.partial(monai_network, "SegResNet", lambda o: 2 ** (len(o["blocks_down"]) - 1), True, SEGRESNET),
+        tuple(SEGRESNET),
+        deep_supervision=False,
+    ),
+    "unetr": Model(
+        "UNETR",
+        "MONAI; Hatamizadeh et al., arXiv 2103.10504",
+        functools.partial(monai_network, "UNETR", lambda _: 16, False, UNETR),
+        tuple(UNETR),
+        deep_supervision=False,
+    ),
+    "swin_unetr": Model(
+        "Swin UNETR",
+        "MONAI; Hatamizadeh et al., arXiv 2201.01266",
+        functools.partial(monai_network, "SwinUNETR", lambda _: 32, True, SWIN),
+        tuple(SWIN),
+        deep_supervision=False,
+    ),
+    "timm_unet": Model(
+        "U-Net on a classifier",
+        "timm's encoders, our decoder",
+        timm_unet,
+        ("encoder", "pretrained", "stem_width"),
+        spatial_dims=(2,),
+    ),
+}

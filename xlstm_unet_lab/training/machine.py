@@ -1,0 +1,105 @@
+"""What training needs to know of the machine: devices, memory, versions."""
+
+import importlib.metadata
+import logging
+import os
+import platform
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from xlstm_unet_lab.training.config import TrainConfig
+
+LIBRARIES = ("xlstm-unet-lab", "torch", "lightning", "monai", "numpy", "safetensors", "xlstm", "mlstm_kernels")
+
+
+def make_fabric(config: TrainConfig):
+    """Lightning's Fabric for the devices and precision of `config`; ValueError for what this machine does not have."""
+    from lightning.fabric import Fabric
+
+    with quiet_lightning():
+        fabric = Fabric(
+            accelerator=config.accelerator,
+            devices=config.devices,
+            num_nodes=config.num_nodes,
+            precision=config.precision,
+        )
+    if config.precision == "16-mixed" and fabric.device.type == "cpu":
+        raise ValueError("precision='16-mixed' needs a GPU and this run is on the CPU: use 'bf16-mixed' or '32-true'")
+    return fabric
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Lightning's own announcements and advice switched off inside the block; its errors still get through."""
+    loggers = [logging.getLogger(name) for name in ("lightning", "lightning.fabric", "lightning.pytorch")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def memory_format(config: TrainConfig) -> torch.memory_format:
+    """The layout of images and weights that `config` asks for."""
+    if not config.channels_last:
+        return torch.contiguous_format
+    return torch.channels_last if len(config.patch_size) == 2 else torch.channels_last_3d
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Forget the device's peak so far, where it counts one."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Bytes at the highest: on the CUDA device, else of the whole process; None where the system hides it."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return None
+    import resource  # POSIX only
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux kilobytes
+
+
+def environment(fabric) -> dict:
+    """What a run was computed with: versions, devices, processor. Nothing that names a person or a machine."""
+    installed = {name: _version(name) for name in LIBRARIES}
+    on_gpu = fabric.device.type == "cuda"
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(fabric.device) if on_gpu else fabric.device.type,
+        "cuda": torch.version.cuda if on_gpu else None,
+        "processes": fabric.world_size,
+        "versions": {name: version for name, version in installed.items() if version is not None},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    facts = Path("/proc/cpuinfo")  # Linux; elsewhere Python knows the name
+    lines = facts.read_text().splitlines() if facts.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

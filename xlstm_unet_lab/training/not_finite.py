@@ -1,0 +1,70 @@
+"""A number that is not finite stops a run: name where it arose first, and keep what is needed to look at it."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from xlstm_unet_lab.data.files import write_whole
+from xlstm_unet_lab.training.checkpoint import save_tensors, save_weights
+from xlstm_unet_lab.training.config import TrainConfig
+
+
+def first_bad(named: Iterable[tuple[str, Tensor]]) -> str | None:
+    """The name of the first tensor that holds NaN or infinity."""
+    return next((name for name, tensor in named if not torch.isfinite(tensor).all()), None)
+
+
+def bad_in_forward(fabric, model: nn.Module, image: Tensor, outputs: list[Tensor]) -> str:
+    """Where a loss went wrong: the image, a weight, else the first module whose output is not finite, run once more."""
+    if culprit := first_bad([("the image", image), *model.named_parameters()]):
+        return culprit
+    bad: list[str] = []
+    handles = [
+        module.register_forward_hook(lambda _, __, output, name=name: bad.extend([name] * _holds_bad(output)))
+        for name, module in model.named_modules()
+        if name
+    ]
+    try:
+        with torch.no_grad(), fabric.autocast():
+            model(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if bad:
+        return f"the output of {bad[0]}"
+    return first_bad((f"output {level}", output) for level, output in enumerate(outputs)) or "the loss"
+
+
+def bad_gradient(model: nn.Module) -> str:
+    """The parameter whose gradient went wrong first; gradients are computed backwards, the last layer's first."""
+    named = [(name, parameter.grad) for name, parameter in model.named_parameters() if parameter.grad is not None]
+    culprit = first_bad(reversed(named))
+    return f"the gradient of {culprit}" if culprit else "the norm of all gradients"
+
+
+def not_finite(
+    fabric, model: nn.Module, batch: dict, step: int, what: str, config: TrainConfig, folder: Path | None
+) -> FloatingPointError:
+    """The error to raise. With a run's `folder`, batch, weights and facts are written to not_finite_step_N in it."""
+    kept = ""
+    if folder is not None:
+        place = folder / f"not_finite_step_{step}"
+        place.mkdir(exist_ok=True)
+        save_tensors({k: batch[k] for k in ("image", "label")}, place / f"batch_{fabric.global_rank}.safetensors")
+        if fabric.is_global_zero:
+            save_weights(model, place / "weights.safetensors", {"step": step})
+            facts = {"step": step, "tensor": what, "precision": config.precision, "cases": list(batch["name"])}
+            write_whole(place / "facts.json", json.dumps(facts, indent=2).encode())
+        kept = f" The batch and the weights are in {place}."
+    return FloatingPointError(
+        f"step {step}: {what} is not finite, and the step was not taken. Check the images for extreme values, lower "
+        f"learning_rate={config.learning_rate}, or compute in '32-true' (now precision={config.precision!r}).{kept}"
+    )
+
+
+def _holds_bad(output: object) -> bool:
+    tensors = output if isinstance(output, (list, tuple)) else [output]
+    return any(isinstance(x, Tensor) and not torch.isfinite(x).all() for x in tensors)

@@ -1,0 +1,181 @@
+"""A training run on disk: its settings, its log, its best and its last weights, and what going on from there needs.
+
+    config.json, model.json     the settings; how the model was built and what it was trained on
+    environment.json            versions and devices of the latest start
+    log.csv                     a row a step
+    best.safetensors            the weights of the best validation so far
+    last.safetensors            the weights of the last checkpoint, with its step in the header
+    optimizer-N.safetensors     optimiser, random generators and the like at step N
+
+A checkpoint is two files. The optimiser's, which carries the step in its name, is written first; `last.safetensors`
+names the step that counts, and replaces its predecessor whole. Killed in between, a run goes on from the older pair.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from torch import nn
+
+from xlstm_unet_lab.data.files import write_whole
+from xlstm_unet_lab.data.nnunet_raw import sync_tree
+from xlstm_unet_lab.models.presets import build
+from xlstm_unet_lab.training.checkpoint import load_tensors, load_weights, save_tensors, save_weights
+from xlstm_unet_lab.training.config import TrainConfig
+from xlstm_unet_lab.training.state import Progress, TrainingState
+
+CHECKPOINTS = ("best", "last")
+
+
+class RunDirectory:
+    """The folder of one run; it is made when it is not there.
+
+    `data` describes the training set (anything JSON holds). Raises OSError when the folder cannot be written, and
+    ValueError when it holds a run with other settings, another model or other data, listing what differs.
+    """
+
+    def __init__(self, path: str | Path, config: TrainConfig, model: nn.Module, data: Mapping, scored: Sequence[str]):
+        self.path = Path(path).expanduser().absolute()
+        self.columns = [*("step", "loss", "learning_rate", "seconds", "images_per_second", "memory"), *scored]
+        with self._clear_errors():
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._keep_or_compare("config.json", asdict(config))
+            self._keep_or_compare("model.json", {"build": getattr(model, "build_arguments", None), **data})
+
+    def start(self, state: TrainingState, environment: Mapping) -> Progress:
+        """Go on from the last checkpoint if there is one; cut the log back to it. Every process calls this."""
+        progress = Progress()
+        if (last := self.path / "last.safetensors").exists():
+            facts = load_weights(state.result, last)
+            progress = Progress(**facts["progress"])
+            state.load(load_tensors(self._optimizer_file(progress.step))[0])
+            state.fabric.strategy.precision.load_state_dict(facts["precision"])
+        state.fabric.barrier()  # nobody may still be reading what is tidied up now
+        if state.fabric.is_global_zero:
+            with self._clear_errors():
+                self._tidy(progress.step)
+                write_whole(self.path / "environment.json", _as_json(environment))
+                write_whole(self.path / "log.csv", _as_csv([self.columns, *self._log_rows(progress.step)]).encode())
+        return progress
+
+    def keep(self, record, state: TrainingState, progress: Progress, due: bool) -> None:
+        """Log a step, keep its weights when they are the best so far, and write a checkpoint when one is due.
+
+        Every process calls this, the first one writes.
+        """
+        metrics = record.metrics or {}
+        is_best = bool(metrics) and (progress.best is None or metrics["mean"] > progress.best)
+        progress.best = metrics["mean"] if is_best else progress.best
+        tensors = state.tensors() if due else {}
+        if not state.fabric.is_global_zero:
+            return
+        facts = {
+            "step": progress.step,
+            "metrics": record.metrics,
+            "progress": asdict(progress),
+            "precision": state.fabric.strategy.precision.state_dict(),
+        }
+        row = vars(record) | {f"dice {name}": value for name, value in metrics.items()}
+        with self._clear_errors():
+            with (self.path / "log.csv").open("a", encoding="utf-8", newline="") as file:
+                file.write(_as_csv([[row.get(column) for column in self.columns]]))
+            if is_best:
+                save_weights(state.result, self.path / "best.safetensors", facts)
+            if due:
+                save_tensors(tensors, self._optimizer_file(progress.step))
+                sync_tree(self.path, recurse=False)
+                save_weights(state.result, self.path / "last.safetensors", facts)
+                self._tidy(progress.step)
+
+    def _optimizer_file(self, step: int) -> Path:
+        return self.path / f"optimizer-{step}.safetensors"
+
+    def _log_rows(self, step: int) -> list[list[str]]:
+        """The log's rows up to this step; a killed run's log may end in the middle of a later one."""
+        path = self.path / "log.csv"
+        if not path.exists():
+            return []
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.reader(file) if len(row) == len(self.columns) and row[0].isdigit()]
+        return [row for row in rows if int(row[0]) <= step]
+
+    def _tidy(self, step: int) -> None:
+        """Remove optimiser files of other steps, and what a killed process left half-written."""
+        stale = set(self.path.glob("optimizer-*.safetensors")) - {self._optimizer_file(step)}
+        for path in [*stale, *self.path.glob(".*.partial-*")]:
+            path.unlink(missing_ok=True)
+
+    def _keep_or_compare(self, name: str, facts: Mapping) -> None:
+        path, facts = self.path / name, json.loads(json.dumps(facts))  # as they come back: lists for tuples
+        if not path.exists():
+            write_whole(path, _as_json(facts))
+            return
+        there = json.loads(path.read_text(encoding="utf-8"))
+        lines = [
+            f"{key}: {there.get(key)!r} there, {facts.get(key)!r} now"
+            for key in sorted(there.keys() | facts.keys())
+            if there.get(key) != facts.get(key)
+        ]
+        if lines:
+            listed = "\n  ".join(lines)
+            raise ValueError(
+                f"{self.path} holds another run: give another run_directory, or go on with its settings\n  {listed}"
+            )
+
+    @contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        """Say what a refused write means for the run; the number of the error stays."""
+        try:
+            yield
+        except OSError as error:
+            step = (
+                "the last checkpoint is whole" if (self.path / "last.safetensors").exists() else "nothing is lost yet"
+            )
+            raise OSError(
+                error.errno,
+                f"the run directory {self.path} cannot be written ({error.strerror}); {step}: mend the cause or free "
+                "space and call fit again with the same run_directory, or give another one",
+            ) from error
+
+
+def load_run(run_directory: str | Path, which: str = "best") -> nn.Module:
+    """The model of a run, built as it was and with its "best" or "last" weights, on the CPU and in evaluation mode.
+
+    Carries `training_spacing` and `targets`. Raises ValueError for another `which` and for a model that `build` did not
+    make, FileNotFoundError when there is no such run or no such checkpoint.
+    """
+    if which not in CHECKPOINTS:
+        raise ValueError(f"which is {which!r}; expected one of {CHECKPOINTS}")
+    folder = Path(run_directory).expanduser()
+    facts, weights = folder / "model.json", folder / f"{which}.safetensors"
+    if not facts.is_file():
+        raise FileNotFoundError(f"{folder} is no run directory: it has no model.json, as fit(run_directory=...) writes")
+    if not weights.is_file():
+        there = [name for name in CHECKPOINTS if (folder / f"{name}.safetensors").is_file()]
+        raise FileNotFoundError(
+            f"{folder} has no {weights.name}; it has {there or 'no checkpoint yet'}. Without a validation set there is "
+            "no best one: which='last'"
+        )
+    arguments = json.loads(facts.read_text(encoding="utf-8"))["build"]
+    if arguments is None:
+        raise ValueError(
+            f"{folder} does not say how its model was built, because xlstm_unet_lab.build did not make it: build it "
+            f"yourself and call load_weights(model, {str(weights)!r})"
+        )
+    model = build(**arguments)
+    load_weights(model, weights)
+    return model.eval()
+
+
+def _as_json(facts: Mapping) -> bytes:
+    return (json.dumps(facts, indent=2) + "\n").encode()
+
+
+def _as_csv(rows: Sequence[Sequence]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()

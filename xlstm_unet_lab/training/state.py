@@ -1,0 +1,86 @@
+"""What a run changes as it goes, and how all of it becomes tensors on disk and comes back."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from xlstm_unet_lab.training.config import TrainConfig
+from xlstm_unet_lab.training.machine import memory_format
+
+
+@dataclass
+class Progress:
+    """How far a run has come."""
+
+    step: int = 0  # optimiser steps done
+    seconds: float = 0.0  # spent on them
+    best: float | None = None  # the highest mean Dice of a validation so far
+
+
+@dataclass
+class TrainingState:
+    """The network, its optimiser, the running mean of its weights, and the random numbers still to come."""
+
+    fabric: object
+    model: nn.Module  # the caller's, on its device
+    network: nn.Module  # the same one, wrapped for mixed precision and several processes
+    optimizer: torch.optim.Optimizer  # as Fabric wraps it
+    average: AveragedModel | None
+
+    @classmethod
+    def create(cls, fabric, model: nn.Module, config: TrainConfig) -> "TrainingState":
+        """Lay out the weights, make AdamW for them, and hand both to Fabric."""
+        for parameter in model.parameters():
+            if parameter.ndim == len(config.patch_size) + 2:  # the weights of convolutions
+                parameter.data = parameter.data.contiguous(memory_format=memory_format(config))
+        vectors = [parameter for parameter in model.parameters() if parameter.ndim < 2]
+        matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
+        groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
+        network, optimizer = fabric.setup(torch.compile(model) if config.compile else model, optimizer)
+        average = None
+        if config.ema_decay is not None:
+            average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+        return cls(fabric, model, network, optimizer, average)
+
+    @property
+    def result(self) -> nn.Module:
+        """The network to validate and keep: the running mean where there is one."""
+        return self.model if self.average is None else self.average.module
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that going on needs beside `result`'s weights; every process must call this."""
+        moments = self.optimizer.optimizer.state_dict()["state"]
+        named = {f"optimizer.{index}.{key}": value for index, state in moments.items() for key, value in state.items()}
+        if self.average is not None:
+            named |= {f"weights.{name}": value for name, value in self.model.state_dict().items()}
+        generators = {"cpu": torch.get_rng_state()}
+        if self.fabric.device.type == "cuda":
+            generators["cuda"] = torch.cuda.get_rng_state(self.fabric.device)
+        for name, state in generators.items():  # dropout differs between processes, so each has a row
+            rows = state.new_zeros(self.fabric.world_size, len(state), device=self.fabric.device)
+            rows[self.fabric.global_rank] = state.to(rows.device)
+            named[f"random.{name}"] = self.fabric.all_reduce(rows, reduce_op="sum")
+        return named
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what `tensors` gave, once `result` has its weights."""
+        if self.average is not None:
+            weights = {name.removeprefix("weights."): x for name, x in tensors.items() if name.startswith("weights.")}
+            self.model.load_state_dict(weights)
+            self.average.n_averaged.fill_(1)  # more than none: the next step averages
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".")
+                moments.setdefault(int(index), {})[key] = value
+        optimizer = self.optimizer.optimizer
+        optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+        for name, rows in tensors.items():
+            # A copy: PyTorch reads a state from the start of its storage, which holds all rows.
+            if name == "random.cpu":
+                torch.set_rng_state(rows[self.fabric.global_rank].clone())
+            elif name == "random.cuda" and self.fabric.device.type == "cuda":
+                torch.cuda.set_rng_state(rows[self.fabric.global_rank].clone(), self.fabric.device)
