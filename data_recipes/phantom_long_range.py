@@ -21,10 +21,10 @@ from xlstm_unet_lab.data.recipe import Recipe, Track
 
 SEED = 9050
 TRAINING, TEST = 480, 96  # many, and small: from few a network can learn by heart instead
-SIZE = (384, 32)
+SIZE = (384, 24)
 DISC_BAND = 32  # rows at one end that hold the discs
 DISC_RADIUS, DISC_DISTANCE = 2.6, 7.0  # pixels; the second is between centres, at least
-MARK_REACH = 5  # pixels from a mark's middle to its edge
+MARK_REACH = 6  # pixels from a mark's middle to its edge
 JITTER = 16  # rows over which the marks move together, from image to image
 ALIGNMENT = 8  # the marks' distance is a multiple of it, so strides up to it see both marks alike
 GROUND, DISC, CONTRAST, GREY_LEVELS = 110.0, 185.0, 70.0, 255
@@ -61,8 +61,8 @@ def scene(seed: int, size: tuple[int, ...] = SIZE) -> tuple[np.ndarray, np.ndarr
 def draw_layout(random: np.random.Generator, size: tuple[int, ...], bright_nearer: bool) -> Layout:
     """Where discs and marks lie, discs at the low end of y; the two classes differ only in the marks' order along y."""
     dims, across = len(size), [axis for axis in range(len(size)) if axis != len(size) - 2]
-    low, high = np.full(dims, 6.0), np.array(size) - 7.0
-    high[-2] = DISC_BAND - 7
+    low, high = np.full(dims, 4.0), np.array(size) - 5.0
+    high[-2] = DISC_BAND - 5
     wanted = 3 + int(3 * random.random())
     apart = False
     while not apart:  # all anew each time: early discs must not leave the last one without a place
@@ -74,7 +74,7 @@ def draw_layout(random: np.random.Generator, size: tuple[int, ...], bright_neare
     bright, dark = np.zeros((2, dims), int)
     for mark, is_near in ((bright, bright_nearer), (dark, not bright_nearer)):
         mark[-2] = near if is_near else near + distance
-        mark[across] = [6 + int((size[axis] - 12) * random.random()) for axis in across]
+        mark[across] = [MARK_REACH + int((size[axis] - 2 * MARK_REACH) * random.random()) for axis in across]
     return Layout(discs, bright, dark)
 
 

@@ -14,8 +14,8 @@ from xlstm_unet_lab.data.dataset import load_dataset
 from xlstm_unet_lab.data.phantom_physics import streams
 from xlstm_unet_lab.nn.conv import InstanceNorm
 
-SIZES = {2: (384, 32), 3: (24, 160, 24)}
-SMALL = (160, 32)  # for the networks here: what holds for its windows holds for larger ones in larger images
+SIZES = {2: (384, 24), 3: (24, 160, 24)}
+SMALL = (208, 24)  # for the networks here: what holds for its windows holds for larger ones in larger images
 
 
 def build(name: str, size: tuple[int, ...], features: tuple[int, ...]) -> nn.Module:
@@ -54,7 +54,7 @@ def test_the_reach_computed_is_the_reach_measured(stages):
 def test_no_window_of_a_u_net_of_four_stages_holds_two_things():
     assert (reach(3), reach(4)) == (22, 46)
     assert clear_rows() >= 2 * reach(4) + 4  # the blur reaches two pixels out of everything
-    assert clear_rows(SMALL) < 2 * reach(3) < clear_rows((224, 32))
+    assert clear_rows((232, 24)) >= 2 * reach(3), "the twins below are far enough apart for three stages"
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -93,7 +93,7 @@ def twins(size: tuple[int, ...], seed: int) -> list[tuple[torch.Tensor, np.ndarr
 
 def test_a_small_u_net_answers_alike_for_both_orders_and_a_mixer_does_not():
     """Weights do not matter: whatever a U-Net of this reach has learnt, it cannot tell the twins apart."""
-    size = (208, 24)
+    size = (232, 24)
     (first, label), (second, other) = twins(size, 3)
     assert np.array_equal(label > 0, other > 0) and label.max() != other.max()
     discs = torch.from_numpy(label > 0)
