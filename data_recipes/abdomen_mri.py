@@ -114,6 +114,7 @@ RECIPE = Recipe(
             name="amos22.zip",
         ),
     ),
+    labelled_slices_only=("aorta", "inferior vena cava", "oesophagus"),  # as the published protocol scores them
     flip_axes=(),  # no mirror image of a patient is a patient: liver right, spine behind, lungs above
     convert=convert,
 )

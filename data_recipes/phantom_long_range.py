@@ -1,10 +1,11 @@
-"""A task for which a network must look far: what the discs are is decided by which of two marks lies nearer to them.
+"""A task for which a network must look far: the class of a disc is that of whichever of two marks lies nearer to it.
 
 Along the image's long axis lie discs, a long stretch of ground, one mark, as long a stretch, the other mark, as long a
-stretch, the border. One mark is as much brighter than the ground as the other is darker. Discs look the same in both
-classes, and every image holds the same two marks. So any window too small to hold two of these things at once looks the
-same in both classes, and so does every statistic over all such windows of an image, instance norm's included. The third
-stretch keeps the border, which zero padding lets a convolution see, out of the windows that hold a mark.
+stretch, and discs again. One mark is as much brighter than the ground as the other is darker; which of them comes first
+decides the class of the discs at either end. All discs look the same, every image holds the same two marks and discs of
+both classes. So a window too small to hold two of these things at once looks the same in either order, and so does
+every statistic over all such windows of an image, instance norm's included: the order of the marks remains, and only a
+network that relates far places sees it. Mirrored or turned, an image keeps its meaning.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from xlstm_unet_lab.data.recipe import Recipe, Track
 
 SEED = 9050
 TRAINING, TEST = 480, 96  # many, and small: from few a network can learn by heart instead
-SIZE = (384, 24)
-DISC_BAND = 32  # rows at one end that hold the discs
+SIZE = (384, 32)
+DISC_BAND = 24  # rows at either end that hold discs
+DISCS = 3  # in each band
 DISC_RADIUS, DISC_DISTANCE = 2.6, 7.0  # pixels; the second is between centres, at least
 MARK_REACH = 6  # pixels from a mark's middle to its edge
-JITTER = 16  # rows over which the marks move together, from image to image
+JITTER = 14  # rows over which the marks move together, from image to image
 ALIGNMENT = 8  # the marks' distance is a multiple of it, so strides up to it see both marks alike
 GROUND, DISC, CONTRAST, GREY_LEVELS = 110.0, 185.0, 70.0, 255
 
@@ -39,48 +41,50 @@ class Layout(NamedTuple):
 
 
 def clear_rows(size: tuple[int, ...] = SIZE) -> int:
-    """How many rows lie at least between discs, marks and the far border: the window that sees two is larger."""
+    """How many rows lie at least between discs and marks: a window that sees two of them at once is larger."""
     return _mark_distance(size) - 2 * MARK_REACH - 1
 
 
 def scene(seed: int, size: tuple[int, ...] = SIZE) -> tuple[np.ndarray, np.ndarray]:
     """One image, uint8, and its label, uint8, of this size, (y, x) or (z, y, x), with y the long axis.
 
-    Even seeds have the bright mark nearer to the discs, odd seeds the dark one. The discs lie at either end of y.
+    Even seeds have the bright mark first along y, odd seeds the dark one.
     Raises ValueError for a negative seed or a size below (24, 128, 24).
     """
     shapes, picture = streams(seed)
     size = checked_size(size, (24, 128, 24))
-    layout = draw_layout(shapes, size, bright_nearer=seed % 2 == 0)
-    image, label = paint(layout, size)
-    if shapes.random() < 0.5:
-        image, label = np.flip(image, -2), np.flip(label, -2)
-    return photograph(picture, image), np.ascontiguousarray(label)
+    image, label = paint(draw_layout(shapes, size, bright_first=seed % 2 == 0), size)
+    return photograph(picture, image), label
 
 
-def draw_layout(random: np.random.Generator, size: tuple[int, ...], bright_nearer: bool) -> Layout:
-    """Where discs and marks lie, discs at the low end of y; the two classes differ only in the marks' order along y."""
-    dims, across = len(size), [axis for axis in range(len(size)) if axis != len(size) - 2]
-    low, high = np.full(dims, 4.0), np.array(size) - 5.0
-    high[-2] = DISC_BAND - 5
-    wanted = 3 + int(3 * random.random())
-    apart = False
-    while not apart:  # all anew each time: early discs must not leave the last one without a place
-        discs = low + (high - low) * random.random((wanted, dims))
-        squares = ((discs[:, None] - discs) ** 2).sum(axis=-1)
-        apart = squares[np.triu_indices(wanted, 1)].min() >= DISC_DISTANCE**2
+def draw_layout(random: np.random.Generator, size: tuple[int, ...], bright_first: bool) -> Layout:
+    """Where discs and marks lie; nothing but the order of the marks along y depends on `bright_first`."""
+    across = [axis for axis in range(len(size)) if axis != len(size) - 2]
+    discs = np.concatenate([_draw_discs(random, size), _draw_discs(random, size)])
+    discs[len(discs) // 2 :, -2] += size[-2] - DISC_BAND
     distance = _mark_distance(size)
-    near = DISC_BAND + distance - MARK_REACH - 1 + int(JITTER * random.random())
-    bright, dark = np.zeros((2, dims), int)
-    for mark, is_near in ((bright, bright_nearer), (dark, not bright_nearer)):
-        mark[-2] = near if is_near else near + distance
+    first = DISC_BAND + distance - MARK_REACH - 1 + int(JITTER * random.random())
+    bright, dark = np.zeros((2, len(size)), int)
+    for mark, is_first in ((bright, bright_first), (dark, not bright_first)):
+        mark[-2] = first if is_first else first + distance
         mark[across] = [MARK_REACH + int((size[axis] - 2 * MARK_REACH) * random.random()) for axis in across]
     return Layout(discs, bright, dark)
 
 
+def _draw_discs(random: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:
+    """The middles of the discs of one band, counted from its low end, none too near another."""
+    low, high = np.full(len(size), 4.0), np.array(size) - 5.0
+    high[-2] = DISC_BAND - 5
+    while True:  # all anew each time: early discs must not leave the last one without a place
+        discs = low + (high - low) * random.random((DISCS, len(size)))
+        squares = ((discs[:, None] - discs) ** 2).sum(axis=-1)
+        if squares[np.triu_indices(DISCS, 1)].min() >= DISC_DISTANCE**2:
+            return discs
+
+
 def _mark_distance(size: tuple[int, ...]) -> int:
-    # Three stretches of clear ground and two marks fit behind the discs; a stretch and a mark are one distance.
-    room = size[-2] - DISC_BAND - JITTER + 2 * (MARK_REACH + 1)
+    # Three stretches of clear ground and two marks lie between the bands; a stretch and a mark are one distance.
+    room = size[-2] - 2 * DISC_BAND - JITTER + 2 * (MARK_REACH + 1)
     return room // 3 // ALIGNMENT * ALIGNMENT
 
 
@@ -88,9 +92,9 @@ def paint(layout: Layout, size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray
     """The discs and marks on even ground, float64, and the label of the discs, uint8."""
     grid = np.stack(np.meshgrid(*(np.arange(length) for length in size), indexing="ij"), axis=-1)
     label = np.zeros(size, np.uint8)
-    row = layout.discs[:, -2].mean()
-    nearer = "bright" if abs(layout.bright[-2] - row) < abs(layout.dark[-2] - row) else "dark"
     for centre in layout.discs:
+        bright, dark = (abs(mark[-2] - centre[-2]) for mark in (layout.bright, layout.dark))
+        nearer = "bright" if bright < dark else "dark"
         label[_ball(grid, centre, DISC_RADIUS)] = LABELS[f"disc, {nearer} nearer"]
     image = np.where(label > 0, DISC, GROUND)
     image[_ball(grid, layout.bright, MARK_REACH + 0.5)] += CONTRAST

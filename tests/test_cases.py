@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from imageio.v3 import imwrite
 
+from xlstm_unet_lab.data.dataset import load_dataset
 from xlstm_unet_lab.data.recipe import get_recipe
 from xlstm_unet_lab.evaluation.cases import from_folders, from_run, run_facts
 
@@ -54,7 +55,7 @@ def test_volumes_in_other_orientations_lie_on_the_same_anatomy(folders):
     assert np.array_equal(outcome.prediction, outcome.truth)
     assert outcome.spacing == (3.0, 2.0, 1.0)
     assert cases.table()["dice"].eq(1).all()
-    assert cases.scoring == {"labels": {"label 2": 2}, "unit": "mm"}
+    assert cases.scoring == {"labels": {"label 2": 2}, "unit": "mm"} and cases.credit == ""
 
 
 def test_a_recipe_says_what_labels_mean(folders, tmp_path):
@@ -62,7 +63,7 @@ def test_a_recipe_says_what_labels_mean(folders, tmp_path):
         write_png(folder, "a", square(4))
     named = from_folders(*folders, recipe="nuclei")
     assert named.scoring["labels"] == {"interior": (1,), "boundary": (2,)}
-    assert named.colours == get_recipe("nuclei").colours
+    assert named.colours == get_recipe("nuclei").colours and "CC0" in named.credit
     (tmp_path / "recipe.json").write_text(json.dumps({"name": "nuclei"}))
     assert from_folders(*folders).scoring == named.scoring
 
@@ -106,7 +107,29 @@ def test_refused(folders, tmp_path):
 def test_a_run_on_data_without_a_recipe(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text('{"patch_size": [16, 8]}')
     (tmp_path / "model.json").write_text('{"build": null, "recipe": null}')
-    assert run_facts(tmp_path) == ((16, 8), None)
+    assert run_facts(tmp_path) == ((16, 8), None, 0)
     monkeypatch.setattr("xlstm_unet_lab.evaluation.cases.load_run", lambda path, which: None)
     with pytest.raises(ValueError, match="does not name its data set"):
         from_run(tmp_path)
+
+
+def test_a_run_is_scored_on_its_own_fold_unless_another_is_named(tmp_path, monkeypatch):
+    """Another fold's validation cases are training cases of the run."""
+    (tmp_path / "config.json").write_text('{"patch_size": [16, 16]}')
+    (tmp_path / "model.json").write_text('{"build": null, "recipe": "phantom_microscopy", "fold": 2}')
+    monkeypatch.setattr("xlstm_unet_lab.evaluation.cases.load_run", lambda path, which: None)
+    wanted = {fold: load_dataset("phantom_microscopy", "val", fold=fold).names for fold in (1, 2)}
+    assert wanted[1] != wanted[2]
+    assert from_run(tmp_path, split="val").names == tuple(wanted[2])
+    assert from_run(tmp_path, split="val", fold=1).names == tuple(wanted[1])
+
+
+def test_labels_that_are_scored_in_labelled_slices_only_come_from_the_recipe(folders):
+    label = np.zeros((6, 6, 8), np.uint8)
+    label[2:4, 2:4, 2:4] = get_recipe("abdomen_mri").labels["aorta"]
+    longer = label.copy()
+    longer[2:4, 2:4, 2:8] = label.max()
+    for folder, array in zip(folders, (longer, label), strict=True):
+        nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), folder / "a.nii.gz")
+    table = from_folders(*folders, recipe="abdomen_mri").table().set_index("label")
+    assert table.loc["aorta", "dice"] == 1 and table.loc["foreground", "dice"] < 1

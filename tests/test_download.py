@@ -260,6 +260,21 @@ def test_bombs_are_refused(tmp_path, limits, message, kind):
         unpack(tmp_path / "bomb", tmp_path / "target", limits)
 
 
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_a_damaged_archive_is_refused(tmp_path, kind):
+    """The end of a member's bytes overwritten or missing, as after a bad copy."""
+    content = np.random.default_rng(0).integers(0, 256, 20_000).astype(np.uint8).tobytes()
+    path = tmp_path / "damaged"
+    if kind == "zip":
+        packed = zip_of({"a": content})
+        path.write_bytes(packed[:500] + bytes(100) + packed[600:])
+    else:
+        tar_of(path, ("a", tarfile.REGTYPE, content))
+        path.write_bytes(path.read_bytes()[:-6000])
+    with pytest.raises(ValueError, match=r"damaged is damaged or packed in an unknown way .*: get it again"):
+        unpack(path, tmp_path / "target")
+
+
 def test_what_is_no_archive_is_refused(tmp_path):
     (tmp_path / "a.zip").write_bytes(b"a page that says the server is busy")
     with pytest.raises(ValueError, match=r"a\.zip is neither a zip nor a tar archive"):

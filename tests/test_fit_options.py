@@ -5,10 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from runs import Tiny, case, cases, config
 from torch import nn
+from torch.utils.data import Subset
 
 import xlstm_unet_lab as lab
+from runs import Tiny, case, cases, config
 from xlstm_unet_lab.data.augment import Augmentation, PatchDataset
 from xlstm_unet_lab.data.phantoms import microscopy
 from xlstm_unet_lab.data.targets import Targets
@@ -72,8 +73,9 @@ def test_what_a_recipe_says_about_mirrors_is_obeyed(monkeypatch):
 
     monkeypatch.setattr(fit_module, "PatchDataset", Watched)
     mine = Augmentation(noise=0.0)
-    for augment in (True, False, mine):
-        next(fit(Tiny(), Held(cases([0])), None, config(augment=augment)))
+    part = Subset(Held(cases([0, 1])), [0])  # a wrapped data set keeps what its recipe says
+    for data, augment in ((part, True), (Held(cases([0])), False), (Held(cases([0])), mine)):
+        next(fit(Tiny(), data, None, config(augment=augment)))
     next(fit(Tiny(), cases([0]), None, config()))
     assert asked == [Augmentation(flip_axes=(0,), rotate=False), False, mine, True]
 

@@ -9,13 +9,13 @@ from torch.nn import functional as F
 
 import xlstm_unet_lab as lab
 from data_recipes import phantom_long_range
-from data_recipes.phantom_long_range import ALIGNMENT, LABELS, clear_rows, draw_layout, paint, scene
+from data_recipes.phantom_long_range import ALIGNMENT, clear_rows, draw_layout, paint, scene
 from xlstm_unet_lab.data.dataset import load_dataset
 from xlstm_unet_lab.data.phantom_physics import streams
 from xlstm_unet_lab.nn.conv import InstanceNorm
 
-SIZES = {2: (384, 24), 3: (24, 160, 24)}
-SMALL = (208, 24)  # for the networks here: what holds for its windows holds for larger ones in larger images
+SIZES = {2: (384, 32), 3: (24, 160, 24)}
+SMALL = (216, 24)  # for the networks here: what holds for its windows holds for larger ones in larger images
 
 
 def build(name: str, size: tuple[int, ...], features: tuple[int, ...]) -> nn.Module:
@@ -54,7 +54,7 @@ def test_the_reach_computed_is_the_reach_measured(stages):
 def test_no_window_of_a_u_net_of_four_stages_holds_two_things():
     assert (reach(3), reach(4)) == (22, 46)
     assert clear_rows() >= 2 * reach(4) + 4  # the blur reaches two pixels out of everything
-    assert clear_rows((232, 24)) >= 2 * reach(3), "the twins below are far enough apart for three stages"
+    assert clear_rows((240, 24)) >= 2 * reach(3), "the twins below are far enough apart for three stages"
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -71,9 +71,11 @@ def test_things_lie_where_they_should(spatial_dims):
     size = SIZES[spatial_dims]
     clear = clear_rows(size)
     for seed in range(12):
-        layout = draw_layout(streams(seed)[0], size, bright_nearer=seed % 2 == 0)
+        layout = draw_layout(streams(seed)[0], size, bright_first=seed % 2 == 0)
         image, label = paint(layout, size)
-        assert set(np.unique(label)) == {0, LABELS["disc, bright nearer" if seed % 2 == 0 else "disc, dark nearer"]}
+        half = size[-2] // 2
+        classes = [np.unique(part[part > 0]).tolist() for part in (label[..., :half, :], label[..., half:, :])]
+        assert classes == ([[1], [2]] if seed % 2 == 0 else [[2], [1]]), "each disc has the class of the nearer mark"
         others = tuple(axis for axis in range(spatial_dims) if axis != spatial_dims - 2)
         busy = np.flatnonzero((image != phantom_long_range.GROUND).any(axis=others))
         gaps = np.diff([*busy, size[-2]]) - 1  # clear rows after each one that holds something
@@ -84,7 +86,7 @@ def test_things_lie_where_they_should(spatial_dims):
 
 def twins(size: tuple[int, ...], seed: int) -> list[tuple[torch.Tensor, np.ndarray]]:
     """The same discs with the marks in one order and in the other, on even ground."""
-    layout = draw_layout(streams(seed)[0], size, bright_nearer=True)
+    layout = draw_layout(streams(seed)[0], size, bright_first=True)
     bright, dark = layout.bright.copy(), layout.dark.copy()
     bright[-2], dark[-2] = dark[-2], bright[-2]
     pair = [paint(layout, size), paint(layout._replace(bright=bright, dark=dark), size)]
@@ -93,9 +95,9 @@ def twins(size: tuple[int, ...], seed: int) -> list[tuple[torch.Tensor, np.ndarr
 
 def test_a_small_u_net_answers_alike_for_both_orders_and_a_mixer_does_not():
     """Weights do not matter: whatever a U-Net of this reach has learnt, it cannot tell the twins apart."""
-    size = (232, 24)
+    size = (240, 24)
     (first, label), (second, other) = twins(size, 3)
-    assert np.array_equal(label > 0, other > 0) and label.max() != other.max()
+    assert np.array_equal(label > 0, other > 0) and (label != other)[label > 0].all()
     discs = torch.from_numpy(label > 0)
     for name, differs in (("unet", False), ("xlstm_unet_enc", True)):
         torch.manual_seed(1)
@@ -132,16 +134,15 @@ def accuracy(features: torch.Tensor, classes: torch.Tensor, folds: int = 5) -> f
 def test_no_pooled_statistic_gives_the_class_away():
     pairs = [scene(seed, SMALL) for seed in range(240)]
     images = torch.from_numpy(np.stack([image for image, _ in pairs]))[:, None].float()
-    classes = torch.tensor([label.max() == 1 for _, label in pairs])
+    classes = torch.tensor([label[: SMALL[0] // 2].max() == 1 for _, label in pairs])
     assert classes.double().mean() == 0.5
     found = statistics(images)
     for name, features in found.items():
         assert accuracy(features, classes) == pytest.approx(0.5, abs=0.1), name
-    # The same features and classifier are good enough to see what is there to be seen: how much disc an image holds.
-    many = torch.tensor([(label > 0).sum() for _, label in pairs])
-    order = many.argsort()
-    extremes = torch.cat([order[:80], order[-80:]])[torch.randperm(160)]
-    assert accuracy(found["filters"][extremes], many[extremes] > many.median()) > 0.9
+    # The same features and classifier see it at once in half an image: one mark is left there.
+    for name, features in statistics(images[:, :, : SMALL[0] // 2]).items():
+        least = 0.65 if name == "moments" else 0.9  # moments change with each image's exposure too
+        assert accuracy(features, classes) > least, name
 
 
 def test_the_cue_read_off_tells_the_class():
@@ -150,8 +151,8 @@ def test_the_cue_read_off_tells_the_class():
         light = ndimage.gaussian_filter(image * 1.0, 3)
         light[: phantom_long_range.DISC_BAND] = light[-phantom_long_range.DISC_BAND :] = np.median(light)
         bright, dark = (np.unravel_index(found, light.shape)[0] for found in (light.argmax(), light.argmin()))
-        discs = np.argwhere(label > 0)[:, 0].mean()
-        assert label.max() == (1 if abs(bright - discs) < abs(dark - discs) else 2)
+        for row, value in zip(np.nonzero(label)[0], label[label > 0], strict=True):
+            assert value == (1 if abs(bright - row) < abs(dark - row) else 2)
 
 
 def test_prepared_by_the_data_set_itself(tmp_path, monkeypatch):
@@ -159,7 +160,7 @@ def test_prepared_by_the_data_set_itself(tmp_path, monkeypatch):
     monkeypatch.setattr(phantom_long_range, "TEST", 4)
     train, val, test = (load_dataset("phantom_long_range", split, root=tmp_path) for split in ("train", "val", "test"))
     for dataset in (train, val, test):
-        assert [case["label"].max().item() for case in dataset].count(1) * 2 == len(dataset), "balanced"
+        assert [case["label"][:192].max().item() for case in dataset].count(1) * 2 == len(dataset), "balanced"
     image, label = scene(phantom_long_range.SEED)
     whole = load_dataset("phantom_long_range", "all", root=tmp_path)
     assert np.array_equal(whole.raw(0)[0], image) and np.array_equal(whole[0]["label"].numpy(), label)

@@ -9,7 +9,8 @@ from imageio.v3 import imread, imwrite
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 from torch import nn
 
-from xlstm_unet_lab.data.dataset import read_label
+from xlstm_unet_lab.data.dataset import normalise, read_label
+from xlstm_unet_lab.data.pictures import to_uint8
 from xlstm_unet_lab.evaluation.files import case_name, find_cases, predict_files, read_case
 
 
@@ -153,6 +154,32 @@ def test_several_inputs_in_one_call(tmp_path):
     assert {name: len(files) for name, files in found.items()} == {"a": 1, "b": 1, "c": 1, "c_0001": 1}
     both = [tmp_path / "two" / "b.png", tmp_path / "one" / "a.png"]
     assert find_cases([both]) == {"b": both} and read_case(both).image.shape == (2, 8, 8)
+
+
+def test_volumes_numbered_with_four_digits_are_cases(tmp_path):
+    """As AMOS names them; only where a channel 0000 lies beside them are numbers channels."""
+    for name in ("amos_0507", "amos_0510", "head_0000", "head_0001"):
+        (tmp_path / f"{name}.nii.gz").touch()
+    found = find_cases(tmp_path)
+    assert {name: len(files) for name, files in found.items()} == {"amos_0507": 1, "amos_0510": 1, "head": 2}
+
+
+def test_pictures_of_16_bits_are_scaled_as_training_pictures_were(tmp_path):
+    """One hot pixel must not decide what the network sees."""
+    seen = []
+
+    class Watch(nn.Module):
+        def forward(self, x):
+            seen.append(x)
+            return torch.cat([x, -x], 1)
+
+    picture = np.random.default_rng(0).integers(400, 800, (32, 32)).astype(np.uint16)
+    picture[5, 5] = 65535
+    imwrite(tmp_path / "a.png", picture, plugin="pillow")
+    list(predict_files(Watch(), tmp_path / "a.png", tmp_path / "out", patch_size=(32, 32)))
+    expected = normalise(to_uint8(picture)[0][None])
+    np.testing.assert_allclose(seen[0][0].numpy(), expected, atol=1e-6)
+    assert seen[0].max() < 3
 
 
 def test_names_of_cases(tmp_path):

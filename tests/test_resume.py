@@ -11,14 +11,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from runs import Tiny, cases, config
 
 import xlstm_unet_lab as lab
+from runs import Tiny, cases, config
 from xlstm_unet_lab.data.augment import Augmentation
 from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.training.checkpoint import load_tensors, load_weights
 from xlstm_unet_lab.training.fit import fit
-from xlstm_unet_lab.training.run_directory import load_run
+from xlstm_unet_lab.training.run_directory import RunDirectory, load_run
 
 SCRIPT = Path(__file__).parent / "killed_runs.py"
 SETTINGS = {"steps": 6, "save_every": 2, "validate_every": 3}
@@ -62,7 +62,8 @@ def test_what_a_run_leaves_behind(tmp_path):
     assert sorted(os.listdir(folder)) == sorted(expected)
     settings = json.loads((folder / "config.json").read_text())
     assert settings["patch_size"] == [16, 16] and settings["steps"] == 6 and settings["targets"] is None
-    assert json.loads((folder / "model.json").read_text()) == {"build": None, "recipe": None, "cases": 3}
+    facts = json.loads((folder / "model.json").read_text())
+    assert facts == {"build": None, "recipe": None, "fold": None, "cases": 3, "names": 0}
     environment = json.loads((folder / "environment.json").read_text())
     assert torch.__version__.startswith(environment["versions"]["torch"]) and environment["device"] == "cpu"
     with (folder / "log.csv").open(newline="") as file:
@@ -85,6 +86,25 @@ def test_a_finished_run_yields_nothing_and_gives_its_weights(tmp_path):
     assert run(tmp_path, fresh) == []
     assert same(trained.state_dict(), fresh.state_dict())
     assert fresh.training_spacing == (2.0, 1.0)
+
+
+def test_a_run_without_settings_for_it_is_saved_twenty_times(tmp_path, monkeypatch):
+    """Killed at step 39 of 40, it must not start from the first again."""
+    monkeypatch.setattr(RunDirectory, "_tidy", lambda self, step: None)
+    run(tmp_path, steps=40, save_every=None, validate_every=None)
+    assert sorted(int(path.stem.split("-")[1]) for path in tmp_path.glob("optimizer-*")) == list(range(2, 41, 2))
+
+
+def test_other_cases_are_another_run(tmp_path):
+    class Named(list):
+        names = ("a", "b")
+
+    first, other = Named(cases(range(2))), Named(cases(range(2)))
+    other.names = ("a", "c")
+    for _ in fit(Tiny(), first, None, config(), tmp_path):
+        pass
+    with pytest.raises(ValueError, match=r"names: [0-9]+ there, [0-9]+ now"):
+        next(fit(Tiny(), other, None, config(), tmp_path))
 
 
 def test_stopped_by_the_caller_and_resumed(tmp_path):

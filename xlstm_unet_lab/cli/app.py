@@ -46,6 +46,7 @@ Mirror = Annotated[bool, typer.Option("--mirror", help="Average over mirrored im
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...", show_default="a GPU where there is one")]
 Split = Annotated[str, typer.Option(help="Of a run's data set: test, val, train or all.")]
 Fold = Annotated[int, typer.Option(help="Which of the five splits into training and validation.")]
+RunFold = Annotated[int | None, typer.Option(help="Of a run's data set, for val and train.", show_default="its own")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, as `train` leaves it.")]
 
 

@@ -18,6 +18,7 @@ from xlstm_unet_lab.cli.app import (
     Mirror,
     Root,
     Run,
+    RunFold,
     Split,
     Which,
     app,
@@ -128,8 +129,11 @@ def predict(
     coloured: Annotated[
         bool, typer.Option("--coloured", help="For pictures: also labels in colour, to look at.")
     ] = False,
-    batch_size: Annotated[int, typer.Option(help="Windows computed at once.")] = 4,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Windows computed at once.", show_default="4 in 2-D, 1 in 3-D")
+    ] = None,
     device: Device = None,
+    root: Root = None,
 ) -> None:
     """Predict image files with a trained run: NIfTI, PNG, JPEG, BMP or TIFF in, label files on the same grids out."""
     from tqdm import tqdm
@@ -139,7 +143,7 @@ def predict(
     from xlstm_unet_lab.training.run_directory import load_run
 
     model = load_run(run, which)
-    patch_size, recipe = run_facts(run)
+    patch_size, recipe, _ = run_facts(run, root)
     if coloured and recipe is None:
         raise ValueError(f"{run} does not name its data set, so its labels have no colours: leave out --coloured")
     colours = {recipe.labels[name]: colour for name, colour in recipe.colours.items()} if coloured else None
@@ -166,7 +170,7 @@ def evaluate(
     ] = None,
     recipe: Annotated[str | None, typer.Option(help="The data set that says what the labels mean.")] = None,
     split: Split = "test",
-    fold: Fold = 0,
+    fold: RunFold = None,
     which: Which = "best",
     mirror: Mirror = False,
     device: Device = None,
@@ -195,25 +199,30 @@ def report(
     images: Annotated[Path | None, typer.Option(help="The folder of the images, for pictures of cases.")] = None,
     recipe: Annotated[str | None, typer.Option(help="The data set that says what the labels mean.")] = None,
     split: Split = "test",
-    fold: Fold = 0,
+    fold: RunFold = None,
     which: Which = "best",
     mirror: Mirror = False,
     device: Device = None,
     root: Root = None,
 ) -> None:
     """Write one HTML page: scores with intervals, models compared case by case, best, median and worst case."""
+    import numpy as np
+
     from xlstm_unet_lab.evaluation.report import notable_cases
+    from xlstm_unet_lab.views.picture import PALETTE
     from xlstm_unet_lab.views.report_page import case_picture, write_report
 
     chosen = {"split": split, "fold": fold, "which": which, "root": root, "mirror": mirror, "device": device}
     models = {str(path): _predictions(path, truth, recipe, images, chosen) for path in predictions}
     tables = {name: _scored(model) for name, model in models.items()}
     (name, first), overlays = next(iter(models.items())), {}
-    for what, case in notable_cases(tables[name]).items() if first.image and first.colours else ():
+    highest = max(value for values in first.scoring["labels"].values() for value in np.atleast_1d(values))
+    colours = first.colours or {f"label {value}": PALETTE[value % len(PALETTE)] for value in range(1, highest + 1)}
+    for what, case in notable_cases(tables[name]).items() if first.image else ():
         outcome = first.outcome(case)
-        picture = case_picture(first.image(case), outcome.truth, outcome.prediction, first.colours, case)
+        picture = case_picture(first.image(case), outcome.truth, outcome.prediction, colours, case)
         overlays[f"The {what} case of {name}"] = picture
-    typer.echo(write_report(out, tables, overlays=overlays))
+    typer.echo(write_report(out, tables, overlays=overlays, notes=[first.credit] if first.credit else []))
 
 
 def _predictions(path: Path, truth: Path | None, recipe: str | None, images: Path | None, chosen: dict) -> Predictions:
@@ -221,11 +230,13 @@ def _predictions(path: Path, truth: Path | None, recipe: str | None, images: Pat
     from xlstm_unet_lab.evaluation.cases import from_folders, from_run, is_run, run_facts
 
     if is_run(path):
-        mirror = _mirror(chosen["mirror"], run_facts(path)[1])
+        if truth is not None:
+            raise typer.BadParameter(f"{path} is a run, which is scored on its own data set: leave out {truth}")
+        mirror = _mirror(chosen["mirror"], run_facts(path, chosen["root"]).recipe)
         return from_run(path, **chosen | {"mirror": mirror, "device": _device(chosen["device"])})
     if truth is None:
         raise typer.BadParameter(f"{path} is no run directory: name the folder of the true labels too")
-    return from_folders(path, truth, recipe=recipe, images=images)
+    return from_folders(path, truth, recipe=recipe, images=images, root=chosen["root"])
 
 
 def _scored(predictions: Predictions) -> pandas.DataFrame:

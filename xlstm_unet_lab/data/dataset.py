@@ -112,11 +112,14 @@ class SegmentationDataset(Dataset):
     dataset[i] is a dict: image float32 tensor (C, *spatial), normalised; label int64 tensor (*spatial); spacing, a
     tuple in (z, y, x) order, in `recipe.spacing_unit`; name. Cases stay in memory until they fill `cache_bytes`
     (in each worker process).
-    Raises ValueError when image and label differ in shape, or a label value or channel count is not the recipe's.
+    `fold` says which of the five splits the cases come from. Raises ValueError when image and label differ in shape, or
+    a label value or channel count is not the recipe's.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path, part: str, names: list[str], cache_bytes: int = 2**30):
-        self.recipe, self.folder, self.part, self.names = recipe, folder, part, list(names)
+    def __init__(
+        self, recipe: Recipe, folder: Path, part: str, names: list[str], cache_bytes: int = 2**30, fold: int = 0
+    ):
+        self.recipe, self.folder, self.part, self.names, self.fold = recipe, folder, part, list(names), fold
         self._cache: dict[int, tuple] = {}
         self._cache_left = cache_bytes
 
@@ -211,4 +214,4 @@ def load_dataset(
         names = sorted(folds[fold]["train"] + folds[fold]["val"])
     else:
         names = folds[fold][split]
-    return SegmentationDataset(recipe, folder, "Ts" if split == "test" else "Tr", names, cache_bytes)
+    return SegmentationDataset(recipe, folder, "Ts" if split == "test" else "Tr", names, cache_bytes, fold)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
 import stat
 import tarfile
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -130,9 +132,16 @@ def unpack(archive: Path, folder: Path, limits: UnpackLimits = DEFAULT_LIMITS) -
     """Unpack a zip or tar archive into `folder`.
 
     Raises ValueError, naming the member, for one that would land outside, a link or a device, an encrypted one, or an
-    archive that grows past `limits`; also for a file that is neither zip nor tar. Nothing is written for a refused
-    member; what came before it stays.
+    archive that grows past `limits`; also for a file that is neither zip nor tar, and a damaged one. Nothing is written
+    for a refused member; what came before it stays.
     """
+    try:
+        _unpack(archive, folder, limits)
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, NotImplementedError) as error:
+        raise ValueError(f"{archive} is damaged or packed in an unknown way ({error}): get it again") from error
+
+
+def _unpack(archive: Path, folder: Path, limits: UnpackLimits) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if zipfile.is_zipfile(archive):
         members = _zip_members(archive)

@@ -62,6 +62,7 @@ class Recipe:
     files: tuple[RemoteFile, ...] = ()  # what is public to download
     regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # unions of labels to learn instead of labels
     painted: tuple[int, ...] = ()  # the label each region paints, later regions over earlier ones
+    labelled_slices_only: tuple[str, ...] = ()  # labels that are scored in the slices the truth labels, and no others
     flip_axes: tuple[int, ...] | None = None  # axes along which a mirrored image is as likely; None: all of them
     registration: str | None = None  # where to register, for data that must not be downloaded without
     unpack_limits: UnpackLimits = DEFAULT_LIMITS  # what its archives may grow to

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -33,6 +33,7 @@ class Predictions:
     image: Callable[[str], np.ndarray] | None  # (C, *spatial), as stored; None when no images were named
     scoring: Mapping  # labels, tolerance and unit, as `evaluate_cases` takes them
     colours: Mapping[str, str]  # of labels 1, 2, ...; empty when no recipe says
+    credit: str = ""  # licence and citation of the data, as the recipe has them
 
     def table(self) -> pandas.DataFrame:
         """The scores of all cases, as `evaluate_cases` gives them."""
@@ -44,30 +45,40 @@ def is_run(path: str | Path) -> bool:
     return (Path(path) / "model.json").is_file()
 
 
-def run_facts(run_directory: str | Path) -> tuple[tuple[int, ...], Recipe | None]:
-    """The patch size a run was trained with, and the recipe of its data, None when it names none."""
+class RunFacts(NamedTuple):
+    """What a run was trained on."""
+
+    patch_size: tuple[int, ...]
+    recipe: Recipe | None  # None when the run names none
+    fold: int
+
+
+def run_facts(run_directory: str | Path, root: str | Path | None = None) -> RunFacts:
+    """Read what a run was trained on; `root` is where prepared data lives, a user's own among it."""
     config, model = (json.loads((Path(run_directory) / f"{what}.json").read_text()) for what in ("config", "model"))
-    return tuple(config["patch_size"]), get_recipe(model["recipe"]) if model.get("recipe") else None
+    recipe = get_recipe(model["recipe"], root) if model.get("recipe") else None
+    return RunFacts(tuple(config["patch_size"]), recipe, model.get("fold") or 0)
 
 
 def from_run(
     run_directory: str | Path,
     *,
     split: str = "test",
-    fold: int = 0,
+    fold: int | None = None,
     which: str = "best",
     root: str | Path | None = None,
     **options,
 ) -> Predictions:
     """What a run predicts for a split of the data set it was trained on; options as in `predict`.
 
+    `fold=None` is the run's own: of another fold, validation cases are cases it was trained on.
     Raises ValueError for a run on data without a recipe, and as `load_run` and `load_dataset` do.
     """
     model = load_run(run_directory, which)
-    patch_size, recipe = run_facts(run_directory)
+    patch_size, recipe, own_fold = run_facts(run_directory, root)
     if recipe is None:
         raise ValueError(f"{run_directory} does not name its data set: predict its files, then compare two folders")
-    cases = load_dataset(recipe, split, root, fold)
+    cases = load_dataset(recipe, split, root, own_fold if fold is None else fold)
     place = {name: index for index, name in enumerate(cases.names)}
     counted = (cases.folder / f"instances{cases.part}").is_dir()
 
@@ -80,7 +91,7 @@ def from_run(
     def image(name: str) -> np.ndarray:
         return cases.raw(place[name])
 
-    return Predictions(tuple(cases.names), outcome, image, _scoring(recipe), recipe.colours)
+    return Predictions(tuple(cases.names), outcome, image, _scoring(recipe), recipe.colours, _credit(recipe))
 
 
 def from_folders(
@@ -89,6 +100,7 @@ def from_folders(
     *,
     recipe: str | Recipe | None = None,
     images: str | Path | None = None,
+    root: str | Path | None = None,
 ) -> Predictions:
     """Label files of the same names in two folders, in any orientation, and the folder of their images.
 
@@ -104,7 +116,7 @@ def from_folders(
     marker = truth.parent / MARKER
     if recipe is None and marker.is_file():
         recipe = json.loads(marker.read_text())["name"]
-    recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
+    recipe = get_recipe(recipe, root) if isinstance(recipe, str) else recipe
     channels = None if images is None else find_cases(images)
     if channels is not None and (missing := sorted(wanted.keys() - channels.keys())):
         raise ValueError(f"{images} holds no image of {missing[:3]}")
@@ -119,7 +131,7 @@ def from_folders(
         return read_case(channels[name]).image
 
     scoring, colours = (_found_in(wanted.values()), {}) if recipe is None else (_scoring(recipe), recipe.colours)
-    return Predictions(tuple(wanted), outcome, image if channels else None, scoring, colours)
+    return Predictions(tuple(wanted), outcome, image if channels else None, scoring, colours, _credit(recipe))
 
 
 def _outcome(name, label: np.ndarray, truth: np.ndarray, spacing, objects: np.ndarray | None) -> Outcome:
@@ -132,7 +144,12 @@ def _scoring(recipe: Recipe) -> dict:
         "labels": recipe.targets.foreground,
         "tolerance": dict(recipe.tolerances),
         "unit": recipe.spacing_unit,
+        "labelled_slices_only": recipe.labelled_slices_only,
     }
+
+
+def _credit(recipe: Recipe | None) -> str:
+    return "" if recipe is None else f"Data: {recipe.title}. {recipe.citation}. Licence: {recipe.licence}."
 
 
 def _found_in(paths) -> dict:

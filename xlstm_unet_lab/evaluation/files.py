@@ -15,7 +15,7 @@ from torch import nn
 from xlstm_unet_lab.data.files import write_whole
 from xlstm_unet_lab.data.nnunet_raw import check_grid
 from xlstm_unet_lab.data.pictures import ENDINGS as PICTURES
-from xlstm_unet_lab.data.pictures import read_picture
+from xlstm_unet_lab.data.pictures import read_picture, to_uint8
 from xlstm_unet_lab.evaluation.predict import predict
 
 if TYPE_CHECKING:
@@ -74,8 +74,11 @@ def find_cases(inputs: Source | Sequence[Source]) -> dict[str, list[Path]]:
     entries = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     alone = [file for entry in entries if isinstance(entry, str | Path) for file in _files_of(Path(entry))]
     cases: dict[str, list[Path]] = {}
+    first_channels = {case_name(file) for file in alone if _stem(file).endswith("_0000")}
     for file in sorted(alone, key=lambda file: file.name):
-        cases.setdefault(case_name(file), []).append(file)
+        # A data set may number its cases with four digits too: those have no channel 0000.
+        name = case_name(file) if case_name(file) in first_channels else _stem(file)
+        cases.setdefault(name, []).append(file)
     for name, files in cases.items():
         wanted = [f"{name}_{channel:0{CHANNEL_DIGITS}d}{ending(files[0])}" for channel in range(len(files))]
         if len(files) > 1 and [file.name for file in files] != wanted:
@@ -141,6 +144,8 @@ def _predicted(
     for name, files in cases.items():
         case = read_case(files, spatial_dims=len(patch_size))
         image = np.repeat(case.image, 3, axis=0) if _is_grey_for_colour(case, channels) else case.image
+        if case.unit == "pixel" and len(patch_size) == 2:
+            image = to_uint8(image)[0]  # prepared pictures have 8 bits: a network must see what it was trained on
         spacing = case.spacing if case.unit == "mm" else None
         try:
             label = predict(model, image, patch_size=patch_size, spacing=spacing, **options)
@@ -169,11 +174,15 @@ def case_name(path: Path) -> str:
 
     Only NIfTI files come as one a channel; img_0001.png and img_0002.png are two pictures, img_0000.png is "img".
     """
-    stem = path.name[: -len(ending(path))]
+    stem = _stem(path)
     head, _, number = stem.rpartition("_")
     is_channel = len(number) == CHANNEL_DIGITS and number.isdecimal()
     is_channel = is_channel and (ending(path).startswith(".nii") or int(number) == 0)
     return head if head and is_channel else stem
+
+
+def _stem(path: Path) -> str:
+    return path.name[: -len(ending(path))]
 
 
 def _is_image(path: Path) -> bool:

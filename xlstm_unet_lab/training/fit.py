@@ -2,6 +2,7 @@
 
 import math
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from xlstm_unet_lab.training.run_directory import RunDirectory
 from xlstm_unet_lab.training.state import Progress, TrainingState
 from xlstm_unet_lab.training.validation import Scored, foreground, spread, validate
 
+CHECKPOINTS = 20  # of a run that neither validates in between nor says how often to save
 SPACING_CASES = 20  # training cases that are read for the median spacing
 
 
@@ -64,7 +66,8 @@ def fit(
     the folder cannot be written, FloatingPointError from the step in which a loss or gradient is not finite, before
     that step changes the weights.
     """
-    targets = config.targets or getattr(getattr(train, "recipe", None), "targets", None)
+    recipe = _recipe(train)
+    targets = config.targets or getattr(recipe, "targets", None)
     if config.spacing is not None:
         train, val = (ResampledDataset(cases, config.spacing) if cases else cases for cases in (train, val))
     _check_data("train", train, model, config, targets)
@@ -75,7 +78,8 @@ def fit(
     fabric = make_fabric(config)
     run = None
     if run_directory is not None:
-        data = {"recipe": getattr(getattr(train, "recipe", None), "name", None), "cases": len(train)}
+        data = {"recipe": getattr(recipe, "name", None), "fold": getattr(train, "fold", None), "cases": len(train)}
+        data["names"] = zlib.crc32("\n".join(getattr(train, "names", [])).encode())  # other cases are another run
         columns = [f"dice {name}" for name in (*scored, "mean")] if val is not None else []
         run = RunDirectory(run_directory, config, model, data, columns)
     return _train(fabric, model, train, val, targets, scored, config, run)
@@ -138,7 +142,7 @@ def _train(
 def _batches(fabric, train: Dataset, config: TrainConfig, done: int) -> Iterator[dict]:
     """Batches of the steps after `done`. Patch k depends on the seed and k alone, and step s has the same patches
     however many processes share them and whenever it runs."""
-    augment, flip_axes = config.augment, getattr(getattr(train, "recipe", None), "flip_axes", None)
+    augment, flip_axes = config.augment, getattr(_recipe(train), "flip_axes", None)
     if augment is True and flip_axes is not None:  # where left is not right, a quarter turn is as wrong as a mirror
         augment = Augmentation(flip_axes=flip_axes, rotate=False)
     total = config.steps * config.batch_size
@@ -204,7 +208,17 @@ def _sum_over_processes(fabric) -> Callable[[Tensor], Tensor] | None:
 
 
 def _checkpoint_due(step: int, metrics: dict | None, config: TrainConfig) -> bool:
-    return metrics is not None if config.save_every is None else step % config.save_every == 0
+    """At every validation, or a twentieth of the steps where there are none in between; `save_every` overrides both."""
+    if config.save_every is None and config.validate_every is not None:
+        return metrics is not None
+    return step % (config.save_every or max(1, config.steps // CHECKPOINTS)) == 0
+
+
+def _recipe(dataset: Dataset):
+    """The recipe of a data set, also of one that wraps it, as torch's Subset does; None when there is none."""
+    while not hasattr(dataset, "recipe") and hasattr(dataset, "dataset"):
+        dataset = dataset.dataset
+    return getattr(dataset, "recipe", None)
 
 
 def _median_spacing(dataset: Dataset) -> tuple[float, ...]:

@@ -89,6 +89,7 @@ class RunDirectory:
                 save_tensors(tensors, self._optimizer_file(progress.step))
                 sync_tree(self.path, recurse=False)
                 save_weights(state.result, self.path / "last.safetensors", facts)
+                sync_tree(self.path, recurse=False)  # the new name must be safe before the old optimiser's file goes
                 self._tidy(progress.step)
 
     def _optimizer_file(self, step: int) -> Path:
