@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
-from runs import Tiny, cases, config
+from tiny_problem import Tiny, cases, config
 
 from xlstm_unet_lab.training.checkpoint import load_tensors
 from xlstm_unet_lab.training.fit import fit

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from runs import Tiny, case, cases, config
+from tiny_problem import Tiny, case, cases, config
 from torch import nn
 
 from xlstm_unet_lab.data.targets import Targets

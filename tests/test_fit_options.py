@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny_problem import Tiny, case, cases, config
 from torch import nn
 from torch.utils.data import Subset
 
 import xlstm_unet_lab as lab
-from runs import Tiny, case, cases, config
 from xlstm_unet_lab.data.augment import Augmentation, PatchDataset
 from xlstm_unet_lab.data.phantoms import microscopy
 from xlstm_unet_lab.data.targets import Targets

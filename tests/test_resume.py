@@ -11,9 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny_problem import Tiny, cases, config
 
 import xlstm_unet_lab as lab
-from runs import Tiny, cases, config
 from xlstm_unet_lab.data.augment import Augmentation
 from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.training.checkpoint import load_tensors, load_weights

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
-from runs import Tiny, cases, config
+from tiny_problem import Tiny, cases, config
 
 from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.training.fit import fit
