@@ -215,13 +215,10 @@ def convert(source: Path | None, out: Path, track: Track = iter) -> dict:
     """Make the volumes and write them to `out`; `source` is None, there is nothing to read. Returns facts to record."""
     import nibabel
 
-    if source is not None:
-        raise ValueError(f"phantom_abdomen is made here and reads nothing; got source {source}")
     spacing = physics.spacing_of(SIZE, FIELD_OF_VIEW)
     affine = physics.affine_of(SIZE, spacing)
-    for number in track(range(TRAINING + TEST)):
+    for number, part in physics.numbered(RECIPE.name, source, TRAINING, TEST, track):
         image, label = (nibabel.Nifti1Image(array.T, affine) for array in scene(SEED + number, SIZE))
-        part = "Tr" if number < TRAINING else "Ts"
         write_volume(out, part, f"abdomen_{number:03d}", [image], label, set(LABELS.values()))
     return {"seed": SEED, "spacing": list(spacing)}
 

@@ -172,14 +172,11 @@ def convert(source: Path | None, out: Path, track: Track = iter) -> dict:
     """Make the volumes and write them to `out`; `source` is None, there is nothing to read. Returns facts to record."""
     import nibabel
 
-    if source is not None:
-        raise ValueError(f"phantom_brain is made here and reads nothing; got source {source}")
     spacing = physics.spacing_of(SIZE, FIELD_OF_VIEW)
     affine = physics.affine_of(SIZE, spacing)
-    for number in track(range(TRAINING + TEST)):
+    for number, part in physics.numbered(RECIPE.name, source, TRAINING, TEST, track):
         image, label = scene(SEED + number, SIZE)
         volumes = [nibabel.Nifti1Image(channel.T, affine) for channel in image]
-        part = "Tr" if number < TRAINING else "Ts"
         truth = nibabel.Nifti1Image(label.T, affine)
         write_volume(out, part, f"brain_{number:03d}", volumes, truth, set(LABELS.values()))
     return {"seed": SEED, "spacing": list(spacing)}

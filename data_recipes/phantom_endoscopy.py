@@ -12,6 +12,7 @@ from xlstm_unet_lab.data.nnunet_raw import write_case
 from xlstm_unet_lab.data.phantom_physics import (
     checked_size,
     complex_noise,
+    numbered,
     positions,
     smooth_field,
     streams,
@@ -193,10 +194,7 @@ def _photograph(random: np.random.Generator, light: np.ndarray, points: np.ndarr
 
 def convert(source: Path | None, out: Path, track: Track = iter) -> dict:
     """Make the frames and write them to `out`; `source` is None, there is nothing to read. Returns facts to record."""
-    if source is not None:
-        raise ValueError(f"phantom_endoscopy is made here and reads nothing; got source {source}")
-    for number in track(range(TRAINING + TEST)):
-        part = "Tr" if number < TRAINING else "Ts"
+    for number, part in numbered(RECIPE.name, source, TRAINING, TEST, track):
         write_case(out, part, f"frame_{number:03d}", *scene(SEED + number, SIZE))
     return {"seed": SEED}
 

@@ -17,7 +17,7 @@ import numpy as np
 from scipy import ndimage
 
 from xlstm_unet_lab.data.nnunet_raw import write_case
-from xlstm_unet_lab.data.phantom_physics import checked_size, smooth_field, streams, uniform, whole_levels
+from xlstm_unet_lab.data.phantom_physics import checked_size, numbered, smooth_field, streams, uniform, whole_levels
 from xlstm_unet_lab.data.recipe import Recipe, Track
 
 SEED = 9050
@@ -116,10 +116,7 @@ def photograph(random: np.random.Generator, image: np.ndarray) -> np.ndarray:
 
 def convert(source: Path | None, out: Path, track: Track = iter) -> dict:
     """Make the images and write them to `out`; `source` is None, there is nothing to read. Returns facts to record."""
-    if source is not None:
-        raise ValueError(f"phantom_long_range is made here and reads nothing; got source {source}")
-    for number in track(range(TRAINING + TEST)):
-        part = "Tr" if number < TRAINING else "Ts"
+    for number, part in numbered(RECIPE.name, source, TRAINING, TEST, track):
         write_case(out, part, f"discs_{number:03d}", *scene(SEED + number, SIZE))
     return {"seed": SEED, "clear_rows": clear_rows(SIZE)}
 

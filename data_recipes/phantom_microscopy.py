@@ -8,6 +8,7 @@ import numpy as np
 
 from xlstm_unet_lab.data.instance_labels import COLOURS, LABELS, METRICS, TOLERANCES, interior_and_boundary
 from xlstm_unet_lab.data.nnunet_raw import write_case
+from xlstm_unet_lab.data.phantom_physics import numbered
 from xlstm_unet_lab.data.phantoms import microscopy
 from xlstm_unet_lab.data.recipe import Recipe, Track
 
@@ -18,12 +19,9 @@ SIZE = (256, 256)
 
 def convert(source: Path | None, out: Path, track: Track = iter) -> dict:
     """Make the images and write them to `out`; `source` is None, there is nothing to read. Returns facts to record."""
-    if source is not None:
-        raise ValueError(f"phantom_microscopy is made here and reads nothing; got source {source}")
     cells = 0
-    for number in track(range(TRAINING + TEST)):
+    for number, part in numbered(RECIPE.name, source, TRAINING, TEST, track):
         image, instances = microscopy(SEED + number, SIZE)
-        part = "Tr" if number < TRAINING else "Ts"
         label = interior_and_boundary(instances)
         write_case(out, part, f"cells_{number:03d}", image.astype(np.uint8), label, instances)
         cells += int(instances.max())

@@ -47,6 +47,15 @@ def seeds() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def one_thread():
+    """Tensors of tiny networks take longer to share out than to compute, above all on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def private_data_folder(tmp_path_factory: pytest.TempPathFactory):
     """Point LAB_DATA at a folder of this run, so that no test reads or writes the user's prepared data."""

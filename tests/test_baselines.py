@@ -27,13 +27,7 @@ KINDS = [(name, dims) for name, model in BASELINES.items() for dims in model.spa
 kinds = pytest.mark.parametrize(("name", "spatial_dims"), KINDS)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tensors this small take longer to share out than to compute, above all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def patch(name, spatial_dims):

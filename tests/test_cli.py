@@ -22,13 +22,7 @@ TRAIN = ("phantom_microscopy", "--model", "unet", "--model-option", "features=[4
 SHORT = ("--steps", "2", "--batch-size", "2", "--accelerator", "cpu", "--setting", "validation_cases=1")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tensors this small take longer to share out than to compute, above all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def call(*arguments, code=0):

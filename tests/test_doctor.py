@@ -38,7 +38,9 @@ def test_python():
 def test_packages_are_those_the_project_declares(monkeypatch):
     declared = ["numpy>=1.26", "no-such-package>=1", "napari[pyqt6]>=0.6; extra == 'napari'"]
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: declared)
-    monkeypatch.setattr(findings, "_version", {"numpy": "2.0", "xlstm-unet-lab": "0.1"}.get)
+    monkeypatch.setattr(
+        "xlstm_unet_lab.training.machine.installed_version", {"numpy": "2.0", "xlstm-unet-lab": "0.1"}.get
+    )
     assert findings.packages() == Finding(
         "packages", "xlstm-unet-lab 0.1, numpy 2.0", False, "pip install no-such-package"
     )

@@ -14,14 +14,7 @@ from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.training.config import TrainConfig, learning_rate_at
 from xlstm_unet_lab.training.fit import fit
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tensors this small take longer to share out than to compute, above all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize(("spatial_dims", "deep"), [(2, False), (2, True), (3, False), (3, True)])

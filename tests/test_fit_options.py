@@ -22,12 +22,7 @@ from xlstm_unet_lab.training.fit import fit
 REGIONS = Targets(("whole", "core"), ((1, 2), (2,)), (1, 2))
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def nested(index, spatial_dims=2):

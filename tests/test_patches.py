@@ -5,25 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_pairs import MOVES_ONLY, SIZES, pair, random_source
 from torch.utils.data import DataLoader
 
-from xlstm_unet_lab.data.augment import Augmentation, PatchDataset, augment
+from xlstm_unet_lab.data.augment import PatchDataset, augment
 from xlstm_unet_lab.data.patches import sample_patch
-
-SIZES = {2: (17, 12), 3: (9, 17, 12)}
-NO_CHANGE = {"turn_probability": 0, "probability": 0, "blur_probability": 0, "low_resolution_probability": 0}
-MOVES_ONLY = Augmentation(**NO_CHANGE)  # flips and quarter turns
-
-
-def pair(spatial_dims, channels=2, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    size = SIZES[spatial_dims]
-    image = torch.randn(channels, *size, generator=generator)
-    return image, torch.randint(3, size, generator=generator)
-
-
-def random_source(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @settings(deadline=None, max_examples=30)

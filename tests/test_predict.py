@@ -17,13 +17,7 @@ from xlstm_unet_lab.training.sliding_window import sliding_window
 WHOLE = {2: (13, 18), 3: (9, 11, 7)}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tensors this small take longer to share out than to compute, above all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def pointwise(spatial_dims, channels=2, num_classes=3):

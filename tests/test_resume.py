@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tiny_problem import Tiny, cases, config
+from torch.utils.data import Subset
 
 import xlstm_unet_lab as lab
 from xlstm_unet_lab.data.augment import Augmentation
@@ -101,10 +102,12 @@ def test_other_cases_are_another_run(tmp_path):
 
     first, other = Named(cases(range(2))), Named(cases(range(2)))
     other.names = ("a", "c")
-    for _ in fit(Tiny(), first, None, config(), tmp_path):
-        pass
-    with pytest.raises(ValueError, match=r"names: [0-9]+ there, [0-9]+ now"):
-        next(fit(Tiny(), other, None, config(), tmp_path))
+    for number, (one, another) in enumerate([(first, other), (Subset(first, [0]), Subset(first, [1]))]):
+        for spacing in (None, (1.0, 1.0)):  # resampled, the cases are still the same
+            folder, settings = tmp_path / f"{number}-{spacing}", config(steps=1, spacing=spacing)
+            assert len(list(fit(Tiny(), one, None, settings, folder))) == 1
+            with pytest.raises(ValueError, match=r"names: [0-9]+ there, [0-9]+ now"):
+                next(fit(Tiny(), another, None, settings, folder))
 
 
 def test_stopped_by_the_caller_and_resumed(tmp_path):

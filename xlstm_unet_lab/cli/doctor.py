@@ -60,22 +60,17 @@ def python(version: tuple[int, ...]) -> Finding:
 
 def packages() -> Finding:
     """The version of everything the kit declares that it needs."""
+    from xlstm_unet_lab.training.machine import installed_version
+
     try:
         lines = importlib.metadata.requires(DISTRIBUTION) or []
     except importlib.metadata.PackageNotFoundError:
         return Finding("packages", f"{DISTRIBUTION} is not installed", False, "pip install -e . in its checkout")
     names = [re.match(r"[\w.-]+", line).group() for line in lines if "extra ==" not in line]
-    versions = {name: _version(name) for name in (DISTRIBUTION, *names)}
+    versions = {name: installed_version(name) for name in (DISTRIBUTION, *names)}
     missing = [name for name, version in versions.items() if version is None]
     found = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
     return Finding("packages", found, not missing, f"pip install {' '.join(missing)}" if missing else "")
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def devices() -> list[Finding]:

@@ -6,7 +6,8 @@ Everything is drawn from uniform numbers in float64. Positions are in mm, in the
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
@@ -24,6 +25,19 @@ def streams(seed: int) -> tuple[np.random.Generator, np.random.Generator]:
         raise ValueError(f"seed is {seed}; give 0 or more")
     shapes, noise = np.random.SeedSequence(seed).spawn(2)
     return np.random.Generator(np.random.PCG64(shapes)), np.random.Generator(np.random.PCG64(noise))
+
+
+def numbered(
+    name: str, source: Path | None, training: int, test: int, track: Callable[[Iterable], Iterable]
+) -> Iterator[tuple[int, str]]:
+    """The number of every case to make and the part it belongs to, "Tr" first, then "Ts".
+
+    Raises ValueError when there is a source: what is made here reads nothing.
+    """
+    if source is not None:
+        raise ValueError(f"{name} is made here and reads nothing; got source {source}")
+    for number in track(range(training + test)):
+        yield number, "Tr" if number < training else "Ts"
 
 
 def checked_size(size: Sequence[int], least: tuple[int, int, int]) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from statistics import median
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from xlstm_unet_lab.data.augment import Augmentation, PatchDataset
 from xlstm_unet_lab.data.resample import ResampledDataset
@@ -66,7 +66,8 @@ def fit(
     the folder cannot be written, FloatingPointError from the step in which a loss or gradient is not finite, before
     that step changes the weights.
     """
-    recipe = _recipe(train)
+    origin, names = _origin(train), _names(train)  # read here: of a resampled set they could not be
+    recipe = getattr(origin, "recipe", None)
     targets = config.targets or getattr(recipe, "targets", None)
     if config.spacing is not None:
         train, val = (ResampledDataset(cases, config.spacing) if cases else cases for cases in (train, val))
@@ -78,8 +79,8 @@ def fit(
     fabric = make_fabric(config)
     run = None
     if run_directory is not None:
-        data = {"recipe": getattr(recipe, "name", None), "fold": getattr(train, "fold", None), "cases": len(train)}
-        data["names"] = zlib.crc32("\n".join(getattr(train, "names", [])).encode())  # other cases are another run
+        data = {"recipe": getattr(recipe, "name", None), "fold": getattr(origin, "fold", None), "cases": len(train)}
+        data["names"] = zlib.crc32("\n".join(names).encode())  # other cases are another run
         columns = [f"dice {name}" for name in (*scored, "mean")] if val is not None else []
         run = RunDirectory(run_directory, config, model, data, columns)
     return _train(fabric, model, train, val, targets, scored, config, run)
@@ -142,7 +143,7 @@ def _train(
 def _batches(fabric, train: Dataset, config: TrainConfig, done: int) -> Iterator[dict]:
     """Batches of the steps after `done`. Patch k depends on the seed and k alone, and step s has the same patches
     however many processes share them and whenever it runs."""
-    augment, flip_axes = config.augment, getattr(_recipe(train), "flip_axes", None)
+    augment, flip_axes = config.augment, getattr(getattr(_origin(train), "recipe", None), "flip_axes", None)
     if augment is True and flip_axes is not None:  # where left is not right, a quarter turn is as wrong as a mirror
         augment = Augmentation(flip_axes=flip_axes, rotate=False)
     total = config.steps * config.batch_size
@@ -214,11 +215,19 @@ def _checkpoint_due(step: int, metrics: dict | None, config: TrainConfig) -> boo
     return step % (config.save_every or max(1, config.steps // CHECKPOINTS)) == 0
 
 
-def _recipe(dataset: Dataset):
-    """The recipe of a data set, also of one that wraps it, as torch's Subset does; None when there is none."""
+def _origin(dataset: Dataset) -> Dataset:
+    """The data set that knows its recipe, beneath those that wrap it, as torch's Subset does."""
     while not hasattr(dataset, "recipe") and hasattr(dataset, "dataset"):
         dataset = dataset.dataset
-    return getattr(dataset, "recipe", None)
+    return dataset
+
+
+def _names(dataset: Dataset) -> list[str]:
+    """The names of its cases, of a Subset's too; empty where cases are known by number only."""
+    if isinstance(dataset, Subset):
+        names = _names(dataset.dataset)
+        return [names[index] for index in dataset.indices] if names else []
+    return list(getattr(dataset, "names", []))
 
 
 def _median_spacing(dataset: Dataset) -> tuple[float, ...]:

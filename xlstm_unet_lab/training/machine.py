@@ -76,7 +76,7 @@ def peak_memory(device: torch.device) -> int | None:
 
 def environment(fabric) -> dict:
     """What a run was computed with: versions, devices, processor. Nothing that names a person or a machine."""
-    installed = {name: _version(name) for name in LIBRARIES}
+    installed = {name: installed_version(name) for name in LIBRARIES}
     on_gpu = fabric.device.type == "cuda"
     return {
         "python": platform.python_version(),
@@ -91,7 +91,8 @@ def environment(fabric) -> dict:
     }
 
 
-def _version(name: str) -> str | None:
+def installed_version(name: str) -> str | None:
+    """The version of an installed distribution, None when it is not there."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
