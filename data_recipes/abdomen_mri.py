@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from xlstm_unet_lab.data.conversion import Job, convert_cases
 from xlstm_unet_lab.data.nnunet_raw import (
     check_pairs,
     files_by_name,
@@ -38,6 +39,8 @@ ORGANS = (
 )
 NOT_SCORED = {"bladder": 14, "prostate or uterus": 15}  # in the AMOS files, not among the 13: background here
 FIRST_MRI = 500  # cases with a lower number are CT
+NEW_VALUES = np.zeros(1 + len(ORGANS) + len(NOT_SCORED), np.uint8)  # value in the AMOS files -> value here
+NEW_VALUES[[value for _, value, _, _ in ORGANS]] = range(1, 1 + len(ORGANS))
 PARTS = {"Tr": "Tr", "Va": "Ts", "Ts": "Ts"}  # part of the archive -> what it becomes here
 
 
@@ -51,22 +54,25 @@ def convert(source: Path, out: Path, track: Track = iter) -> dict:
     Raises FileNotFoundError or ValueError, naming the case, for a missing file, another file name, and as
     `write_volume` does.
     """
+    top = layout_root(source, "amos22", "imagesTr")
+    jobs = [
+        Job(part, name, tuple(files))
+        for original, part in PARTS.items()
+        for name, *files in _labelled_mri(top, original)
+    ]
+    return {"voxels_made_background": convert_cases(out, jobs, _write, track)}
+
+
+def _write(job: Job, out: Path) -> dict[str, int]:
+    """Returns how many voxels of each organ became background."""
     import nibabel
 
-    top = layout_root(source, "amos22", "imagesTr")
-    cases = [(part, *case) for original, part in PARTS.items() for case in _labelled_mri(top, original)]
-    new_values = np.zeros(1 + len(ORGANS) + len(NOT_SCORED), np.uint8)
-    for position, (_, value, _, _) in enumerate(ORGANS, start=1):
-        new_values[value] = position
-    dropped = dict.fromkeys(NOT_SCORED, 0)
-    for part, name, image, label in track(cases):
-        original, what = load_volume(label), f"case {name}: label"
-        organs = whole_label(what, voxels(what, original), set(range(len(new_values))))
-        for organ, value in NOT_SCORED.items():
-            dropped[organ] += int(np.count_nonzero(organs == value))
-        renumbered = nibabel.Nifti1Image(new_values[organs], original.affine)
-        write_volume(out, part, name, [load_volume(image)], renumbered, set(range(1 + len(ORGANS))))
-    return {"voxels_made_background": dropped}
+    image, original = map(load_volume, job.files)
+    what = f"case {job.name}: label"
+    organs = whole_label(what, voxels(what, original), set(range(len(NEW_VALUES))))
+    renumbered = nibabel.Nifti1Image(NEW_VALUES[organs], original.affine)
+    write_volume(out, job.part, job.name, [image], renumbered, set(range(1 + len(ORGANS))))
+    return {organ: int(np.count_nonzero(organs == value)) for organ, value in NOT_SCORED.items()}
 
 
 def _labelled_mri(top: Path, part: str) -> list[tuple[str, Path, Path]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from xlstm_unet_lab.data.conversion import Job, convert_cases
 from xlstm_unet_lab.data.nnunet_raw import load_volume, voxels, write_volume
 from xlstm_unet_lab.data.recipe import Recipe, Track
 
@@ -32,16 +33,20 @@ def convert(source: Path, out: Path, track: Track = iter) -> dict:
         )
     patients = sorted({patient(folder.name) for folder in folders})
     held_out = set(patients[TEST_EVERY - 1 :: TEST_EVERY])
-    for folder in track(folders):
-        *images, label = (load_volume(path) for path in _files(folder))
-        if np.any(voxels(f"case {folder.name}: label", label) == 4):
-            raise ValueError(
-                f"case {folder.name}: label holds the value 4, which files before 2023 use for enhancing tumour and "
-                "those of 2024 for the resection cavity; give the files of BraTS 2023, in which enhancing tumour is 3"
-            )
-        part = "Ts" if patient(folder.name) in held_out else "Tr"
-        write_volume(out, part, folder.name, images, label, set(LABELS.values()))
+    parts = ["Ts" if patient(folder.name) in held_out else "Tr" for folder in folders]
+    jobs = [Job(part, folder.name, tuple(_files(folder))) for part, folder in zip(parts, folders, strict=True)]
+    convert_cases(out, jobs, _write, track)
     return {"patients": len(patients), "patients_held_out": len(held_out)}
+
+
+def _write(job: Job, out: Path) -> None:
+    *images, label = map(load_volume, job.files)
+    if np.any(voxels(f"case {job.name}: label", label) == 4):
+        raise ValueError(
+            f"case {job.name}: label holds the value 4, which files before 2023 use for enhancing tumour and those of "
+            "2024 for the resection cavity; give the files of BraTS 2023, in which enhancing tumour is 3"
+        )
+    write_volume(out, job.part, job.name, images, label, set(LABELS.values()))
 
 
 def patient(case: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from xlstm_unet_lab.data.conversion import Job, convert_cases
 from xlstm_unet_lab.data.nnunet_raw import write_case
 from xlstm_unet_lab.data.pictures import as_rgb, pictures_in, read_picture
 from xlstm_unet_lab.data.recipe import Recipe, Track
@@ -46,29 +47,25 @@ def convert(source: Path, out: Path, track: Track = iter) -> dict:
     labelled = {key: folders for key, folders in sequences.items() if "labels" in folders}
     has_test = any(part == "Ts" for part, _ in labelled)
     unlabelled = sum(len(pictures_in(sequences[key]["frames"])) for key in sequences.keys() - labelled.keys())
-    jobs = []
+    jobs: dict[Job, list[tuple[int, Path]] | None] = {}  # with the types of their masks; None: one label has them all
     for (part, number), folders in labelled.items():
         labels = folders["labels"]
-        labels = instruments_in(labels) if labels.name == INSTRUMENTS else labels
+        masks = instruments_in(labels) if labels.name == INSTRUMENTS else None
         part = "Ts" if number in HELD_OUT and not has_test else part
         for frame, path in pictures_in(folders["frames"]).items():
-            jobs.append((part, f"sequence_{number:02d}_{frame}", path, labels))
-    facts = {
-        "sequences": len(labelled),
-        "test_frames_without_labels": unlabelled,
-        "pixels_of_several_instruments": 0,
-        "pixels_of_unknown_part": 0,
-    }
-    for part, name, path, labels in track(jobs):
+            folders_of_labels = [labels] if masks is None else [folder for _, folder in masks]
+            files = (path, *(folder / path.name for folder in folders_of_labels))
+            jobs[Job(part, f"sequence_{number:02d}_{frame}", files)] = masks
+
+    def write(job: Job, out: Path) -> dict[str, int]:
+        masks, (path, *labels) = jobs[job], job.files
         image = as_rgb(read_frame(path))
-        if isinstance(labels, list):
-            label, shared, unknown = read_instruments(labels, path.name)
-            facts["pixels_of_several_instruments"] += shared
-            facts["pixels_of_unknown_part"] += unknown
-        else:
-            label = read_types(labels / path.name)
-        write_case(out, part, name, image, label)
-    return facts
+        label, shared, unknown = (read_types(labels[0]), 0, 0) if masks is None else read_instruments(masks, path.name)
+        write_case(out, job.part, job.name, image, label)
+        return {"pixels_of_several_instruments": shared, "pixels_of_unknown_part": unknown}
+
+    facts = {"sequences": len(labelled), "test_frames_without_labels": unlabelled}
+    return facts | convert_cases(out, list(jobs), write, track)
 
 
 def sequence_of(case: str) -> str:

@@ -22,6 +22,7 @@ from statistics import median
 import numpy as np
 
 from xlstm_unet_lab.data import pictures
+from xlstm_unet_lab.data.conversion import Job, convert_cases
 from xlstm_unet_lab.data.nnunet_raw import (
     FOLDS,
     check_grid,
@@ -242,23 +243,28 @@ def _checksum(source: Path) -> int:
 
 def _convert(survey: Survey, _source: Path, out: Path, track: Track = iter) -> dict:
     """Write the cases that were looked through; returns what was changed on the way."""
+    jobs = []
+    for position, (name, (files, label)) in enumerate(survey.cases.items()):
+        held_out = len(survey.cases) >= FEWEST_TO_HOLD_OUT and position % TEST_EVERY == TEST_EVERY - 1
+        jobs.append(Job("Ts" if held_out else "Tr", name, (*files, label)))
+    counts = convert_cases(out, jobs, partial(_write, survey), track)
+    return {"label_numbers_in_the_files": survey.values} | counts
+
+
+def _write(survey: Survey, job: Job, out: Path) -> dict[str, int]:
     import nibabel
 
-    known = np.array([0, *survey.values.values()])
-    scaled = 0
-    for position, (name, (files, label)) in enumerate(track(survey.cases.items())):
-        held_out = len(survey.cases) >= FEWEST_TO_HOLD_OUT and position % TEST_EVERY == TEST_EVERY - 1
-        part = "Ts" if held_out else "Tr"
-        if survey.spatial_dims == 2:
-            image, was_scaled = _read_channels(files)
-            scaled += was_scaled
-            write_case(out, part, name, image, np.searchsorted(known, _read_label(label)).astype(np.uint8))
-        else:
-            original = load_volume(label)
-            numbers = np.searchsorted(known, voxels(f"case {name}: label", original)).astype(np.uint8)
-            renumbered = nibabel.Nifti1Image(numbers, original.affine)
-            write_volume(out, part, name, [load_volume(file) for file in files], renumbered, set(range(len(known))))
-    return {"label_numbers_in_the_files": survey.values, "images_scaled_to_8_bits": scaled}
+    known, (*files, label), scaled = np.array([0, *survey.values.values()]), job.files, False
+    if survey.spatial_dims == 2:
+        image, scaled = _read_channels(files)
+        write_case(out, job.part, job.name, image, np.searchsorted(known, _read_label(label)).astype(np.uint8))
+    else:
+        original = load_volume(label)
+        numbers = np.searchsorted(known, voxels(f"case {job.name}: label", original)).astype(np.uint8)
+        renumbered = nibabel.Nifti1Image(numbers, original.affine)
+        images = [load_volume(file) for file in files]
+        write_volume(out, job.part, job.name, images, renumbered, set(range(len(known))))
+    return {"images_scaled_to_8_bits": int(scaled)}
 
 
 RECIPE = Recipe(

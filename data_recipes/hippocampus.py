@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from xlstm_unet_lab.data.conversion import Job, convert_cases
 from xlstm_unet_lab.data.nnunet_raw import check_pairs, files_by_name, layout_root, load_volume, write_volume
 from xlstm_unet_lab.data.recipe import Recipe, RemoteFile, Track
 
@@ -24,10 +25,15 @@ def convert(source: Path, out: Path, track: Track = iter) -> dict:
     top = layout_root(source, "Task04_Hippocampus", "imagesTr")
     images, labels = (files_by_name(top / f"{what}Tr", (".nii.gz",)) for what in ("images", "labels"))
     check_pairs(str(top), images.keys(), labels.keys())
-    for position, (name, path) in enumerate(track(images.items())):
-        part = "Ts" if position % BLOCK in HELD_OUT else "Tr"
-        write_volume(out, part, name, [load_volume(path)], load_volume(labels[name]), set(LABELS.values()))
+    parts = ["Ts" if position % BLOCK in HELD_OUT else "Tr" for position in range(len(images))]
+    jobs = [Job(part, name, (images[name], labels[name])) for part, name in zip(parts, images, strict=True)]
+    convert_cases(out, jobs, _write, track)
     return {"held_out": f"positions {', '.join(map(str, HELD_OUT))} of every {BLOCK} in name order, counted from 0"}
+
+
+def _write(job: Job, out: Path) -> None:
+    image, label = map(load_volume, job.files)
+    write_volume(out, job.part, job.name, [image], label, set(LABELS.values()))
 
 
 RECIPE = Recipe(

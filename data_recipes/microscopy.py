@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from xlstm_unet_lab.data.conversion import Job, convert_cases
 from xlstm_unet_lab.data.instance_labels import COLOURS, LABELS, METRICS, TOLERANCES, interior_and_boundary
 from xlstm_unet_lab.data.nnunet_raw import write_case
 from xlstm_unet_lab.data.pictures import as_rgb, paired, read_picture, to_uint8
@@ -29,17 +30,22 @@ def convert(source: Path, out: Path, track: Track = iter) -> dict:
     """
     cases = list(_cases(source))
     has_test = any(part == "Ts" for part, *_ in cases)
-    facts = {"cells": 0, "images_scaled_to_8_bits": 0, "images_without_cells": 0}
-    for position, (part, name, image_path, label_path) in enumerate(track(cases)):
-        image, limits = to_uint8(read_picture(image_path))
-        instances = read_instances(label_path, image.shape[:2])
-        if not has_test and position % TEST_EVERY == TEST_EVERY - 1:
-            part = "Ts"
-        write_case(out, part, name, as_rgb(image), interior_and_boundary(instances), instances)
-        facts["cells"] += int(instances.max())
-        facts["images_scaled_to_8_bits"] += int(limits is not None)
-        facts["images_without_cells"] += int(not instances.any())
-    return facts
+    jobs = [
+        Job("Ts" if not has_test and position % TEST_EVERY == TEST_EVERY - 1 else part, name, tuple(files))
+        for position, (part, name, *files) in enumerate(cases)
+    ]
+    return convert_cases(out, jobs, _write, track)
+
+
+def _write(job: Job, out: Path) -> dict[str, int]:
+    image, limits = to_uint8(read_picture(job.files[0]))
+    instances = read_instances(job.files[1], image.shape[:2])
+    write_case(out, job.part, job.name, as_rgb(image), interior_and_boundary(instances), instances)
+    return {
+        "cells": int(instances.max()),
+        "images_scaled_to_8_bits": int(limits is not None),
+        "images_without_cells": int(not instances.any()),
+    }
 
 
 def _cases(source: Path) -> Iterator[tuple[str, str, Path, Path]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from xlstm_unet_lab.data.conversion import Job, convert_cases
 from xlstm_unet_lab.data.instance_labels import COLOURS, LABELS, METRICS, TOLERANCES, interior_and_boundary
 from xlstm_unet_lab.data.nnunet_raw import write_case
 from xlstm_unet_lab.data.pictures import read_picture, read_rgb
@@ -29,16 +30,20 @@ def convert(source: Path, out: Path, track: Track = iter) -> dict:
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"{source}: two image ids start with {twice!r}; case names would not be unique")
-    facts = {"nuclei": 0, "empty_masks": 0, "pixels_in_several_masks": 0}
-    for position, folder in enumerate(track(folders)):
-        image = read_rgb(folder / "images" / f"{folder.name}.png")
-        instances, empty, shared = read_instances(folder / "masks", image.shape[:2])
+    jobs = []
+    for position, folder in enumerate(folders):
         part = "Ts" if position % TEST_EVERY == TEST_EVERY - 1 else "Tr"
-        write_case(out, part, names[position], image, interior_and_boundary(instances), instances)
-        facts["nuclei"] += int(instances.max())
-        facts["empty_masks"] += empty
-        facts["pixels_in_several_masks"] += shared
-    return facts
+        files = (folder / "images" / f"{folder.name}.png", *sorted(folder.glob("masks/*.png")))
+        jobs.append(Job(part, names[position], files))
+    return convert_cases(out, jobs, _write, track)
+
+
+def _write(job: Job, out: Path) -> dict[str, int]:
+    path = job.files[0]
+    image = read_rgb(path)
+    instances, empty, shared = read_instances(path.parents[1] / "masks", image.shape[:2])
+    write_case(out, job.part, job.name, image, interior_and_boundary(instances), instances)
+    return {"nuclei": int(instances.max()), "empty_masks": empty, "pixels_in_several_masks": shared}
 
 
 def _image_folders(source: Path) -> list[Path]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from xlstm_unet_lab.data.conversion import Job, convert_cases
 from xlstm_unet_lab.data.nnunet_raw import layout_root, write_case
 from xlstm_unet_lab.data.pictures import paired, read_picture, read_rgb
 from xlstm_unet_lab.data.recipe import Recipe, RemoteFile, Track
@@ -29,15 +30,18 @@ def convert(source: Path, out: Path, track: Track = iter) -> dict:
     layout = next((name for name in LAYOUTS if (source / name).is_dir()), LAYOUTS[0])
     top = layout_root(source, layout, "masks")
     pairs = paired(top / "images", top / "masks")
-    facts = {"images": len(pairs), "empty_masks": 0, "unclear_mask_pixels": 0}
-    for position, (name, image_path, mask_path) in enumerate(track(pairs)):
-        image = read_rgb(image_path)
-        mask, unclear = read_mask(mask_path, image.shape[:2])
-        part = "Ts" if position % TEST_EVERY == TEST_EVERY - 1 else "Tr"
-        write_case(out, part, name, image, mask)
-        facts["empty_masks"] += int(not mask.any())
-        facts["unclear_mask_pixels"] += unclear
-    return facts
+    jobs = [
+        Job("Ts" if position % TEST_EVERY == TEST_EVERY - 1 else "Tr", name, tuple(files))
+        for position, (name, *files) in enumerate(pairs)
+    ]
+    return {"images": len(pairs)} | convert_cases(out, jobs, _write, track)
+
+
+def _write(job: Job, out: Path) -> dict[str, int]:
+    image = read_rgb(job.files[0])
+    mask, unclear = read_mask(job.files[1], image.shape[:2])
+    write_case(out, job.part, job.name, image, mask)
+    return {"empty_masks": int(not mask.any()), "unclear_mask_pixels": unclear}
 
 
 def read_mask(path: Path, shape: tuple[int, int]) -> tuple[np.ndarray, int]:

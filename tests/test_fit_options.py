@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from tiny_problem import Tiny, case, cases, config
@@ -10,13 +11,17 @@ from torch import nn
 from torch.utils.data import Subset
 
 import xlstm_unet_lab as lab
+from data_recipes import phantom_long_range
 from xlstm_unet_lab.data.augment import Augmentation, PatchDataset
-from xlstm_unet_lab.data.phantoms import microscopy
+from xlstm_unet_lab.data.dataset import normalise
 from xlstm_unet_lab.data.targets import Targets
+from xlstm_unet_lab.evaluation.metrics import dice
 from xlstm_unet_lab.nn.vil import MLSTMCell
 from xlstm_unet_lab.ops import mlstm
 from xlstm_unet_lab.training import fit as fit_module
+from xlstm_unet_lab.training import validation
 from xlstm_unet_lab.training.checkpoint import load_tensors, load_weights
+from xlstm_unet_lab.training.config import TrainConfig
 from xlstm_unet_lab.training.fit import fit
 
 REGIONS = Targets(("whole", "core"), ((1, 2), (2,)), (1, 2))
@@ -86,6 +91,45 @@ def test_cases_of_mixed_spacing_are_brought_to_one():
         config(spacing=(1.0, 1.0, 1.0))
 
 
+@pytest.mark.parametrize("spacing", [None, (1.5, 1.5)])
+@pytest.mark.parametrize("targets", [None, REGIONS])
+def test_validation_scores_what_predict_gives(spacing, targets):
+    """Of a case whose spacing is not that of training, too: it is resampled for the network and back for the score."""
+    train, val = [nested(index) for index in range(3)], [nested(3) | {"spacing": (1.0, 1.4)}, nested(4)]
+    for item in (*train, *val):
+        item["image"] = torch.from_numpy(normalise(item["image"].numpy()))
+    model = Tiny(dropout=0.0)
+    model.head = nn.Conv2d(8, 2 if targets else 3, 1)
+    settings = config(steps=30, spacing=spacing, targets=targets, batch_size=3)
+    metrics = list(fit(model, train, val, settings))[-1].metrics
+    assert model.training_spacing == (spacing or (2.0, 1.0))
+    wanted = targets.foreground if targets else {"label 1": (1,), "label 2": (2,)}
+    for name, values in wanted.items():
+        scores = []
+        for item in val:
+            label = lab.predict(model, item["image"].numpy(), patch_size=(16, 16), spacing=item["spacing"])
+            truth = item["label"].numpy()
+            assert label.shape == truth.shape
+            scores.append(dice(np.isin(label, values), np.isin(truth, values)))
+        assert metrics[name] == pytest.approx(sum(scores) / 2, abs=1e-3)
+    assert list(metrics) == [*wanted, "mean"] and 0.3 < metrics["mean"] < 1
+
+
+def test_validation_holds_the_logits_of_a_slab_only(monkeypatch):
+    """Not those of a whole case: a volume of 100 organs would not fit into memory."""
+    seen, slabs = [], validation.sliding_slabs
+
+    def watched(*arguments, **options):
+        for slab in slabs(*arguments, **options):
+            seen.append(slab.shape[1])
+            yield slab
+
+    monkeypatch.setattr(validation, "sliding_slabs", watched)
+    long = {what: torch.cat([case(0)[what]] * 10, dim) for what, dim in (("image", 1), ("label", 0))}
+    list(fit(Tiny(), cases(range(2)), [case(0) | long], config(steps=1)))
+    assert sum(seen) == 200 and max(seen) <= 16
+
+
 @pytest.mark.parametrize("until", [8, 5])
 def test_the_running_mean_of_the_weights_is_kept(until, tmp_path):
     model, mean = Tiny(), None
@@ -150,12 +194,6 @@ def test_a_failure_names_the_layer_and_keeps_what_it_needs(tmp_path):
 # Mixed precision
 
 
-def small_network(features=(4, 8)):
-    return lab.build(
-        "xlstm_unet_enc", spatial_dims=2, in_channels=1, num_classes=2, patch_size=(16, 16), features=features
-    )
-
-
 @pytest.mark.parametrize("form", ["recurrent", "parallel", "chunkwise"])
 def test_gates_and_stabiliser_stay_in_float32_under_autocast(form):
     """Gates that differ by less than bfloat16 can tell, and a state that stays in float32."""
@@ -174,19 +212,28 @@ def test_gates_and_stabiliser_stay_in_float32_under_autocast(form):
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
 def test_500_steps_with_extreme_gates_stay_finite(precision):
+    """On the phantom that asks most of the gates: the class of a disc is to be carried over the whole image."""
     if precision == "16-mixed" and not torch.cuda.is_available():
         pytest.skip("float16 needs a GPU")
-    pixels, instances = microscopy(0, (64, 64))
-    image = torch.from_numpy((pixels - pixels.mean()) / pixels.std())[None]
-    train = [{"image": image, "label": torch.from_numpy(instances > 0).long(), "spacing": (1.0, 1.0), "name": "cells"}]
-    model = small_network()
+    size, train = (128, 24), []
+    for seed in range(4):
+        image, label = phantom_long_range.scene(seed, size)
+        tensors = {"image": torch.from_numpy(normalise(image[None])), "label": torch.from_numpy(label).long()}
+        train.append(tensors | {"spacing": (1.0, 1.0), "name": f"discs {seed}"})
+    model = lab.build("xlstm_unet_enc", spatial_dims=2, in_channels=1, num_classes=3, patch_size=size, features=(4, 8))
     cells = [module for module in model.modules() if isinstance(module, MLSTMCell)]
     with torch.no_grad():
         for cell in cells:  # input and forget gates wide open and shut, in every combination
             cell.gates.bias.copy_(torch.tensor([50.0, 50.0, -50.0, -50.0, 50.0, -50.0, 50.0, -50.0]))
     accelerator = "cuda" if precision == "16-mixed" else "cpu"
-    settings = config(
-        steps=500, learning_rate=3e-3, precision=precision, accelerator=accelerator, augment=False, batch_size=1
+    settings = TrainConfig(
+        patch_size=size,
+        steps=500,
+        batch_size=1,
+        learning_rate=3e-3,
+        precision=precision,
+        accelerator=accelerator,
+        augment=False,
     )
     losses = [record.loss for record in fit(model, train, None, settings)]
     assert len(cells) == 2 and len(losses) == 500

@@ -1,15 +1,25 @@
 """What is prepared here passes the check that nnU-Net makes before it plans: labels, shapes, spacings, channels."""
 
+import importlib.util
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+from conftest import absent
 
 from data_recipes.folder import RECIPE as FOLDER
 from xlstm_unet_lab.data.recipe import prepare
 
-pytest.importorskip("nnunetv2", reason="needs nnU-Net: install the extra `nnunet`")
-
 CASES = 6
+
+
+@pytest.fixture(scope="module", autouse=True)
+def require_nnunet():
+    if importlib.util.find_spec("nnunetv2") is None:
+        absent("nnU-Net is not installed", "install the extra `nnunet`")
 
 
 @pytest.fixture
@@ -60,6 +70,21 @@ def test_prepared_real_data_are_valid(real_data, tmp_path, verify, capsys, origi
     verify(made)
     said = capsys.readouterr().out.lower()
     assert "verify_dataset_integrity done" in said and "warning" not in said and "error:" not in said
+
+
+def test_the_command_itself_plans_for_prepared_data(real_data, tmp_path):
+    """As in a shell: one process, and planned only, for preprocessing belongs to a training."""
+    for original in (hippocampus, nuclei):
+        source = original(real_data, tmp_path / original.__name__)
+        prepare(original.__name__, tmp_path / "raw", source=source, progress=False)
+    folders = {f"nnUNet_{what}": str(tmp_path / what) for what in ("raw", "preprocessed", "results")}
+    program = Path(sys.executable).with_name("nnUNetv2_plan_and_preprocess")
+    command = [program, "-d", "4", "38", "--verify_dataset_integrity", "-npfp", "1", "--no_pp", "--no_pbar"]
+    done = subprocess.run(command, env=os.environ | folders, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("verify_dataset_integrity Done") == 2 and "error:" not in done.stdout.lower()
+    planned = sorted(path.parent.name for path in (tmp_path / "preprocessed").glob("*/nnUNetPlans.json"))
+    assert planned == ["Dataset004_hippocampus", "Dataset038_nuclei"]
 
 
 @pytest.mark.parametrize("name", ["phantom_microscopy", "phantom_brain"])

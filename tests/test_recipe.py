@@ -53,7 +53,9 @@ def test_every_recipe_is_found_and_has_a_number_of_its_own():
 
 def test_list_recipes_says_what_is_prepared(tmp_path):
     table = list_recipes(tmp_path).set_index("name")
-    assert list(table.columns) == ["title", "modality", "dimensions", "size", "licence", "how it comes", "prepared"]
+    columns = ["title", "modality", "dimensions", "scored by", "size", "licence", "homepage", "how it comes"]
+    assert list(table.columns) == [*columns, "prepared"]
+    assert table.loc["nuclei", "scored by"] == "dice, surface_dice, instance_f1"
     assert table.loc["nuclei", "size"] == "83 MB" and table.loc["phantom_microscopy", "how it comes"] == "made here"
     assert not table["prepared"].any()
 

@@ -48,9 +48,10 @@ def test_memory_is_limited():
             read.append(index)
             return super().__getitem__(index)
 
-    cases = Cases([ramp_case(2, (1.0, 1.0)) for _ in range(2)])
-    one = ramp_case(2, (1.0, 1.0))
-    dataset = ResampledDataset(cases, (1.0, 1.0), cache_bytes=one["image"].nbytes + one["label"].nbytes)
+    cases = Cases([ramp_case(2, (1.0, 2.0)) for _ in range(2)])
+    one = ResampledDataset(cases, (1.0, 1.0)).view(0)
+    size = sum(tensor.nbytes for tensor in (one["image"], one["label"], one["foreground"].places))
+    dataset = ResampledDataset(cases, (1.0, 1.0), cache_bytes=size)
     read.clear()
     for _ in range(3):
         assert [dataset[index]["name"] for index in range(2)] == ["ramp", "ramp"]

@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch.utils.data import Subset
 import xlstm_unet_lab as lab
 from xlstm_unet_lab.data.augment import Augmentation
 from xlstm_unet_lab.data.targets import Targets
+from xlstm_unet_lab.training import run_directory
 from xlstm_unet_lab.training.checkpoint import load_tensors, load_weights
 from xlstm_unet_lab.training.fit import fit
 from xlstm_unet_lab.training.run_directory import RunDirectory, load_run
@@ -60,7 +62,7 @@ def test_what_a_run_leaves_behind(tmp_path):
     records = run(folder, model)
     names = ["best", "last", "optimizer-6"]
     expected = ["config.json", "environment.json", "log.csv", "model.json", *(f"{name}.safetensors" for name in names)]
-    assert sorted(os.listdir(folder)) == sorted(expected)
+    assert sorted(set(os.listdir(folder)) - {".lock"}) == sorted(expected)
     settings = json.loads((folder / "config.json").read_text())
     assert settings["patch_size"] == [16, 16] and settings["steps"] == 6 and settings["targets"] is None
     facts = json.loads((folder / "model.json").read_text())
@@ -138,6 +140,42 @@ def test_another_run_in_the_same_folder_is_refused(tmp_path, changes, message):
     with pytest.raises(ValueError, match="cases: 3 there, 2 now"):
         fit(Tiny(), cases(range(2)), cases([3]), config(**SETTINGS), tmp_path)
     assert (tmp_path / "last.safetensors").read_bytes() == before
+
+
+def test_two_processes_cannot_train_in_one_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_directory, "PATIENCE", 0.1)
+    program = """
+import sys, time
+sys.path.insert(0, sys.argv[2])
+from test_resume import SETTINGS, Tiny, cases, config, fit
+for record in fit(Tiny(), cases(range(3)), cases([3]), config(**SETTINGS), sys.argv[1]):
+    if record.step == 2:
+        print("trains", flush=True)
+        time.sleep(600)
+"""
+    command = [sys.executable, "-c", program, tmp_path / "run", Path(__file__).parent]
+    other = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "trains\n"
+        before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+        model = Tiny().eval()
+        with pytest.raises(BlockingIOError, match=r"another process is training in .*run: wait until it ends"):
+            run(tmp_path / "run", model)
+        assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+        assert not model.training
+    finally:
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+    assert [record.step for record in run(tmp_path / "run")] == [3, 4, 5, 6], "a killed process holds nothing"
+
+
+def test_a_run_left_standing_does_not_shut_its_successor_out(tmp_path):
+    """As in a notebook, where a cell that was stopped may keep its loop alive."""
+    standing = fit(Tiny(), cases(range(3)), cases([3]), config(**SETTINGS), tmp_path)
+    next(standing)
+    assert [record.step for record in run(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    standing.close()
+    assert run(tmp_path) == []
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):

@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import Dataset
 
-from xlstm_unet_lab.data.patches import check_pair, check_patch_size, sample_patch
+from xlstm_unet_lab.data.kept_cases import view_case
+from xlstm_unet_lab.data.patches import check_pair, checked_patch_size, sample_patch
+from xlstm_unet_lab.data.resample import resized
 
 
 @dataclass(frozen=True)
@@ -170,8 +172,7 @@ def _coarse(image: torch.Tensor, share: float) -> torch.Tensor:
     """Every axis down to this share of its pixels by picking the nearest, and up again linearly."""
     size = image.shape[1:]
     small = F.interpolate(image[None], size=[max(1, round(share * length)) for length in size], mode="nearest-exact")
-    mode = "bilinear" if len(size) == 2 else "trilinear"
-    return F.interpolate(small, size=size, mode=mode, align_corners=False)[0]
+    return resized(small[0], size)
 
 
 def _bend(image: torch.Tensor, exponent: float) -> torch.Tensor:
@@ -205,7 +206,7 @@ class PatchDataset(Dataset):
         if operator.index(length) < 1 or operator.index(seed) < 0:
             raise ValueError(f"length is {length} and seed {seed}; give a length of at least 1 and a seed of 0 or more")
         self.dataset, self.length, self.seed = dataset, length, seed
-        self.patch_size = check_patch_size(patch_size, dataset[0]["label"].ndim)
+        self.patch_size = checked_patch_size(patch_size, view_case(dataset, 0)["label"].ndim)
         self.augmentation = augment if isinstance(augment, Augmentation) else Augmentation() if augment else None
         self.foreground_probability = foreground_probability
 
@@ -218,11 +219,13 @@ class PatchDataset(Dataset):
         # SeedSequence mixes the two numbers so that neighbouring patches have unrelated streams.
         state = int(np.random.SeedSequence([self.seed, index]).generate_state(1, np.uint64)[0])
         generator = torch.Generator().manual_seed(state >> 1)
-        case = self.dataset[int(torch.randint(len(self.dataset), (), generator=generator))]
+        case = view_case(self.dataset, int(torch.randint(len(self.dataset), (), generator=generator)))
         settings, size = self.augmentation, self.patch_size
         turn = draw_turn(settings, len(size), generator) if settings else None
         margin = None if turn is None else margin_of(turn, size)
-        image, label = sample_patch(case["image"], case["label"], size, generator, self.foreground_probability, margin)
+        share, foreground = self.foreground_probability, case.get("foreground")
+        image, label = sample_patch(case["image"], case["label"], size, generator, share, margin, foreground)
+        label = label.long()
         if turn is not None:
             image, label = turned(image, label, turn, size)
         if settings is not None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import operator
+import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from xlstm_unet_lab.data.recipe import FOLDS, Recipe, get_recipe, prepare, prepared_folder
+from xlstm_unet_lab.data.kept_cases import KeptCases, Origin, origin_of
+from xlstm_unet_lab.data.recipe import FOLDS, Recipe, data_root, get_recipe, prepare, prepared_folder
 from xlstm_unet_lab.ops.checks import did_you_mean
 
 SPLITS = ("train", "val", "test", "all")
+NORMALISED = 1  # count up when `normalise` or what is read gives other numbers: cases kept on disk are then made anew
 CONSTANT_BELOW = 1e-6  # a channel whose deviation is this small beside its largest value varies by rounding only
 
 
@@ -55,7 +58,8 @@ def normalise(image: np.ndarray) -> np.ndarray:
 def read_array(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
     """Read one file as stored: an array (y, x), (y, x, C) or (z, y, x), and the spacing of its spatial axes.
 
-    .png has spacing 1 (pixels); .nii.gz and .nii have the header's spacing in mm, in the order (z, y, x).
+    .png has spacing 1 (pixels); .nii.gz and .nii that of the affine in mm, which alone says where voxels lie, in the
+    order (z, y, x).
     Raises FileNotFoundError, and ValueError for another ending or a NIfTI file that is not three-dimensional.
     """
     if not path.is_file():
@@ -66,11 +70,12 @@ def read_array(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
         return imread(path, plugin="pillow"), (1.0, 1.0)
     if path.name.endswith((".nii.gz", ".nii")):
         import nibabel
+        from nibabel.affines import voxel_sizes
 
         volume = nibabel.load(path)
         if volume.ndim != 3:
             raise ValueError(f"{path} has shape {volume.shape}; one three-dimensional volume a file is expected")
-        spacing = tuple(float(size) for size in reversed(volume.header.get_zooms()))
+        spacing = tuple(float(size) for size in reversed(voxel_sizes(volume.affine)))
         return np.asarray(volume.dataobj).transpose(), spacing  # NIfTI stores (x, y, z)
     raise ValueError(f"{path.name} has an ending that cannot be read; .png, .nii.gz and .nii can")
 
@@ -111,7 +116,8 @@ class SegmentationDataset(Dataset):
 
     dataset[i] is a dict: image float32 tensor (C, *spatial), normalised; label int64 tensor (*spatial); spacing, a
     tuple in (z, y, x) order, in `recipe.spacing_unit`; name. Cases stay in memory until they fill `cache_bytes`
-    (in each worker process).
+    (in each worker process); the others are kept as .npy files in a folder "kept" beside the prepared set (in
+    `data_root()` where that may not be written), which may be deleted at any time, and are mapped into memory.
     `fold` says which of the five splits the cases come from. Raises ValueError when image and label differ in shape, or
     a label value or channel count is not the recipe's.
     """
@@ -120,24 +126,24 @@ class SegmentationDataset(Dataset):
         self, recipe: Recipe, folder: Path, part: str, names: list[str], cache_bytes: int = 2**30, fold: int = 0
     ):
         self.recipe, self.folder, self.part, self.names, self.fold = recipe, folder, part, list(names), fold
-        self._cache: dict[int, tuple] = {}
-        self._cache_left = cache_bytes
+        self._kept = KeptCases(cache_bytes)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> dict:
-        position = self._position(index)
-        if position in self._cache:
-            image, label, spacing = self._cache[position]
-        else:
-            image, label, spacing = self._read(position)
-            size = image.nbytes + label.nbytes
-            if size <= self._cache_left:
-                self._cache[position] = image, label, spacing
-                self._cache_left -= size
+        case = self.view(index)
         # Copies: who changes an item must not change what the next epoch sees.
-        return {"image": image.clone(), "label": label.long(), "spacing": spacing, "name": self.names[position]}
+        image, label = case["image"].clone(), case["label"].long()
+        return {"image": image, "label": label, "spacing": case["spacing"], "name": case["name"]}
+
+    def view(self, index: int) -> dict:
+        """`self[index]` without a copy, to read pieces from and never to change, for which see `view_case`.
+
+        label is uint8 (int32 where values pass 255); "foreground" (`patches.Foreground`) says where it is not 0.
+        """
+        position = self._position(index)
+        return self._kept.get(position, lambda: self._read(position), lambda: self._origin(position))
 
     def raw(self, index: int) -> np.ndarray:
         """The image of one case as stored, (C, *spatial), not normalised: to look at."""
@@ -169,9 +175,19 @@ class SegmentationDataset(Dataset):
             Path(f"{stem}_{channel:04d}{self.recipe.file_ending}") for channel in range(len(self.recipe.channel_names))
         ]
 
-    def _read(self, position: int) -> tuple[torch.Tensor, torch.Tensor, tuple[float, ...]]:
+    def _label_path(self, position: int) -> Path:
+        return self.folder / f"labels{self.part}" / f"{self.names[position]}{self.recipe.file_ending}"
+
+    def _origin(self, position: int) -> Origin:
+        beside = self.folder.parent
+        root = beside if os.access(beside, os.W_OK) else data_root()
+        folder = root / "kept" / self.folder.name / self.part / self.names[position]
+        files = [*self._image_paths(position), self._label_path(position)]
+        return origin_of(folder, files, NORMALISED, len(self.recipe.channel_names), list(self.recipe.labels.values()))
+
+    def _read(self, position: int) -> dict:
         image, spacing = read_image(self._image_paths(position))
-        path = self.folder / f"labels{self.part}" / f"{self.names[position]}{self.recipe.file_ending}"
+        path = self._label_path(position)
         label, _ = read_label(path)
         if image.shape != (len(self.recipe.channel_names), *label.shape):
             raise ValueError(
@@ -183,7 +199,8 @@ class SegmentationDataset(Dataset):
             raise ValueError(f"{path} holds label values {unknown}; the recipe knows {dict(self.recipe.labels)}")
         # uint8 is enough in memory for the labels of any recipe here; items hand out int64.
         small = label.astype(np.uint8 if max(self.recipe.labels.values()) < 256 else np.int32)
-        return torch.from_numpy(normalise(image)), torch.from_numpy(small), spacing
+        tensors = {"image": torch.from_numpy(normalise(image)), "label": torch.from_numpy(small)}
+        return tensors | {"spacing": spacing, "name": self.names[position]}
 
 
 def load_dataset(

@@ -129,7 +129,7 @@ DEFAULT_LIMITS = UnpackLimits()
 
 
 def unpack(archive: Path, folder: Path, limits: UnpackLimits = DEFAULT_LIMITS) -> None:
-    """Unpack a zip or tar archive into `folder`.
+    """Unpack a zip or tar archive into `folder`; members of a zip that lie there already, whole, are passed over.
 
     Raises ValueError, naming the member, for one that would land outside, a link or a device, an encrypted one, or an
     archive that grows past `limits`; also for a file that is neither zip nor tar, and a damaged one. Nothing is written
@@ -184,7 +184,22 @@ def _zip_members(archive: Path) -> Iterator[tuple]:
                 problem = "is a link or a device"
             elif member.flag_bits & 1:
                 problem = "is encrypted"
-            yield member.filename, member.file_size, problem, lambda folder, m=member: bundle.extract(m, folder)
+            yield member.filename, member.file_size, problem, lambda folder, m=member: _extract(bundle, m, folder)
+
+
+def _extract(bundle: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -> None:
+    """Write one member, unless a file of its size and checksum is there: reading takes less time than unpacking."""
+    there = folder / member.filename
+    if not (there.is_file() and there.stat().st_size == member.file_size and _crc32_of(there) == member.CRC):
+        bundle.extract(member, folder)
+
+
+def _crc32_of(path: Path) -> int:
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
 
 
 def _tar_members(archive: Path) -> Iterator[tuple]:

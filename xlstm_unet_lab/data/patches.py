@@ -2,11 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from numbers import Integral
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 
 PAD_IMAGE = 0.0  # the mean of a normalised image, and what sliding-window prediction pads with
 PAD_LABEL = 0  # background, not "ignore": prediction pads too, and there the network must answer that nothing is there
+
+
+class Foreground(NamedTuple):
+    """Where the foreground of a label lies, class by class: found once, it spares every patch a search."""
+
+    classes: tuple[int, ...]  # those that are there, ascending, background left out
+    ends: tuple[int, ...]  # where the places of each class end
+    places: torch.Tensor  # positions in the flattened label, ascending within a class
+
+    @classmethod
+    def of(cls, label: torch.Tensor) -> Foreground:
+        """Look through a label (*spatial), integers from 0 on."""
+        flat = label.flatten()
+        places = flat.nonzero().flatten()
+        values = flat[places]
+        counts = values.bincount()
+        classes = counts.nonzero().flatten()
+        smallest = torch.int32 if len(flat) < 2**31 else torch.int64
+        places = places[values.sort(stable=True).indices].to(smallest)
+        return cls(tuple(classes.tolist()), tuple(counts[classes].cumsum(0).tolist()), places)
+
+    def draw(self, generator: torch.Generator) -> torch.Tensor:
+        """A position of a class of its own, all classes with equal chances; there must be one."""
+        chosen = _random_below(len(self.classes), generator)
+        first = self.ends[chosen - 1] if chosen else 0
+        return self.places[first + _random_below(self.ends[chosen] - first, generator)].long()
 
 
 def check_pair(image: torch.Tensor, label: torch.Tensor) -> None:
@@ -31,6 +61,7 @@ def sample_patch(
     generator: torch.Generator,
     foreground_probability: float = 1 / 3,
     margin: tuple[int, ...] | None = None,
+    foreground: Foreground | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cut one random patch, in a share of the draws around a random pixel of a random class that is there.
 
@@ -38,20 +69,24 @@ def sample_patch(
     never views of the input's memory. An image smaller than the patch is padded evenly on both sides.
     Classes are drawn with equal chances, so that a small structure is seen as often as a large one. `margin` adds so
     many pixels on either side of the patch, for a caller who turns it before cutting out its middle; where the patch
-    lies does not depend on it.
+    lies does not depend on it. `foreground` is the label's where it is known already; without it the whole label is
+    searched.
     Raises ValueError for a patch size of another rank or below 1 and for a probability outside 0 to 1.
     """
     check_pair(image, label)
-    patch_size = check_patch_size(patch_size, label.ndim)
+    patch_size = checked_patch_size(patch_size, label.ndim)
     if not 0 <= foreground_probability <= 1:
         raise ValueError(f"foreground_probability is {foreground_probability}; give a share from 0 to 1")
     # The first and the last place to start, an axis each; a patch larger than the image starts outside of it.
     room = [there - wanted for wanted, there in zip(patch_size, label.shape, strict=True)]
     places = [(0, free) if free >= 0 else (-(-free // 2),) * 2 for free in room]
-    start = None
-    if torch.rand((), generator=generator) < foreground_probability:
-        start = _start_on_foreground(label, patch_size, places, generator)
-    if start is None:
+    on_foreground = torch.rand((), generator=generator) < foreground_probability
+    foreground = (foreground or Foreground.of(label)) if on_foreground else None
+    if foreground and foreground.classes:
+        middle = torch.unravel_index(foreground.draw(generator), label.shape)
+        wanted = [int(place) - length // 2 for place, length in zip(middle, patch_size, strict=True)]
+        start = [min(max(place, first), last) for place, (first, last) in zip(wanted, places, strict=True)]
+    else:
         start = [first + _random_below(last - first + 1, generator) for first, last in places]
     margin = margin or (0,) * label.ndim
     box = [(s - m, s + n + m) for s, n, m in zip(start, patch_size, margin, strict=True)]
@@ -72,30 +107,16 @@ def _cut(tensor: torch.Tensor, box: list[tuple[int, int]], fill: float) -> torch
     return F.pad(piece, pads, value=fill) if any(pads) else piece.clone()
 
 
-def check_patch_size(patch_size: tuple[int, ...], spatial_dims: int) -> tuple[int, ...]:
-    """The patch size as a tuple of ints; ValueError unless it has `spatial_dims` numbers of at least 1."""
-    try:
-        sizes = tuple(int(length) for length in patch_size if length == int(length))
-    except TypeError:
-        sizes = ()
-    if len(sizes) != spatial_dims or len(patch_size) != spatial_dims or min(sizes) < 1:
-        raise ValueError(f"patch_size is {patch_size!r}; give {spatial_dims} whole numbers of at least 1, one an axis")
-    return sizes
+def checked_patch_size(patch_size: Sequence[int], spatial_dims: int | None = None) -> tuple[int, ...]:
+    """The patch size as a tuple of ints, in the order (z, y, x).
 
-
-def _start_on_foreground(
-    label: torch.Tensor, patch_size: tuple[int, ...], places: list[tuple[int, int]], generator: torch.Generator
-) -> list[int] | None:
-    """Where a patch starts that has a foreground pixel in its middle, as far as the image's edge allows."""
-    present = label.flatten().bincount().nonzero().flatten()
-    present = present[present > 0]
-    if len(present) == 0:
-        return None
-    chosen = present[_random_below(len(present), generator)]
-    pixels = (label.flatten() == chosen).nonzero().flatten()
-    flat = pixels[_random_below(len(pixels), generator)]
-    centre = torch.unravel_index(flat, label.shape)
-    return [
-        min(max(int(middle) - length // 2, first), last)
-        for middle, length, (first, last) in zip(centre, patch_size, places, strict=True)
-    ]
+    Raises ValueError unless it has `spatial_dims` whole numbers (None: 2 or 3) of at least 1.
+    """
+    sizes = tuple(patch_size) if isinstance(patch_size, Sequence) else (patch_size,)
+    count = len(sizes) in ((2, 3) if spatial_dims is None else (spatial_dims,))
+    if not count or not all(isinstance(size, Integral) and size >= 1 for size in sizes):
+        raise ValueError(
+            f"patch_size={patch_size} must be {spatial_dims or '2 or 3'} whole numbers of at least 1, in the order "
+            "(z, y, x)"
+        )
+    return tuple(map(int, sizes))

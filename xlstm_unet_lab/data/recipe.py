@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xlstm_unet_lab.data.download import fetch, sha256_of, unpack
+from xlstm_unet_lab.data.files import write_whole
 from xlstm_unet_lab.data.nnunet_raw import FOLDS, sync_tree, write_dataset_json, write_splits
 from xlstm_unet_lab.data.recipe_facts import Recipe, RemoteFile, Track, data_root
 from xlstm_unet_lab.ops.checks import did_you_mean
@@ -94,7 +95,7 @@ def _own_facts(recipe: Recipe) -> dict | None:
 
 
 def list_recipes(root: str | Path | None = None) -> pandas.DataFrame:
-    """A table of every recipe: name, title, modality, dimensions, size, licence, how it comes, prepared or not."""
+    """A table of every recipe: name, title, what it holds, how it is scored, licence, how it comes, prepared or not."""
     import pandas
 
     recipes = [*(get_recipe(name) for name in recipe_names()), *own_recipes(root).values()]
@@ -104,8 +105,10 @@ def list_recipes(root: str | Path | None = None) -> pandas.DataFrame:
             "title": recipe.title,
             "modality": recipe.modality,
             "dimensions": recipe.spatial_dims,
+            "scored by": ", ".join(recipe.metrics),
             "size": f"{sum(file.size for file in recipe.files) / 1e6:,.0f} MB" if recipe.files else "",
             "licence": recipe.licence,
+            "homepage": recipe.homepage,
             "how it comes": _how_it_comes(recipe),
             "prepared": (recipe.folder(root) / MARKER).is_file(),
         }
@@ -162,6 +165,8 @@ def prepare(
     without it the files are downloaded, or made here. `prepare("folder", source=...)` takes images and labels of your
     own (see data_recipes/folder.py); the data set is called as their folder.
     The folder appears only when it is complete, and two processes may call this at once: one works, the other waits.
+    Interrupted or killed, it goes on when it is called again: what was downloaded, unpacked and converted by then is
+    kept in a hidden folder beside. After an error only the download is kept.
     Raises KeyError for an unknown recipe, FileExistsError when the place is taken by something else, FileNotFoundError
     when `source` is missing, OSError when a download fails, ValueError when files are not what the recipe expects or
     the data can only be had by registering.
@@ -184,20 +189,36 @@ def prepare(
             _check_same_source(folder, source)
             return folder
         partial = folder.parent / f".partial-{folder.name}"
-        # Only a process that was killed leaves this folder: whoever works on it holds the lock.
-        shutil.rmtree(partial, ignore_errors=True)
         try:
+            archives, origin = _original_files(recipe, source, folder.parent / "downloads", progress)
+            # Only an interrupted process leaves this folder: whoever works on it holds the lock.
+            _continue_or_start(partial, {"name": recipe.name, "version": recipe.version, "source": origin})
+            for archive in archives:
+                unpack(archive, partial / "unpacked", recipe.unpack_limits)
+            original = partial / "unpacked" if archives else source
             made = partial / folder.name
-            made.mkdir(parents=True)
-            original, origin = _original_files(recipe, source, folder.parent / "downloads", partial, progress)
+            shutil.rmtree(made, ignore_errors=True)
+            made.mkdir()
             track = functools.partial(_progress_bar, f"converting {recipe.name}") if progress else iter
             _build(recipe, original, made, origin, track)
             sync_tree(made)
             os.rename(made, folder)
             sync_tree(folder.parent, recurse=False)
-        finally:
+        except Exception:
             shutil.rmtree(partial, ignore_errors=True)
+            raise
+        shutil.rmtree(partial, ignore_errors=True)
     return folder
+
+
+def _continue_or_start(partial: Path, task: dict) -> None:
+    """Keep the folder an interrupted call left if it had the same task; else make it anew."""
+    written = partial / "task.json"
+    if written.exists() and json.loads(written.read_text()) == task:
+        return
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    write_whole(written, json.dumps(task).encode())
 
 
 def _check_source(recipe: Recipe, source: Path | None) -> None:
@@ -223,14 +244,12 @@ def _check_same_source(folder: Path, source: Path | None) -> None:
         )
 
 
-def _original_files(
-    recipe: Recipe, source: Path | None, downloads: Path, partial: Path, progress: bool
-) -> tuple[Path | None, dict]:
-    """The folder to convert from, and where it came from."""
+def _original_files(recipe: Recipe, source: Path | None, downloads: Path, progress: bool) -> tuple[list[Path], dict]:
+    """The archives to unpack, downloaded where there is no source, and where the data come from."""
     if recipe.made_here:
-        return None, {"kind": "made here", "path": None, "files": []}
+        return [], {"kind": "made here", "path": None, "files": []}
     if source is not None and source.is_dir():
-        return source, {"kind": "folder", "path": str(source), "files": []}
+        return [], {"kind": "folder", "path": str(source), "files": []}
     if source is not None:
         archives = {source: {"name": source.name, "sha256": sha256_of(source)}}
     else:
@@ -238,10 +257,8 @@ def _original_files(
         archives = {
             path: {"name": file.name, "address": file.address, "sha256": digest} for file, path, digest in fetched
         }
-    for archive in archives:
-        unpack(archive, partial / "unpacked", recipe.unpack_limits)
     kind, path = ("download", None) if source is None else ("archive", str(source))
-    return partial / "unpacked", {"kind": kind, "path": path, "files": list(archives.values())}
+    return list(archives), {"kind": kind, "path": path, "files": list(archives.values())}
 
 
 def _build(recipe: Recipe, original: Path | None, made: Path, origin: dict, track: Track) -> None:

@@ -40,7 +40,7 @@ class Recipe:
 
     `convert(source, out, track)` reads the folder `source` (None for what is made here), writes every case with
     `nnunet_raw.write_case` or `write_volume`, loops through `track(...)` so that progress shows, and returns facts to
-    record.
+    record. `conversion.convert_cases` does so in a way that goes on where it was interrupted.
     """
 
     name: str  # as its module is called

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
-import torch
+from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from xlstm_unet_lab.data.kept_cases import KeptCases, Origin, view_case
+from xlstm_unet_lab.data.patches import Foreground
+
 SAME_SPACING = 0.01  # spacings that differ by less than this share are taken as equal
+RESAMPLED = 1  # count up when resampling gives other numbers: cases kept on disk are then made anew
 
 
 def checked_spacing(spacing: Sequence[float], spatial_dims: int) -> tuple[float, ...]:
@@ -29,40 +34,60 @@ def resampled_size(size: Sequence[int], spacing: Sequence[float], wanted: Sequen
     return tuple(max(1, round(length * ratio)) for length, ratio in zip(size, ratios, strict=True))
 
 
+def resized(image: Tensor, size: Sequence[int]) -> Tensor:
+    """An image (C, *spatial), 1-D to 3-D, at another grid size, by linear interpolation."""
+    mode = ("linear", "bilinear", "trilinear")[len(size) - 1]
+    return F.interpolate(image[None], size=tuple(size), mode=mode, align_corners=False)[0]
+
+
+def resized_label(label: Tensor, size: Sequence[int]) -> Tensor:
+    """The label (B, *spatial) at another grid size, each position taking the nearest value; dtype int64."""
+    if tuple(label.shape[1:]) == tuple(size):
+        return label.long()
+    # float32 holds every integer up to 2^24 exactly, far above any label value
+    return F.interpolate(label[:, None].float(), size=tuple(size), mode="nearest-exact")[:, 0].long()
+
+
 class ResampledDataset(Dataset):
     """The cases of `dataset` at one spacing: images by linear interpolation, labels by their nearest value.
 
     `spacing` is in the order (z, y, x), in the data set's unit. Items are as before, image float32 (C, *spatial), label
     int64 (*spatial), with the new spacing. Resampled cases stay in memory until they fill `cache_bytes` (in each
-    worker process). Raises ValueError for a spacing of another rank or not above 0.
+    worker process); those of a `SegmentationDataset` are then kept on disk, beside its own. Raises ValueError for a
+    spacing of another rank or not above 0.
     """
 
     def __init__(self, dataset: Sequence[dict], spacing: Sequence[float], cache_bytes: int = 2**30):
         self.dataset, self.recipe = dataset, getattr(dataset, "recipe", None)
-        self.spacing = checked_spacing(spacing, dataset[0]["label"].ndim)
-        self._cache: dict[int, dict] = {}
-        self._cache_left = cache_bytes
+        self.spacing = checked_spacing(spacing, view_case(dataset, 0)["label"].ndim)
+        self._kept = KeptCases(cache_bytes)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict:
-        item = self._cache.get(index)
-        if item is None:
-            item = self._resample(self.dataset[index])
-            size = item["image"].nbytes + item["label"].nbytes
-            if size <= self._cache_left:
-                self._cache[index] = item
-                self._cache_left -= size
+        case = {key: value for key, value in self.view(index).items() if key not in ("foreground", "origin")}
         # Copies: who changes an item must not change what the next epoch sees.
-        return item | {"image": item["image"].clone(), "label": item["label"].clone()}
+        return case | {"image": case["image"].clone(), "label": case["label"].long()}
 
-    def _resample(self, item: dict) -> dict:
-        image, label = item["image"], item["label"]
-        size = resampled_size(label.shape, item["spacing"], self.spacing)
+    def view(self, index: int) -> dict:
+        """`self[index]` without a copy, to read pieces from and never to change, for which see `view_case`."""
+        original = functools.cache(lambda: view_case(self.dataset, index))
+        return self._kept.get(index, lambda: self._resample(original()), lambda: self._origin(original()))
+
+    def _origin(self, original: dict) -> Origin | None:
+        """Where the resampled case may be kept: beside the original, if that may be and is another one at all."""
+        place, size = original.get("origin"), original["label"].shape
+        if place is None or resampled_size(size, original["spacing"], self.spacing) == tuple(size):
+            return None
+        part = place.folder.parent
+        folder = part.with_name(f"{part.name}_spacing_{'_'.join(map(str, self.spacing))}") / place.folder.name
+        return Origin(folder, [*place.made_of, RESAMPLED, list(self.spacing)])
+
+    def _resample(self, original: dict) -> dict:
+        case, label = original | {"spacing": self.spacing}, original["label"]
+        size = resampled_size(label.shape, original["spacing"], self.spacing)
         if size != tuple(label.shape):
-            mode = "bilinear" if len(size) == 2 else "trilinear"
-            image = F.interpolate(image[None], size=size, mode=mode, align_corners=False)[0]
-            # float32 holds every integer up to 2^24 exactly, far above any label value
-            label = F.interpolate(label[None, None].float(), size=size, mode="nearest-exact")[0, 0].to(torch.int64)
-        return item | {"image": image, "label": label, "spacing": self.spacing}
+            label = resized_label(label[None], size)[0].to(label.dtype)
+            case |= {"image": resized(case["image"], size), "label": label, "foreground": Foreground.of(label)}
+        return case

@@ -19,7 +19,7 @@ class SliceDataset(Dataset):
     dataset: cases in 3-D, as `load_dataset` gives them; `axis` 0, 1 or 2 is the one that goes: z, y or x. Items are as
     in 2-D data sets: image float32 (C, *spatial) normalised by itself, label int64 (*spatial), spacing of the two axes
     left, and a name such as "case_z012". `recipe` is the data set's with two dimensions and the flips left.
-    A slice is cut from a whole case, so the cases should fit the data set's `cache_bytes`; all are read once here.
+    All cases are read once here.
     Raises ValueError for a data set that is not 3-D, another axis, and when no slice is left.
     """
 
@@ -29,14 +29,14 @@ class SliceDataset(Dataset):
                 f"axis {axis!r} of a data set with {dataset.recipe.spatial_dims} dimensions was asked for; slices are "
                 "cut across axis 0, 1 or 2 of a 3-D data set"
             )
-        self.dataset, self.axis = dataset, axis
+        self.dataset, self.axis, self.fold = dataset, axis, dataset.fold
         flips = dataset.recipe.flip_axes
         if flips is not None:
             flips = tuple(flip - (flip > axis) for flip in flips if flip != axis)
         self.recipe = replace(dataset.recipe, spatial_dims=2, flip_axes=flips)
         self._places: list[tuple[int, int]] = []  # case, position along the axis
         for case in range(len(dataset)):
-            label = dataset[case]["label"].movedim(axis, 0)
+            label = dataset.view(case)["label"].movedim(axis, 0)
             positions = label.flatten(1).any(1).nonzero().flatten().tolist() if foreground_only else range(len(label))
             self._places += [(case, position) for position in positions]
         if not self._places:
@@ -48,11 +48,11 @@ class SliceDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         case, position = self._places[index]
-        item = self.dataset[case]
+        item = self.dataset.view(case)
         # Normalised anew: prediction on a slice knows nothing of its neighbours, so training must not either.
         image = normalise(item["image"].select(self.axis + 1, position).numpy())
         spacing = tuple(size for axis, size in enumerate(item["spacing"]) if axis != self.axis)
-        label = item["label"].select(self.axis, position).clone()
+        label = item["label"].select(self.axis, position).long()
         return {"image": torch.from_numpy(image), "label": label, "spacing": spacing, "name": self.names[index]}
 
     def raw(self, index: int) -> np.ndarray:

@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass
 
 from xlstm_unet_lab.data.augment import Augmentation
+from xlstm_unet_lab.data.patches import checked_patch_size
 from xlstm_unet_lab.data.resample import checked_spacing
 from xlstm_unet_lab.data.targets import Targets
-from xlstm_unet_lab.training.sliding_window import checked_patch_size
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 

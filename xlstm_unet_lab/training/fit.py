@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from xlstm_unet_lab.data.augment import Augmentation, PatchDataset
+from xlstm_unet_lab.data.kept_cases import view_case
 from xlstm_unet_lab.data.resample import ResampledDataset
 from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.training.config import TrainConfig, learning_rate_at
@@ -27,6 +28,7 @@ from xlstm_unet_lab.training.machine import (
 )
 from xlstm_unet_lab.training.not_finite import bad_gradient, bad_in_forward, not_finite
 from xlstm_unet_lab.training.run_directory import RunDirectory
+from xlstm_unet_lab.training.sliding_window import modes_kept
 from xlstm_unet_lab.training.state import Progress, TrainingState
 from xlstm_unet_lab.training.validation import Scored, foreground, spread, validate
 
@@ -57,11 +59,13 @@ def fit(
     """Train the model in place and yield a `Record` after every step.
 
     `train` and `val` give dicts of image (C, *spatial), normalised, label (*spatial) and spacing; patches are cut from
-    `train` at random, cases of `val` are predicted whole; `val=None` validates nothing. The model ends on the device it
-    was trained on, in the mode (train or eval) it came in, also when the caller stops early, and carries the data's
-    median spacing as `training_spacing` and what its channels stand for as `targets`. Sets PyTorch's random seed.
+    `train` at random, cases of `val` are predicted whole, as `lab.predict` does; `val=None` validates nothing. The
+    model ends on the device it was trained on, in the mode (train or eval) it came in, also when the caller stops
+    early, and carries the data's median spacing as `training_spacing` and what its channels stand for as `targets`.
+    Sets PyTorch's random seed.
     With a `run_directory` settings, log and checkpoints go there (see `training.run_directory`), and a run that was
     stopped there, however it was, goes on from its last checkpoint to the same end; a finished one yields nothing more.
+    One process at a time may train there: another one gets a BlockingIOError at its first step.
     Raises ValueError at once for settings that do not fit the data, the machine or the run in that folder, OSError when
     the folder cannot be written, FloatingPointError from the step in which a loss or gradient is not finite, before
     that step changes the weights.
@@ -70,7 +74,7 @@ def fit(
     recipe = getattr(origin, "recipe", None)
     targets = config.targets or getattr(recipe, "targets", None)
     if config.spacing is not None:
-        train, val = (ResampledDataset(cases, config.spacing) if cases else cases for cases in (train, val))
+        train = ResampledDataset(train, config.spacing) if train else train
     _check_data("train", train, model, config, targets)
     scored: Scored = {}
     if val is not None:
@@ -80,6 +84,7 @@ def fit(
     run = None
     if run_directory is not None:
         data = {"recipe": getattr(recipe, "name", None), "fold": getattr(origin, "fold", None), "cases": len(train)}
+        data["slice_axis"] = getattr(origin, "axis", None)  # of slices of volumes: across which axis
         data["names"] = zlib.crc32("\n".join(names).encode())  # other cases are another run
         columns = [f"dice {name}" for name in (*scored, "mean")] if val is not None else []
         run = RunDirectory(run_directory, config, model, data, columns)
@@ -97,47 +102,47 @@ def _train(
     run: RunDirectory | None,
 ) -> Iterator[Record]:
     started = time.perf_counter()
-    modes = [(module, module.training) for module in model.modules()]
     state = None
-    try:
-        with quiet_lightning():
-            fabric.launch()
-            torch.manual_seed(config.seed + fabric.global_rank)  # dropout must differ between devices
-            model.training_spacing = config.spacing or _median_spacing(train)
-            model.targets = targets
-            state = TrainingState.create(fabric, model.train(), config)
-        progress = Progress() if run is None else run.start(state, environment(fabric))
-        batches = _batches(fabric, train, config, progress.step)
-        reset_peak_memory(fabric.device)
-        progress.seconds += time.perf_counter() - started
-        for step in range(progress.step + 1, config.steps + 1):
-            started = time.perf_counter()
-            for group in state.optimizer.param_groups:
-                group["lr"] = learning_rate_at(step, config)
-            loss = _train_step(state, next(batches), targets, step, config, run and run.path)
-            step_seconds = time.perf_counter() - started
-            last = step == config.steps
-            due = last or (config.validate_every is not None and step % config.validate_every == 0)
-            metrics = validate(fabric, state.result, val, scored, config) if due and val is not None else None
-            progress.step, progress.seconds = step, progress.seconds + time.perf_counter() - started
-            record = Record(
-                step=step,
-                loss=loss,
-                learning_rate=state.optimizer.param_groups[0]["lr"],
-                seconds=progress.seconds,
-                images_per_second=config.batch_size / step_seconds,
-                memory=peak_memory(fabric.device),
-                metrics=metrics,
-            )
+    with modes_kept(model):
+        try:
+            with quiet_lightning():
+                fabric.launch()
+                torch.manual_seed(config.seed + fabric.global_rank)  # dropout must differ between devices
+                model.training_spacing = config.spacing or _median_spacing(train)
+                model.targets = targets
+                state = TrainingState.create(fabric, model.train(), config)
+            progress = Progress() if run is None else run.start(state, environment(fabric))
+            batches = _batches(fabric, train, config, progress.step)
+            reset_peak_memory(fabric.device)
+            progress.seconds += time.perf_counter() - started
+            for step in range(progress.step + 1, config.steps + 1):
+                started = time.perf_counter()
+                for group in state.optimizer.param_groups:
+                    group["lr"] = learning_rate_at(step, config)
+                loss = _train_step(state, next(batches), targets, step, config, run and run.path)
+                step_seconds = time.perf_counter() - started
+                last = step == config.steps
+                due = last or (config.validate_every is not None and step % config.validate_every == 0)
+                metrics = validate(fabric, state.result, val, scored, config) if due and val is not None else None
+                progress.step, progress.seconds = step, progress.seconds + time.perf_counter() - started
+                record = Record(
+                    step=step,
+                    loss=loss,
+                    learning_rate=state.optimizer.param_groups[0]["lr"],
+                    seconds=progress.seconds,
+                    images_per_second=config.batch_size / step_seconds,
+                    memory=peak_memory(fabric.device),
+                    metrics=metrics,
+                )
+                if run is not None:
+                    run.keep(record, state, progress, due=last or _checkpoint_due(step, metrics, config))
+                yield record
+        finally:  # also when the caller stops early
+            if state is not None and state.average is not None:
+                model.load_state_dict(state.average.module.state_dict())
+            model.zero_grad(set_to_none=True)
             if run is not None:
-                run.keep(record, state, progress, due=last or _checkpoint_due(step, metrics, config))
-            yield record
-    finally:  # also when the caller stops early
-        if state is not None and state.average is not None:
-            model.load_state_dict(state.average.module.state_dict())
-        model.zero_grad(set_to_none=True)
-        for module, training in modes:
-            module.training = training
+                run.release()
 
 
 def _batches(fabric, train: Dataset, config: TrainConfig, done: int) -> Iterator[dict]:
@@ -231,14 +236,14 @@ def _names(dataset: Dataset) -> list[str]:
 
 
 def _median_spacing(dataset: Dataset) -> tuple[float, ...]:
-    spacings = [dataset[case]["spacing"] for case in spread(len(dataset), SPACING_CASES)]
+    spacings = [view_case(dataset, case)["spacing"] for case in spread(len(dataset), SPACING_CASES)]
     return tuple(float(median(sizes)) for sizes in zip(*spacings, strict=True))
 
 
 def _check_data(name: str, dataset: Dataset, model: nn.Module, config: TrainConfig, targets: Targets | None) -> None:
     if len(dataset) == 0:
         raise ValueError(f"{name} holds no cases: at least one is needed")
-    image, label = dataset[0]["image"], dataset[0]["label"]
+    image, label = (view_case(dataset, 0)[what] for what in ("image", "label"))
     if image.ndim != len(config.patch_size) + 1 or image.shape[1:] != label.shape:
         raise ValueError(
             f"the first case of {name} has image {tuple(image.shape)} and label {tuple(label.shape)}; patch_size="

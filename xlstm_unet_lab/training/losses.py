@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from xlstm_unet_lab.data.resample import resized_label
 from xlstm_unet_lab.data.targets import Targets
 
 SMOOTHING = 1e-5  # voxels added to both sides of Dice's fraction, so that a class absent everywhere costs nothing
@@ -52,14 +53,6 @@ def deep_supervision_loss(
     weights = [0.5**level for level in range(len(outputs))]
     losses = [segmentation_loss(logits, resized_label(label, logits.shape[2:]), targets, add_up) for logits in outputs]
     return sum(weight * loss for weight, loss in zip(weights, losses, strict=True)) / sum(weights)
-
-
-def resized_label(label: Tensor, size: Sequence[int]) -> Tensor:
-    """The label (B, *spatial) at another grid size, each position taking the nearest value; dtype int64."""
-    if tuple(label.shape[1:]) == tuple(size):
-        return label.long()
-    # float32 holds every integer up to 2^24 exactly, far above any class number
-    return F.interpolate(label[:, None].float(), size=tuple(size), mode="nearest-exact")[:, 0].long()
 
 
 def _dice_loss(probabilities: Tensor, truth: Tensor, add_up: AddUp | None) -> Tensor:

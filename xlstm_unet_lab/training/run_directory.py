@@ -6,6 +6,7 @@
     best.safetensors            the weights of the best validation so far
     last.safetensors            the weights of the last checkpoint, with its step in the header
     optimizer-N.safetensors     optimiser, random generators and the like at step N
+    .lock                       held by the process that trains here; the system lets it go when the process ends
 
 A checkpoint is two files. The optimiser's, which carries the step in its name, is written first; `last.safetensors`
 names the step that counts, and replaces its predecessor whole. Killed in between, a run goes on from the older pair.
@@ -15,7 +16,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from xlstm_unet_lab.training.config import TrainConfig
 from xlstm_unet_lab.training.state import Progress, TrainingState
 
 CHECKPOINTS = ("best", "last")
+PATIENCE = 10  # seconds; the workers that load a killed run's data may hold its lock for half of that
 
 
 class RunDirectory:
@@ -40,6 +42,7 @@ class RunDirectory:
 
     def __init__(self, path: str | Path, config: TrainConfig, model: nn.Module, data: Mapping, scored: Sequence[str]):
         self.path = Path(path).expanduser().absolute()
+        self._lock = None
         self.columns = [*("step", "loss", "learning_rate", "seconds", "images_per_second", "memory"), *scored]
         with self._clear_errors():
             self.path.mkdir(parents=True, exist_ok=True)
@@ -47,8 +50,13 @@ class RunDirectory:
             self._keep_or_compare("model.json", {"build": getattr(model, "build_arguments", None), **data})
 
     def start(self, state: TrainingState, environment: Mapping) -> Progress:
-        """Go on from the last checkpoint if there is one; cut the log back to it. Every process calls this."""
+        """Go on from the last checkpoint if there is one; cut the log back to it. Every process calls this.
+
+        Raises BlockingIOError when another run is at work in this folder.
+        """
         progress = Progress()
+        if state.fabric.is_global_zero:
+            self._hold()
         if (last := self.path / "last.safetensors").exists():
             facts = load_weights(state.result, last)
             progress = Progress(**facts["progress"])
@@ -61,6 +69,26 @@ class RunDirectory:
                 write_whole(self.path / "environment.json", _as_json(environment))
                 write_whole(self.path / "log.csv", _as_csv([self.columns, *self._log_rows(progress.step)]).encode())
         return progress
+
+    def release(self) -> None:
+        """Let others train here."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def _hold(self) -> None:
+        import filelock
+
+        # One lock for the whole process: a run that a notebook was stopped in must not shut its own successor out.
+        lock = filelock.FileLock(self.path / ".lock", thread_local=False, is_singleton=True)
+        with self._clear_errors(), suppress(filelock.Timeout):
+            lock.acquire(timeout=PATIENCE)
+        if not lock.is_locked:
+            raise BlockingIOError(
+                f"another process is training in {self.path}: wait until it ends or stop it, or give another "
+                "run_directory"
+            )
+        self._lock = lock
 
     def keep(self, record, state: TrainingState, progress: Progress, due: bool) -> None:
         """Log a step, keep its weights when they are the best so far, and write a checkpoint when one is due.

@@ -2,25 +2,35 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from numbers import Integral
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xlstm_unet_lab.data.patches import checked_patch_size
+from xlstm_unet_lab.data.recipe_facts import Track
+from xlstm_unet_lab.data.resample import resized
+
 PIECE = 2**24  # logits that are handed out at once, about
 
 
 @contextmanager
-def evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """Dropout and the like off inside the block; afterwards every layer is back in the mode it was in."""
+def modes_kept(network: nn.Module) -> Iterator[None]:
+    """After the block every layer is back in the mode (training or evaluation) it was in before."""
     modes = [(module, module.training) for module in network.modules()]
-    network.eval()
     try:
         yield
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Dropout and the like off inside the block; afterwards every layer is back in the mode it was in."""
+    with modes_kept(network):
+        network.eval()
+        yield
 
 
 def first_output(outputs: Tensor | Sequence[Tensor]) -> Tensor:
@@ -50,7 +60,13 @@ def joined(slabs: Iterable[Tensor], rows: int, axis: int) -> Tensor:
 # no_grad and not inference_mode: a tensor the network keeps for its next call must stay usable in training.
 @torch.no_grad()
 def sliding_slabs(
-    network: nn.Module, image: Tensor, *, patch_size: Sequence[int], overlap: float = 0.5, batch_size: int = 1
+    network: nn.Module,
+    image: Tensor,
+    *,
+    patch_size: Sequence[int],
+    overlap: float = 0.5,
+    batch_size: int = 1,
+    track: Track = iter,
 ) -> Iterator[Tensor]:
     """Logits of the image slab by slab along its first axis, from windows that weigh most in their middle (Gaussian).
 
@@ -58,6 +74,7 @@ def sliding_slabs(
     back. Yields (num_classes, rows, ...) on the CPU, in at least float32, valid until the next slab is asked for;
     together the slabs have the image's rows. Memory holds the logits of about one patch's rows, however many rows there
     are, and only windows travel to the network's device. Of a network with deep supervision the first output counts.
+    `track` wraps the list of batches of windows, to draw a progress bar or, by raising, to stop between two of them.
     Raises ValueError for an image of another rank or channel count, a patch size below 1, an overlap outside [0, 1),
     and a network whose answer has another size than its window.
     """
@@ -83,7 +100,7 @@ def sliding_slabs(
     height = max(batch[-1][0].stop - batch[0][0].start for batch in batches)
     totals, top = None, 0  # weighted logits of the rows from `top` on; the last channel adds up the weights
     with evaluation_mode(network):
-        for batch in batches:  # in the order of their rows
+        for batch in track(batches):  # in the order of their rows
             patches = torch.stack([padded[(slice(None), *window)] for window in batch])
             logits = first_output(network(patches.to(reference.device, reference.dtype))).to("cpu", dtype)
             if logits.shape[2:] != patch_size:
@@ -117,12 +134,25 @@ def _weighted_means(totals: Tensor, top: int, bottom: int, inside: Sequence[slic
         yield piece[:-1].div_(piece[-1])
 
 
-def checked_patch_size(patch_size: Sequence[int]) -> tuple[int, ...]:
-    """The patch size as a tuple of ints; ValueError unless it is 2 or 3 whole numbers of at least 1."""
-    patch_size = tuple(patch_size) if isinstance(patch_size, Sequence) else (patch_size,)
-    if len(patch_size) not in (2, 3) or not all(isinstance(size, Integral) and size >= 1 for size in patch_size):
-        raise ValueError(f"patch_size={patch_size} must be 2 or 3 whole numbers of at least 1, in the order (z, y, x)")
-    return tuple(int(size) for size in patch_size)
+def resized_slabs(slabs: Iterator[Tensor], size: Sequence[int], wanted: Sequence[int]) -> Iterator[Tensor]:
+    """What `resized` gives, slab by slab: slabs (C, rows, ...) of an image of `size` become slabs of `wanted` size."""
+    place = ((torch.arange(wanted[0], dtype=torch.float64) + 0.5) * (size[0] / wanted[0]) - 0.5).clamp(min=0)
+    above = place.long().clamp(max=size[0] - 1)
+    below = (above + 1).clamp(max=size[0] - 1)
+    shares = (place - above).float().reshape(-1, *[1] * (len(wanted) - 1))
+    kept, top, done = None, 0, 0  # rows from `top` on that are still needed; rows given out so far
+    for slab in slabs:
+        flat = resized(slab.flatten(0, 1), wanted[1:]).reshape(*slab.shape[:2], *wanted[1:])
+        kept = flat if kept is None else torch.cat([kept, flat], 1)
+        del slab, flat  # not to hold on to them while the windows of the next slab are computed
+        bottom = top + kept.shape[1]
+        ready = int((below < bottom).sum())
+        if ready > done:
+            now = slice(done, ready)
+            yield kept[:, above[now] - top].lerp_(kept[:, below[now] - top], shares[now])
+        done = ready
+        needed = min(int(above[done]), bottom) if done < len(above) else bottom
+        kept, top = kept[:, needed - top :].clone(), needed
 
 
 def _check_image(network: nn.Module, image: Tensor, patch_size: tuple[int, ...]) -> None:

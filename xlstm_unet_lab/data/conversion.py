@@ -1,0 +1,72 @@
+"""Convert a data set case by case, so that an interrupted conversion goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from xlstm_unet_lab.data.kept_cases import fingerprint
+from xlstm_unet_lab.data.nnunet_raw import sync_tree
+
+FACTS = "case.json"
+
+
+class Job(NamedTuple):
+    """One case to convert."""
+
+    part: str  # "Tr" for training, "Ts" for test
+    name: str
+    files: tuple[Path, ...]  # all that it is made of
+
+
+def convert_cases(
+    out: Path,
+    jobs: Sequence[Job],
+    write: Callable[[Job, Path], Mapping[str, int] | None],
+    track: Callable[[Iterable], Iterable] = iter,
+) -> dict[str, int]:
+    """Write every case with `write` and put them together in `out`; returns the sums of what `write` counts.
+
+    `write(job, folder)` writes one case below the folder it is given, with `write_case` or `write_volume`, and returns
+    what there is to count. Each case is finished in a folder beside `out`, on the disk before it takes its name; called
+    again after an interruption, this passes over the cases whose files still have their size and date.
+    Raises ValueError when two cases of one part have one name, and what `write` raises.
+    """
+    twice = [name for name, count in Counter((job.part, job.name) for job in jobs).items() if count > 1]
+    if twice:
+        raise ValueError(f"{len(twice)} case names are there twice, such as {twice[0]}: case names must differ")
+    finished, totals = out.with_name(f".finished-{out.name}"), Counter()
+    for job in track(jobs):
+        folder, made_of = finished / job.part / job.name, [fingerprint(file) for file in job.files]
+        facts = json.loads((folder / FACTS).read_text()) if (folder / FACTS).exists() else {}
+        if facts.get("made_of") != made_of:
+            aside = finished / "unfinished"
+            for stale in (folder, aside):
+                shutil.rmtree(stale, ignore_errors=True)
+            aside.mkdir(parents=True)
+            facts = {"made_of": made_of, "counts": dict(write(job, aside) or {})}
+            (aside / FACTS).write_text(json.dumps(facts))
+            sync_tree(aside)
+            folder.parent.mkdir(exist_ok=True)
+            aside.rename(folder)
+        for file in folder.glob("*/*"):
+            target = out / file.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _link(file, target)
+        totals.update(facts["counts"])
+    return dict(totals)
+
+
+def _link(file: Path, target: Path) -> None:
+    """A second name for a file; a copy where the file system has only one name a file, as many USB sticks do."""
+    try:
+        os.link(file, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        shutil.copyfile(file, target)
