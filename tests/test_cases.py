@@ -107,7 +107,7 @@ def test_refused(folders, tmp_path):
 def test_a_run_on_data_without_a_recipe(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text('{"patch_size": [16, 8]}')
     (tmp_path / "model.json").write_text('{"build": null, "recipe": null}')
-    assert run_facts(tmp_path) == ((16, 8), None, 0)
+    assert run_facts(tmp_path) == ((16, 8), None, 0, None) and run_facts(tmp_path).mirror is True
     monkeypatch.setattr("xlstm_unet_lab.evaluation.cases.load_run", lambda path, which: None)
     with pytest.raises(ValueError, match="does not name its data set"):
         from_run(tmp_path)
@@ -122,6 +122,35 @@ def test_a_run_is_scored_on_its_own_fold_unless_another_is_named(tmp_path, monke
     assert wanted[1] != wanted[2]
     assert from_run(tmp_path, split="val").names == tuple(wanted[2])
     assert from_run(tmp_path, split="val", fold=1).names == tuple(wanted[1])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "patch", "axis", "slice_axis", "mirror"),
+    [
+        ("phantom_abdomen", [16, 16], None, 0, ()),  # none is recorded where slices are across z
+        ("hippocampus", [16, 16], 0, 0, (1,)),
+        ("hippocampus", [16, 16], 1, 1, (1,)),
+        ("hippocampus", [16, 16], 2, 2, ()),
+        ("hippocampus", [8, 16, 16], None, None, (2,)),
+        ("nuclei", [16, 16], None, None, True),
+    ],
+)
+def test_a_network_for_images_on_a_data_set_of_volumes_sees_slices(tmp_path, recipe, patch, axis, slice_axis, mirror):
+    (tmp_path / "config.json").write_text(json.dumps({"patch_size": patch}))
+    (tmp_path / "model.json").write_text(json.dumps({"recipe": recipe, "fold": 3, "slice_axis": axis}))
+    facts = run_facts(tmp_path)
+    assert facts == (tuple(patch), get_recipe(recipe), 3, slice_axis) and facts.mirror == mirror
+
+
+def test_frames_of_one_video_are_one_group(folders):
+    names = ("instrument_dataset_1_001", "instrument_dataset_1_002", "instrument_dataset_2_001")
+    for name in names:
+        for folder in folders:
+            write_png(folder, name, square(4))
+    table = from_folders(*folders, recipe="endoscopy").table()
+    groups = dict(zip(table["case"], table["group"], strict=True))
+    assert groups == {name: get_recipe("endoscopy").group(name) for name in names} and len(set(groups.values())) == 2
+    assert "group" not in from_folders(*folders, recipe="nuclei").table()
 
 
 def test_labels_that_are_scored_in_labelled_slices_only_come_from_the_recipe(folders):

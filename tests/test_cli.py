@@ -1,77 +1,41 @@
 """The command line: what each command prints and leaves behind, exit codes, and errors in one line."""
 
-import csv
 import inspect
 import json
-import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
-import torch
+from command_line import TRAIN, call
 from typer.testing import CliRunner
 
 import xlstm_unet_lab as lab
 from xlstm_unet_lab.cli import app, runs
+from xlstm_unet_lab.cli.app import ORDER, print_json, print_table
 from xlstm_unet_lab.cli.doctor import Finding
 from xlstm_unet_lab.models.presets import MODELS
-
-COMMANDS = ("doctor", "models", "prepare", "bench", "train", "predict", "evaluate", "report")
-TRAIN = ("phantom_microscopy", "--model", "unet", "--model-option", "features=[4,8]", "--patch-size", "64,64")
-SHORT = ("--steps", "2", "--batch-size", "2", "--accelerator", "cpu", "--setting", "validation_cases=1")
-
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def call(*arguments, code=0):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == code, f"{result.stdout}\n{result.stderr}\n{result.exception!r}"
-    return result
-
-
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    """Prepared data with three test cases only."""
-    root = tmp_path_factory.mktemp("data")
-    made = lab.prepare("phantom_microscopy", progress=False)
-    folder = shutil.copytree(made, root / made.name)
-    for part in ("images", "labels", "instances"):
-        for path in sorted((folder / f"{part}Ts").iterdir())[3:]:
-            path.unlink()
-    return root
-
-
-@pytest.fixture(scope="module")
-def trained(root, tmp_path_factory):
-    """A run of two steps, and what the command printed."""
-    run = tmp_path_factory.mktemp("runs") / "run"
-    result = call("train", *TRAIN, *SHORT, "--root", root, "--run-directory", run, "--json")
-    return run, json.loads(result.stdout)
-
-
-@pytest.fixture(scope="module")
-def predicted(trained, root, tmp_path_factory):
-    out = tmp_path_factory.mktemp("predicted")
-    images = root / "Dataset903_phantom_microscopy" / "imagesTs"
-    result = call("predict", trained[0], images, "--out", out, "--coloured", "--device", "cpu")
-    return out, result.stdout.split()
-
-
-@pytest.fixture
-def truth(root):
-    return root / "Dataset903_phantom_microscopy" / "labelsTs"
+def prepared():
+    """The folder of a prepared phantom."""
+    return lab.prepare("phantom_microscopy", progress=False)
 
 
 def test_help_names_every_command_and_a_first_run():
     result = call("--help")
-    assert [name for name in COMMANDS if name not in result.stdout] == []
+    listed = result.stdout[result.stdout.index("Commands") :]
+    places = [listed.index(f" {name} ") for name in ORDER]
+    assert places == sorted(places), "in the order in which a newcomer needs them"
     assert "A first run" in result.stdout
     assert "Usage" in call(code=2).output
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", ORDER)
 def test_every_command_explains_itself(command):
     text = call(command, "-h").stdout
     assert f"{command} [OPTIONS]" in text
@@ -122,15 +86,16 @@ def test_models_are_measured_for_a_patch_size(monkeypatch):
     assert row["parameters"] > 0 and row["multiply_adds"] > 0 and row["fits"] == "yes"
 
 
-def test_prepare_lists_data_sets(root):
+def test_prepare_lists_data_sets(prepared):
+    root = prepared.parent
     rows = {row["name"]: row for row in json.loads(call("prepare", "--list", "--json", "--root", root).stdout)}
     assert rows["phantom_microscopy"]["prepared"] is True
     assert rows["nuclei"]["prepared"] is False
     assert "licence" in call("prepare", "--list", "--root", root).stdout
 
 
-def test_prepare_prints_the_folder(root):
-    expected = str(root / "Dataset903_phantom_microscopy")
+def test_prepare_prints_the_folder(prepared):
+    expected, root = str(prepared), prepared.parent
     assert call("prepare", "phantom_microscopy", "--root", root).stdout.split() == [expected]
     printed = json.loads(call("prepare", "phantom_microscopy", "--root", root, "--json").stdout)
     assert printed == {"phantom_microscopy": expected}
@@ -146,6 +111,8 @@ def test_prepare_prints_the_folder(root):
         (("train",), "Missing argument 'DATA'"),
         (("train", *TRAIN, "--steps", "many"), "Invalid value for '--steps'"),
         (("evaluate", "somewhere"), "somewhere is no run directory"),
+        (("evaluate", ".", ".", "--out", "/"), "/ is a folder: name the file to write"),
+        (("view", "x.png", "--case", "a"), "x.png is no run directory: --case names a case of a run"),
         (("trian",), "No such command 'trian'"),
     ],
 )
@@ -165,6 +132,7 @@ def test_wrong_usage(arguments, message):
         (("train", *TRAIN, "--setting", "ema=1"), "unexpected keyword argument 'ema'"),
         (("predict", "nowhere", "x.png", "--out", "y"), "nowhere is no run directory"),
         (("evaluate", "nowhere", "nowhere"), "nowhere is missing"),
+        (("view", "nowhere.png"), "nowhere.png does not exist"),
         (("models", "--patch-size", "64"), "spatial_dims is 1, expected 2 or 3"),
     ],
 )
@@ -176,78 +144,31 @@ def test_errors_of_the_library_are_one_line(arguments, message):
     assert result.stdout == ""
 
 
+def test_json_knows_no_infinity_and_no_nan(capsys):
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    odd = [float("inf"), float("-inf"), float("nan")]
+    print_json({"loss": odd[2], "by case": [{"hd95": odd[0], "dice": 0.5}, (odd[1], True, None, "NaN", 3)]})
+    found = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert found == {"loss": None, "by case": [{"hd95": None, "dice": 0.5}, [None, True, None, "NaN", 3]]}
+    print_table(pd.DataFrame({"hd95": [*odd, 2.0], "value": pd.array([1, None, 2, 3], "Int64")}), as_json=True)
+    rows = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert [row["hd95"] for row in rows] == [None, None, None, 2.0] and rows[1]["value"] is None
+
+
+def test_stopped_by_the_keyboard_it_says_so_in_a_word(monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("xlstm_unet_lab.data.recipe.prepare", stop)
+    result = CliRunner().invoke(app, ["prepare", "nuclei"])
+    assert result.exit_code not in (0, 2) and "Traceback" not in result.stderr
+
+
 def test_debug_lets_the_error_through():
     result = CliRunner().invoke(app, ["--debug", "prepare", "nuclie"])
     assert isinstance(result.exception, KeyError)
-
-
-def test_train_reports_the_last_step(trained):
-    run, result = trained
-    assert result["run_directory"] == str(run)
-    assert result["step"] == 2
-    assert {"loss", "seconds", "dice mean", "dice interior", "dice boundary"} <= set(result)
-    assert (run / "best.safetensors").is_file()
-
-
-def test_a_finished_run_is_not_trained_again(trained, root):
-    run, result = trained
-    again = call("train", *TRAIN, *SHORT, "--root", root, "--run-directory", run, "--json")
-    assert json.loads(again.stdout) == result
-    assert "dice mean" in call("train", *TRAIN, *SHORT, "--root", root, "--run-directory", run).stdout
-
-
-def test_other_settings_in_the_same_folder_are_refused(trained, root):
-    more = call("train", *TRAIN, *SHORT, "--seed", "1", "--root", root, "--run-directory", trained[0], code=1)
-    assert "seed: 0 there, 1 now" in more.stderr
-
-
-def test_the_seed_decides_the_first_weights(monkeypatch, root, tmp_path):
-    weights = []
-
-    def fit(network, *_, **__):
-        weights.append([parameter.detach().clone() for parameter in network.parameters()])
-        raise ValueError("enough")
-
-    monkeypatch.setattr("xlstm_unet_lab.training.fit.fit", fit)
-    for seed in (5, 5, 6):
-        call("train", *TRAIN, "--seed", seed, "--root", root, "--run-directory", tmp_path, code=1)
-    same, other = (all(map(torch.equal, weights[0], one)) for one in weights[1:])
-    assert same and not other
-
-
-def test_predict_writes_a_label_for_each_image(predicted, truth):
-    out, printed = predicted
-    names = sorted(path.name for path in truth.iterdir())
-    assert sorted(path.name for path in out.glob("*.png")) == names
-    assert sorted(printed) == [str(out / name) for name in names]
-    assert sorted(path.name for path in (out / "coloured").iterdir()) == names
-
-
-def test_evaluate_folders(predicted, truth, tmp_path):
-    table = tmp_path / "scores.csv"
-    rows = json.loads(call("evaluate", predicted[0], truth, "--out", table, "--json").stdout)
-    assert {(row["case"], row["label"]) for row in rows} == {
-        (path.stem, label) for path in truth.iterdir() for label in ("interior", "boundary", "foreground")
-    }
-    with table.open(newline="") as file:
-        assert [float(row["dice"]) for row in csv.DictReader(file)] == pytest.approx([row["dice"] for row in rows])
-    assert "foreground  instance_f1" in call("evaluate", predicted[0], truth).stdout
-
-
-def test_evaluate_a_run_gives_what_its_files_give(trained, predicted, truth, root):
-    of_files = json.loads(call("evaluate", predicted[0], truth, "--json").stdout)
-    of_run = json.loads(call("evaluate", trained[0], "--root", root, "--json", "--device", "cpu").stdout)
-    assert of_run == of_files
-
-
-def test_report_compares_and_shows_cases(trained, predicted, truth, root, tmp_path):
-    page = tmp_path / "page.html"
-    images = truth.parent / "imagesTs"
-    printed = call("report", predicted[0], truth, "--truth", truth, "--images", images, "--out", page)
-    assert printed.stdout.strip() == str(page)
-    text = page.read_text()
-    assert f"{predicted[0]} against {truth}" in text
-    assert all(f"The {what} case of {predicted[0]}" in text for what in ("best", "median", "worst"))
 
 
 @pytest.mark.parametrize("code", [0, 1, 2])

@@ -81,6 +81,15 @@ def test_what_is_read_is_what_prepared_data_holds(tmp_path):
     assert (case.image[0] == np.asarray(head().dataobj).T).all()
 
 
+def test_spacing_is_that_of_the_affine(tmp_path):
+    """The sizes beside the affine in the header may contradict it; where a voxel lies, the affine says."""
+    volume = turned(head(oblique=True), "PIR")
+    volume.header["pixdim"][1:4] = 9
+    nibabel.save(volume, tmp_path / "case.nii.gz")
+    assert nibabel.load(tmp_path / "case.nii.gz").header.get_zooms() == (9, 9, 9)
+    assert read_case(tmp_path / "case.nii.gz").spacing == pytest.approx((3.0, 1.0, 1.5))
+
+
 def test_channels_of_a_volume_and_the_spacing_of_the_network(tmp_path):
     for channel in range(2):
         nibabel.save(head(), tmp_path / f"a_{channel:04d}.nii.gz")

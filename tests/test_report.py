@@ -1,5 +1,7 @@
 """Tables of scores: rows, columns, units, intervals, and two models side by side."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +13,7 @@ from xlstm_unet_lab.evaluation.report import (
     compare,
     evaluate,
     evaluate_cases,
+    groups_of,
     notable_cases,
     summarise,
 )
@@ -159,8 +162,56 @@ def test_summary_has_a_mean_and_an_interval_for_every_score():
     assert (row["low"], row["high"]) == bootstrap_interval(values) and row["low"] < row["mean"] < row["high"]
 
 
-def scores(values, label="cell"):
-    return pd.DataFrame({"case": [f"c{n}" for n in range(len(values))], "label": label, "dice": values})
+def scores(values, label="cell", **columns):
+    return pd.DataFrame({"case": [f"c{n}" for n in range(len(values))], **columns, "label": label, "dice": values})
+
+
+def width(interval):
+    return interval[1] - interval[0]
+
+
+def test_frames_of_one_video_say_as_much_as_the_video():
+    """Copies of every case add nothing that is known; counted as cases of their own they halve the interval."""
+    values = np.random.default_rng(0).random(16)
+    copies, videos = np.repeat(values, 4), np.repeat(np.arange(16), 4)
+    assert bootstrap_interval(copies, groups=videos) == pytest.approx(bootstrap_interval(values))
+    assert width(bootstrap_interval(copies)) < 0.7 * width(bootstrap_interval(copies, groups=videos))
+    assert bootstrap_interval(values, groups=[f"c{n}" for n in range(16)]) == bootstrap_interval(values)
+
+
+def test_intervals_of_groups_of_different_sizes_hold_the_mean_over_cases():
+    values, groups = [0.9] * 8 + [0.1, 0.3], ["long"] * 8 + ["a", "b"]
+    low, high = bootstrap_interval(values, groups=groups)
+    assert (low, high) == pytest.approx((0.1, 0.9)) and low < np.mean(values) < high
+    draws = [np.mean([0.9] * 8 * a + [0.1] * b + [0.3] * (3 - a - b)) for a in range(4) for b in range(4 - a)]
+    middle = bootstrap_interval(values, groups=groups, level=0.2)
+    assert all(min(abs(end - draw) for draw in draws) < 1e-9 for end in middle), (
+        "means of whole groups, not of groups' means"
+    )
+
+
+def test_tables_with_groups_have_their_intervals_and_say_how_many_there_are():
+    random = np.random.default_rng(0)
+    values = {what: np.repeat(random.random(8), 5) for what in "ab"}
+    videos = [f"video {n // 5}" for n in range(40)]
+    plain, grouped = ({what: scores(values[what], **more) for what in "ab"} for more in ({}, {"group": videos}))
+    narrow, wide = summarise(plain["a"]).iloc[0], summarise(grouped["a"]).iloc[0]
+    assert (wide["low"], wide["high"]) == pytest.approx(bootstrap_interval(values["a"][::5]))
+    assert wide["groups"] == 8 and wide["cases"] == 40 and "groups" not in narrow
+    assert narrow["mean"] == wide["mean"] and narrow["high"] - narrow["low"] < 0.7 * (wide["high"] - wide["low"])
+    narrow, wide = compare(*plain.values()).iloc[0], compare(*grouped.values()).iloc[0]
+    alone = compare(scores(values["a"][::5]), scores(values["b"][::5])).iloc[0]
+    assert wide[["low", "high", "p_value"]].tolist() == pytest.approx(alone[["low", "high", "p_value"]].tolist())
+    assert narrow["p_value"] < wide["p_value"] and narrow["wins"] == wide["wins"] == 5 * alone["wins"]
+
+
+def test_cases_carry_their_group_into_the_table():
+    a, b, c = outcomes(3)
+    table = evaluate_cases([replace(a, group="left"), replace(b, group="left"), c], labels=LABELS)
+    assert table.columns[:3].tolist() == ["case", "group", "label"]
+    assert groups_of(table).tolist() == ["left"] * 6 + ["case 2"] * 3, "a case without a group stands for itself"
+    assert summarise(table)["groups"].unique().tolist() == [2]
+    assert "group" not in evaluate_cases(outcomes(2), labels=LABELS)
 
 
 def test_comparison_by_hand():
@@ -202,6 +253,7 @@ def test_notable_cases():
         (lambda: bootstrap_interval([[1.0]]), r"shape \(1, 1\)"),
         (lambda: bootstrap_interval([1.0], level=1), "level=1"),
         (lambda: bootstrap_interval([1.0], samples=0), "samples=0"),
+        (lambda: bootstrap_interval([1.0, 0.5], groups=["a"]), "groups name 1 values, there are 2"),
         (lambda: compare(scores([1.0]), scores([1.0, 0.5])), r"only one of the tables has \[\('c1', 'cell'\)\]"),
         (lambda: compare(scores([1.0]), scores([1.0]), score="f2"), "table a has no values of 'f2'.*dice"),
         (lambda: compare(scores([1.0]), scores([np.inf])), "not finite everywhere"),

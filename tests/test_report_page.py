@@ -83,6 +83,27 @@ def test_of_a_volume_the_fullest_slice_is_shown():
     assert flat.description.startswith("cell ") and "slice" not in flat.description
 
 
+def test_groups_are_named_and_explained(tmp_path):
+    plain = write_report(tmp_path / "r.html", {"a": scores(0)}).read_text()
+    table = scores(0).assign(group=lambda table: "video " + (table["case"] > "case 4").astype(str))
+    page = write_report(tmp_path / "r.html", {"a": table, "b": table}).read_text()
+    assert "8 cases in 2 groups; models" in page and "Cases of one group" in page and "<td>video True</td>" in page
+    assert "8 cases; models" in plain and "Cases of one group" not in plain
+
+
+def test_a_report_that_is_stopped_leaves_nothing_or_the_old_one(tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    for before in ({}, {tmp_path / "r.html": b"of yesterday"}):
+        for path, content in before.items():
+            path.write_bytes(content)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr("os.fsync", stop)
+            write_report(tmp_path / "r.html", {"a": scores(1)})
+        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 @pytest.mark.parametrize(
     ("tables", "message"),
     [

@@ -4,7 +4,7 @@ Libraries load inside the commands, so that `--help` answers at once. Results go
 to standard error. The exit code is 0 when all went well, 1 when something was found or went wrong, 2 for wrong usage.
 """
 
-from xlstm_unet_lab.cli import machine, runs  # noqa: F401 (they add their commands)
+from xlstm_unet_lab.cli import machine, runs, view  # noqa: F401 (they add their commands)
 from xlstm_unet_lab.cli.app import app
 
 __all__ = ["app", "main"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,12 +13,17 @@ from typer.core import TyperGroup
 if TYPE_CHECKING:
     import pandas
 
+ORDER = ("doctor", "prepare", "models", "train", "predict", "evaluate", "report", "view", "bench")  # as a newcomer goes
+
 # What the library raises on purpose; anything else is a bug and keeps its traceback.
 EXPECTED = (ValueError, KeyError, TypeError, OSError, FloatingPointError, ImportError)
 
 
 class Commands(TyperGroup):
     """Commands whose errors from the library end in one line instead of a traceback."""
+
+    def list_commands(self, context):
+        return sorted(super().list_commands(context), key=ORDER.index)
 
     def invoke(self, context):
         try:
@@ -36,13 +42,16 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="A first run: xlstm-unet-lab doctor, then xlstm-unet-lab train phantom_microscopy --steps 200",
+    epilog="A first run: xlstm-unet-lab doctor, then xlstm-unet-lab train phantom_microscopy --steps 200, "
+    "then xlstm-unet-lab report runs/phantom_microscopy-xlstm_unet_enc-fold0",
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Root = Annotated[Path | None, typer.Option(help="Where prepared data lives.", show_default="LAB_DATA, else your cache")]
 Which = Annotated[str, typer.Option(help="Weights of the best validation, or the last ones: best, last.")]
-Mirror = Annotated[bool, typer.Option("--mirror", help="Average over mirrored images: better, 4 to 8 times slower.")]
+Mirror = Annotated[
+    bool, typer.Option("--mirror", help="Average over mirror images, where the data allows: better, slower.")
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...", show_default="a GPU where there is one")]
 Split = Annotated[str, typer.Option(help="Of a run's data set: test, val, train or all.")]
 Fold = Annotated[int, typer.Option(help="Which of the five splits into training and validation.")]
@@ -54,6 +63,14 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, as `t
 def options(debug: Annotated[bool, typer.Option("--debug", help="Show where an error arose.")] = False) -> None:
     """Train xLSTM-UNet and other segmentation networks, predict with them, and measure how well they do."""
     # --debug is read from the context, in Commands
+
+
+def room_for(file: Path | None) -> None:
+    """Make the folder that a result will go to, before hours are spent on the result."""
+    if file is not None and file.is_dir():
+        raise typer.BadParameter(f"{file} is a folder: name the file to write")
+    if file is not None:
+        file.absolute().parent.mkdir(parents=True, exist_ok=True)
 
 
 def parse_sizes(option: str, text: str | None) -> tuple[int, ...] | None:
@@ -71,4 +88,20 @@ def print_table(table: pandas.DataFrame, as_json: bool) -> None:
 
 
 def print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2))
+    """Valid JSON: a number that is not finite, which JSON does not know, becomes null, as in tables."""
+    typer.echo(json.dumps(_finite(value), indent=2, allow_nan=False))
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def best_device() -> str:
+    """A GPU where there is one."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -48,7 +48,7 @@ def models(
 
 @app.command()
 def prepare(
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Data sets: see --list.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Data sets: see --list.")] = None,
     source: Annotated[Path | None, typer.Option(help="A folder or archive you have, in the original layout.")] = None,
     root: Root = None,
     show_list: Annotated[bool, typer.Option("--list", help="List the data sets, and which are prepared.")] = False,
@@ -72,7 +72,7 @@ def prepare(
 
 @app.command()
 def bench(
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Which; all when none is named.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Which; all when none is named.")] = None,
 ) -> None:
     """Run the measurements of a checkout and keep their results in its benchmarks/results/."""
     checkout = Path(__file__).resolve().parents[2]

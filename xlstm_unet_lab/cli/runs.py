@@ -22,16 +22,17 @@ from xlstm_unet_lab.cli.app import (
     Split,
     Which,
     app,
+    best_device,
     parse_sizes,
     print_json,
     print_table,
+    room_for,
 )
 
 if TYPE_CHECKING:
     import pandas
 
-    from xlstm_unet_lab.data.recipe import Recipe
-    from xlstm_unet_lab.evaluation.cases import Predictions
+    from xlstm_unet_lab.evaluation.cases import Predictions, RunFacts
 
 DEFAULT_PATCH = {2: (128, 128), 3: (64, 64, 64)}
 
@@ -61,20 +62,31 @@ def train(
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="Any other field of TrainConfig: ema_decay=0.99")
     ] = None,
     deep_supervision: Annotated[bool, typer.Option("--deep-supervision", help="A loss at every resolution.")] = False,
+    slices: Annotated[
+        bool, typer.Option("--slices", help="Train a 2-D network on the slices (across z) of a 3-D data set.")
+    ] = False,
     fold: Fold = 0,
     run_directory: Annotated[
-        Path | None, typer.Option(help="Where weights and logs go.", show_default="runs/DATA-MODEL-foldN")
+        Path | None, typer.Option(help="Where weights and logs go.", show_default="runs/DATA[-slices]-MODEL-foldN")
     ] = None,
     root: Root = None,
     as_json: Json = False,
 ) -> None:
-    """Train a network on a prepared data set; stopped at any moment, the same command goes on where it was."""
+    """Train a network on a prepared data set; stopped at any moment, the same command goes on where it was.
+
+    With --slices, scores while training are means over slices, those of
+    `evaluate` and `report` are of whole volumes, predicted slice by slice.
+    """
     import torch
     from tqdm import tqdm
 
     import xlstm_unet_lab as lab
 
     train_set, val_set = (lab.load_dataset(recipe, split, root=root, fold=fold) for split in ("train", "val"))
+    if slices:
+        from xlstm_unet_lab.data.slices import SliceDataset
+
+        train_set, val_set = SliceDataset(train_set), SliceDataset(val_set)
     facts = train_set.recipe
     size = parse_sizes("--patch-size", patch_size) or DEFAULT_PATCH[facts.spatial_dims]
     torch.manual_seed(seed)  # of the weights it starts from
@@ -100,7 +112,7 @@ def train(
         validate_every=validate_every,
         **_pairs("--setting", setting),
     )
-    folder = run_directory or Path("runs") / f"{recipe}-{model}-fold{fold}"
+    folder = run_directory or Path("runs") / f"{recipe}{'-slices' * slices}-{model}-fold{fold}"
     speaks = os.environ.get("LOCAL_RANK", "0") == "0"  # of several processes that train together
     with tqdm(total=steps, unit="step", disable=not speaks) as bar:
         for record in lab.fit(network, train_set, val_set, config, run_directory=folder):
@@ -121,7 +133,7 @@ def train(
 @app.command()
 def predict(
     run: Run,
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Images, or folders of images.")],
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT", help="Images, or folders of images.")],
     out: Annotated[Path, typer.Option(help="The folder for the labels.")],
     which: Which = "best",
     overlap: Annotated[float, typer.Option(help="Share of its size by which windows overlap.")] = 0.5,
@@ -129,13 +141,25 @@ def predict(
     coloured: Annotated[
         bool, typer.Option("--coloured", help="For pictures: also labels in colour, to look at.")
     ] = False,
+    uncertainty: Annotated[
+        bool,
+        typer.Option(
+            "--uncertainty",
+            help="Also maps of how unsure it is: entropy, and (where the data allows) disagreement of mirror images.",
+        ),
+    ] = False,
     batch_size: Annotated[
         int | None, typer.Option(help="Windows computed at once.", show_default="4 in 2-D, 1 in 3-D")
     ] = None,
     device: Device = None,
     root: Root = None,
 ) -> None:
-    """Predict image files with a trained run: NIfTI, PNG, JPEG, BMP or TIFF in, label files on the same grids out."""
+    """Predict image files with a trained run: NIfTI, PNG, JPEG, BMP or TIFF in, label files on the same grids out.
+
+    Folders beside the labels hold more: instances, with a number for each
+    object, where the run learnt to tell them apart; coloured, entropy and
+    disagreement, where the options ask for them.
+    """
     from tqdm import tqdm
 
     from xlstm_unet_lab.evaluation.cases import run_facts
@@ -143,7 +167,8 @@ def predict(
     from xlstm_unet_lab.training.run_directory import load_run
 
     model = load_run(run, which)
-    patch_size, recipe, _ = run_facts(run, root)
+    facts = run_facts(run, root)
+    recipe = facts.recipe
     if coloured and recipe is None:
         raise ValueError(f"{run} does not name its data set, so its labels have no colours: leave out --coloured")
     colours = {recipe.labels[name]: colour for name, colour in recipe.colours.items()} if coloured else None
@@ -151,12 +176,14 @@ def predict(
         model,
         inputs,
         out,
-        patch_size=patch_size,
+        patch_size=facts.patch_size,
         colours=colours,
+        uncertainty=uncertainty and facts.mirror,
+        slice_axis=facts.slice_axis,
         overlap=overlap,
-        mirror=_mirror(mirror, recipe),
+        mirror=allowed_mirror(mirror, facts),
         batch_size=batch_size,
-        device=_device(device),
+        device=device or best_device(),
     )
     for path in tqdm(written, total=len(find_cases(inputs)), unit="case"):
         typer.echo(path)
@@ -166,7 +193,7 @@ def predict(
 def evaluate(
     predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="A folder of label files, or a run.")],
     truth: Annotated[
-        Path | None, typer.Argument(metavar="[TRUTH]", help="The folder of the true labels; not for a run.")
+        Path | None, typer.Argument(metavar="TRUTH", help="The folder of the true labels; not for a run.")
     ] = None,
     recipe: Annotated[str | None, typer.Option(help="The data set that says what the labels mean.")] = None,
     split: Split = "test",
@@ -183,6 +210,7 @@ def evaluate(
     from xlstm_unet_lab.evaluation.report import summarise
 
     chosen = {"split": split, "fold": fold, "which": which, "root": root, "mirror": mirror, "device": device}
+    room_for(out)
     table = _scored(_predictions(predictions, truth, recipe, None, chosen))
     if out is not None:
         write_whole(out, table.to_csv(index=False).encode())
@@ -192,7 +220,7 @@ def evaluate(
 @app.command()
 def report(
     predictions: Annotated[
-        list[Path], typer.Argument(metavar="PREDICTIONS...", help="Folders of label files, or runs; the first leads.")
+        list[Path], typer.Argument(metavar="PREDICTIONS", help="Folders of label files, or runs; the first leads.")
     ],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
     truth: Annotated[Path | None, typer.Option(help="The folder of the true labels; not for runs.")] = None,
@@ -213,6 +241,7 @@ def report(
     from xlstm_unet_lab.views.report_page import case_picture, write_report
 
     chosen = {"split": split, "fold": fold, "which": which, "root": root, "mirror": mirror, "device": device}
+    room_for(out)
     models = {str(path): _predictions(path, truth, recipe, images, chosen) for path in predictions}
     tables = {name: _scored(model) for name, model in models.items()}
     (name, first), overlays = next(iter(models.items())), {}
@@ -232,8 +261,8 @@ def _predictions(path: Path, truth: Path | None, recipe: str | None, images: Pat
     if is_run(path):
         if truth is not None:
             raise typer.BadParameter(f"{path} is a run, which is scored on its own data set: leave out {truth}")
-        mirror = _mirror(chosen["mirror"], run_facts(path, chosen["root"]).recipe)
-        return from_run(path, **chosen | {"mirror": mirror, "device": _device(chosen["device"])})
+        mirror = allowed_mirror(chosen["mirror"], run_facts(path, chosen["root"]))
+        return from_run(path, **chosen | {"mirror": mirror, "device": chosen["device"] or best_device()})
     if truth is None:
         raise typer.BadParameter(f"{path} is no run directory: name the folder of the true labels too")
     return from_folders(path, truth, recipe=recipe, images=images, root=chosen["root"])
@@ -245,15 +274,11 @@ def _scored(predictions: Predictions) -> pandas.DataFrame:
     return replace(predictions, names=tqdm(predictions.names, unit="case")).table()
 
 
-def _mirror(wanted: bool, recipe: Recipe | None) -> bool | tuple[int, ...]:
-    """The axes along which a mirrored image is as likely, where the data's recipe says."""
-    return wanted if not wanted or recipe is None or recipe.flip_axes is None else recipe.flip_axes
-
-
-def _device(name: str | None) -> str:
-    import torch
-
-    return name or ("cuda" if torch.cuda.is_available() else "cpu")
+def allowed_mirror(wanted: bool, facts: RunFacts) -> bool | tuple[int, ...]:
+    """The axes to mirror along; ValueError where it is wanted and the data allows none."""
+    if wanted and facts.mirror == ():
+        raise ValueError(f"no mirror image of {facts.recipe.name} is as likely as the image: leave out --mirror")
+    return wanted and facts.mirror
 
 
 def _pairs(option: str, texts: list[str] | None) -> dict:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from xlstm_unet_lab.data.dataset import load_dataset
+from xlstm_unet_lab.data.dataset import SegmentationDataset, load_dataset
 from xlstm_unet_lab.data.instance_labels import LABELS
 from xlstm_unet_lab.data.nnunet_raw import check_pairs, files_by_name
 from xlstm_unet_lab.data.recipe import MARKER, Recipe, get_recipe
-from xlstm_unet_lab.evaluation.files import READERS, find_cases, read_case
+from xlstm_unet_lab.evaluation.files import find_cases
+from xlstm_unet_lab.evaluation.formats import READERS, read_case
 from xlstm_unet_lab.evaluation.instances import instances_from_classes
-from xlstm_unet_lab.evaluation.predict import predict
+from xlstm_unet_lab.evaluation.predict import predict, slice_by_slice
 from xlstm_unet_lab.evaluation.report import Outcome, evaluate_cases
 from xlstm_unet_lab.training.run_directory import load_run
 
@@ -34,6 +35,7 @@ class Predictions:
     scoring: Mapping  # labels, tolerance and unit, as `evaluate_cases` takes them
     colours: Mapping[str, str]  # of labels 1, 2, ...; empty when no recipe says
     credit: str = ""  # licence and citation of the data, as the recipe has them
+    dataset: SegmentationDataset | None = None  # of a run: the cases, in the order of the names
 
     def table(self) -> pandas.DataFrame:
         """The scores of all cases, as `evaluate_cases` gives them."""
@@ -51,13 +53,24 @@ class RunFacts(NamedTuple):
     patch_size: tuple[int, ...]
     recipe: Recipe | None  # None when the run names none
     fold: int
+    slice_axis: int | None = None  # of a network for images that was trained on slices of volumes: across which axis
+
+    @property
+    def mirror(self) -> bool | tuple[int, ...]:
+        """The axes of what the network sees along which a mirrored image is as likely; True: all of them."""
+        flips = True if self.recipe is None or self.recipe.flip_axes is None else self.recipe.flip_axes
+        if flips is True or self.slice_axis is None:
+            return flips
+        return tuple(axis - (axis > self.slice_axis) for axis in flips if axis != self.slice_axis)
 
 
 def run_facts(run_directory: str | Path, root: str | Path | None = None) -> RunFacts:
     """Read what a run was trained on; `root` is where prepared data lives, a user's own among it."""
     config, model = (json.loads((Path(run_directory) / f"{what}.json").read_text()) for what in ("config", "model"))
+    patch_size = tuple(config["patch_size"])
     recipe = get_recipe(model["recipe"], root) if model.get("recipe") else None
-    return RunFacts(tuple(config["patch_size"]), recipe, model.get("fold") or 0)
+    sliced = recipe is not None and recipe.spatial_dims > len(patch_size)
+    return RunFacts(patch_size, recipe, model.get("fold") or 0, (model.get("slice_axis") or 0) if sliced else None)
 
 
 def from_run(
@@ -71,11 +84,12 @@ def from_run(
 ) -> Predictions:
     """What a run predicts for a split of the data set it was trained on; options as in `predict`.
 
-    `fold=None` is the run's own: of another fold, validation cases are cases it was trained on.
+    A run on slices predicts and is scored on the volumes they were cut from. `fold=None` is the run's own: of another
+    fold, validation cases are cases it was trained on.
     Raises ValueError for a run on data without a recipe, and as `load_run` and `load_dataset` do.
     """
     model = load_run(run_directory, which)
-    patch_size, recipe, own_fold = run_facts(run_directory, root)
+    patch_size, recipe, own_fold, slice_axis = run_facts(run_directory, root)
     if recipe is None:
         raise ValueError(f"{run_directory} does not name its data set: predict its files, then compare two folders")
     cases = load_dataset(recipe, split, root, own_fold if fold is None else fold)
@@ -84,14 +98,15 @@ def from_run(
 
     def outcome(name: str) -> Outcome:
         case = cases[place[name]]
-        label = predict(model, image(name), patch_size=patch_size, spacing=case["spacing"], **options)
+        known = {"axis": slice_axis, "patch_size": patch_size, "spacing": case["spacing"]}
+        label = slice_by_slice(predict, model, image(name), **known, **options)
         objects = cases.instances(place[name]) if counted else None
-        return _outcome(name, label, case["label"].numpy(), case["spacing"], objects)
+        return _outcome(recipe, name, label, case["label"].numpy(), case["spacing"], objects)
 
     def image(name: str) -> np.ndarray:
         return cases.raw(place[name])
 
-    return Predictions(tuple(cases.names), outcome, image, _scoring(recipe), recipe.colours, _credit(recipe))
+    return Predictions(tuple(cases.names), outcome, image, _scoring(recipe), recipe.colours, _credit(recipe), cases)
 
 
 def from_folders(
@@ -124,8 +139,9 @@ def from_folders(
     numbered = files_by_name(objects, tuple(READERS)) if objects != truth and objects.is_dir() else {}
 
     def outcome(name: str) -> Outcome:
-        label, (true, spacing) = _read_label(found[name])[0], _read_label(wanted[name])
-        return _outcome(name, label, true, spacing, _read_label(numbered[name])[0] if name in numbered else None)
+        label, (true, spacing) = read_labels(found[name])[0], read_labels(wanted[name])
+        objects = read_labels(numbered[name])[0] if name in numbered else None
+        return _outcome(recipe, name, label, true, spacing, objects)
 
     def image(name: str) -> np.ndarray:
         return read_case(channels[name]).image
@@ -134,9 +150,13 @@ def from_folders(
     return Predictions(tuple(wanted), outcome, image if channels else None, scoring, colours, _credit(recipe))
 
 
-def _outcome(name, label: np.ndarray, truth: np.ndarray, spacing, objects: np.ndarray | None) -> Outcome:
+def _outcome(
+    recipe: Recipe | None, name: str, label: np.ndarray, truth: np.ndarray, spacing, objects: np.ndarray | None
+) -> Outcome:
     numbered = objects is not None and set(np.unique(label).tolist()) <= set(LABELS.values())
-    return Outcome(name, label, truth, spacing, instances_from_classes(label) if numbered else None, objects)
+    found = instances_from_classes(label) if numbered else None
+    group = None if recipe is None or recipe.group is str else recipe.group(name)
+    return Outcome(name, label, truth, spacing, found, objects, group)
 
 
 def _scoring(recipe: Recipe) -> dict:
@@ -154,12 +174,15 @@ def _credit(recipe: Recipe | None) -> str:
 
 def _found_in(paths) -> dict:
     """Labels as the files show them: every value but 0."""
-    values = sorted({value for path in paths for value in np.unique(_read_label(path)[0]).tolist()} - {0})
+    values = sorted({value for path in paths for value in np.unique(read_labels(path)[0]).tolist()} - {0})
     return {"labels": {f"label {value}": value for value in values}, "unit": read_case(next(iter(paths))).unit}
 
 
-def _read_label(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
-    """Whole numbers (*spatial), axes turned as those of prepared data, and the spacing."""
+def read_labels(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
+    """A label file: integers (*spatial), axes turned as those of prepared data, and the spacing.
+
+    Raises ValueError, naming the file, for several channels and numbers that are not whole, and as `read_case` does.
+    """
     case = read_case(path)
     whole = np.rint(case.image[0])
     if len(case.image) > 1 or not np.array_equal(whole, case.image[0]):

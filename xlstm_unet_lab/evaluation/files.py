@@ -1,66 +1,32 @@
-"""Images from files, and predicted labels back into files that lie on the same grid: NIfTI, pictures, TIFF."""
+"""Image files to predict, and all that is predicted for them in files that lie on the same grids."""
 
 from __future__ import annotations
 
-import gzip
-import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from torch import nn
 
-from xlstm_unet_lab.data.files import write_whole
-from xlstm_unet_lab.data.nnunet_raw import check_grid
-from xlstm_unet_lab.data.pictures import ENDINGS as PICTURES
-from xlstm_unet_lab.data.pictures import read_picture, to_uint8
-from xlstm_unet_lab.evaluation.predict import predict
-
-if TYPE_CHECKING:
-    import nibabel
+from xlstm_unet_lab.data.instance_labels import LABELS
+from xlstm_unet_lab.data.pictures import to_uint8
+from xlstm_unet_lab.data.targets import Targets
+from xlstm_unet_lab.evaluation.formats import LABEL_ENDINGS, READERS, Case, ending, read_case
+from xlstm_unet_lab.evaluation.instances import instances_from_classes
+from xlstm_unet_lab.evaluation.predict import (
+    is_exclusive,
+    labels_of,
+    mirror_axes,
+    predict,
+    predict_probabilities,
+    slice_by_slice,
+)
+from xlstm_unet_lab.evaluation.uncertainty import entropy, mirrored_disagreement
 
 CHANNEL_DIGITS = 4  # nnU-Net's file names end in _0000, _0001, ... for the channels of a case
+BESIDE = ("coloured", "instances", "entropy", "disagreement")  # folders of what is written beside labels
 Source = str | Path | Sequence[str | Path]  # a file, a folder, or the channel files of one case
-Encode = Callable[[np.ndarray], bytes]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One image as the network wants it, and how its label becomes a file again.
-
-    Volumes are turned so that their axes run right, anterior, superior, as prepared data does.
-    """
-
-    image: np.ndarray  # (C, *spatial), spatial axes in the order (z, y, x), as stored
-    spacing: tuple[float, ...]  # of the spatial axes, in `unit`
-    unit: str  # "mm" for NIfTI, "pixel" for pictures and TIFF
-    ending: str  # of a label file: ".nii.gz", ".nii", ".png" or ".tif"
-    encode: Encode  # the label (*spatial) on the image's grid -> the content of a file on the input's own grid
-
-
-def read_case(paths: str | Path | Sequence[str | Path], *, spatial_dims: int | None = None) -> Case:
-    """Read one case from its file, or from one file a channel.
-
-    spatial_dims: what is expected; it also settles whether the pages of a TIFF that does not say are slices (3, and by
-    default) or channels (2). Raises ValueError, naming the file, for what cannot be read, for channels on different
-    grids, and for another number of spatial dimensions; FileNotFoundError for a missing file.
-    """
-    files = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
-    for file in files:
-        if not file.is_file():
-            raise FileNotFoundError(f"{file} does not exist")
-    kind = ending(files[0])
-    if any(ending(file) != kind for file in files):
-        raise ValueError(f"the channels of one case must be files of one kind, got {[file.name for file in files]}")
-    try:
-        case = READERS[kind](files, kind, spatial_dims)
-    except Exception as error:  # each library has its own; all of them mean that this file is of no use
-        raise ValueError(f"{files[0]} cannot be read: {error}") from error
-    if spatial_dims not in (None, len(case.spacing)):
-        raise ValueError(f"{files[0]} has {len(case.spacing)} spatial dimensions; {spatial_dims} are expected")
-    return case
 
 
 def find_cases(inputs: Source | Sequence[Source]) -> dict[str, list[Path]]:
@@ -109,63 +75,93 @@ def predict_files(
     *,
     patch_size: Sequence[int],
     colours: Mapping[int, str] | None = None,
+    uncertainty: bool | Sequence[int] = False,
+    slice_axis: int | None = None,
     **options,
 ) -> Iterator[Path]:
     """Predict image files and write their labels to `out_folder`, one file a case; yields each path when it is written.
 
     inputs: as in `find_cases`. A label has its case's name and the grid of its input: NIfTI stays NIfTI with the
     input's orientation and affine, TIFF keeps its resolution, pictures become grey PNG whose values are the labels.
-    colours: label value -> "#RRGGBB"; with it pictures also get an RGB image in the folder `coloured`. A grey picture
-    fills all three channels of a network for colour. Volumes from NIfTI are resampled to the network's spacing, other
-    images are used as they are. options: overlap, mirror, batch_size and device of `predict`.
-    Inputs are looked for at once; labels of earlier runs are replaced, each as a whole.
+    A grey picture fills all three channels of a network for colour. Volumes from NIfTI are resampled to the network's
+    spacing, other images are used as they are. Further files of the same names and grids lie in folders beside:
+    `instances`, of a network that learnt interior and boundary, with a number for each object (16 bits where they
+    suffice); `coloured`, of pictures, with `colours` (label value -> "#RRGGBB"); and with `uncertainty`, the spatial
+    axes to mirror along (True: all; (): none), `entropy` and, of at least one axis, `disagreement` of the mirrored
+    predictions (float32; TIFF where the labels are PNG). Uncertainty holds the probabilities of a whole image in
+    memory, and takes as many predictions more as there are mirror images.
+    slice_axis: 0, 1 or 2, for a network that was trained on slices across this axis: volumes are predicted slice by
+    slice, and axes of `mirror` and `uncertainty` are those of a slice.
+    options: overlap, mirror, batch_size and device of `predict`.
+    Inputs are looked for at once; files of earlier runs are replaced, each as a whole, a case's label last.
     Raises ValueError (FileNotFoundError) naming the file that is missing, cannot be read or does not fit the network,
-    and when a label would replace an input.
+    and when an input would be replaced.
     """
     cases, folder = find_cases(inputs), Path(out_folder)
     given = {file.resolve() for files in cases.values() for file in files}
+    beside = {(folder / what).resolve() for what in BESIDE}
     for name, files in cases.items():
         target = folder / f"{name}{LABEL_ENDINGS[ending(files[0])]}"
-        if target.resolve() in given:
-            raise ValueError(f"{target} is an input and would be replaced by a label: choose another out_folder")
+        lost = [file for file in files if file.resolve().parent in beside] or [target] * (target.resolve() in given)
+        if lost:
+            raise ValueError(f"{lost[0]} is an input and would be replaced: choose another out_folder")
     folder.mkdir(parents=True, exist_ok=True)
-    return _predicted(model, cases, folder, patch_size, colours, options)
+    options |= {"patch_size": patch_size}
+    return _predicted(model, cases, folder, colours, uncertainty, slice_axis, options)
 
 
 def _predicted(
     model: nn.Module,
     cases: dict[str, list[Path]],
     folder: Path,
-    patch_size: Sequence[int],
     colours: Mapping[int, str] | None,
+    uncertainty: bool | Sequence[int],
+    slice_axis: int | None,
     options: dict,
 ) -> Iterator[Path]:
-    channels = getattr(getattr(model, "config", None), "in_channels", None)
+    spatial_dims = len(options["patch_size"]) + (slice_axis is not None)
     for name, files in cases.items():
-        case = read_case(files, spatial_dims=len(patch_size))
-        image = np.repeat(case.image, 3, axis=0) if _is_grey_for_colour(case, channels) else case.image
-        if case.unit == "pixel" and len(patch_size) == 2:
-            image = to_uint8(image)[0]  # prepared pictures have 8 bits: a network must see what it was trained on
+        case = read_case(files, spatial_dims=spatial_dims)
         spacing = case.spacing if case.unit == "mm" else None
         try:
-            label = predict(model, image, patch_size=patch_size, spacing=spacing, **options)
+            image = _as_trained_on(model, case)
+            found = _everything(model, image, uncertainty, {"axis": slice_axis, "spacing": spacing, **options})
+            label = found.pop("label")
+            if colours is not None and case.ending == ".png":
+                found["coloured"] = _coloured(label, colours)
+            for what, array in found.items():
+                case.write(folder / what, name, array)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{files[0]}: {error}") from error
-        if colours is not None and case.ending == ".png":
-            (folder / "coloured").mkdir(exist_ok=True)
-            write_whole(folder / "coloured" / f"{name}.png", _png(_coloured(label, colours)))
-        yield write_whole(folder / f"{name}{case.ending}", case.encode(label))
+        yield case.write(folder, name, label)
 
 
-def _is_grey_for_colour(case: Case, channels: int | None) -> bool:
-    return case.unit == "pixel" and len(case.spacing) == 2 and len(case.image) == 1 and channels == 3
+def _as_trained_on(model: nn.Module, case: Case) -> np.ndarray:
+    """The image as pictures are prepared: a network must see what it was trained on. Volumes stay as they are."""
+    if case.unit != "pixel" or len(case.spacing) != 2:
+        return case.image
+    channels = getattr(getattr(model, "config", None), "in_channels", None)
+    fills = len(case.image) == 1 and channels == 3
+    return to_uint8(np.repeat(case.image, 3, axis=0) if fills else case.image)[0]
 
 
-def ending(path: Path) -> str:
-    """The ending of an image file, in small letters; ValueError for one that cannot be read."""
-    found = next((known for known in READERS if path.name.lower().endswith(known)), None)
-    if found is None:
-        raise ValueError(f"{path} has an ending that cannot be read; known are {', '.join(READERS)}")
+def _everything(
+    model: nn.Module, image: np.ndarray, uncertainty: bool | Sequence[int], options: dict
+) -> dict[str, np.ndarray]:
+    """The "label" of one image and what is written beside it, by the name of its folder; each (*spatial)."""
+    found = {}
+    if uncertainty is False:
+        found["label"] = slice_by_slice(predict, model, image, **options)
+    else:
+        probabilities = slice_by_slice(predict_probabilities, model, image, **options)
+        found["label"] = labels_of(model, torch.from_numpy(probabilities)).numpy()
+        found["entropy"] = entropy(probabilities, exclusive=is_exclusive(model))
+        if axes := mirror_axes(uncertainty, len(options["patch_size"])):
+            mirrored = options | {"mirror": axes}
+            found["disagreement"] = slice_by_slice(mirrored_disagreement, model, image, **mirrored)
+    if getattr(model, "targets", None) == Targets.classes(LABELS):
+        objects = instances_from_classes(found["label"])
+        found["instances"] = objects.astype(np.min_scalar_type(max(objects.max(), 256)))
     return found
 
 
@@ -189,101 +185,9 @@ def _is_image(path: Path) -> bool:
     return path.is_file() and not path.name.startswith(".") and path.name.lower().endswith(tuple(READERS))
 
 
-def _read_nifti(files: Sequence[Path], kind: str, _: int | None) -> Case:
-    import nibabel
-
-    volumes = [nibabel.load(file) for file in files]
-    for file, volume in zip(files, volumes, strict=True):
-        check_grid(file.name, volume, volumes[0])
-    turned = [nibabel.as_closest_canonical(volume) for volume in volumes]
-    image = np.stack([np.asarray(volume.dataobj).transpose() for volume in turned])  # NIfTI stores (x, y, z)
-    spacing = tuple(float(size) for size in reversed(turned[0].header.get_zooms()))
-    return Case(image, spacing, "mm", kind, _nifti_encoder(volumes[0], compressed=kind == ".nii.gz"))
-
-
-def _nifti_encoder(volume: nibabel.Nifti1Image, compressed: bool) -> Encode:
-    from nibabel import orientations
-
-    canonical = orientations.axcodes2ornt("RAS")
-    back = orientations.ornt_transform(canonical, orientations.io_orientation(volume.affine))
-    kind, affine, header = type(volume), volume.affine, volume.header.copy()
-    header["cal_min"] = header["cal_max"] = 0  # the input's window of brightness means nothing for labels
-
-    def encode(label: np.ndarray) -> bytes:
-        header.set_data_dtype(label.dtype)
-        content = kind(orientations.apply_orientation(label.transpose(), back), affine, header).to_bytes()
-        return gzip.compress(content, compresslevel=6, mtime=0) if compressed else content
-
-    return encode
-
-
-def _read_pictures(files: Sequence[Path], *_) -> Case:
-    image = _together(files, [_channels_of_picture(file) for file in files])
-    return Case(image, (1.0, 1.0), "pixel", ".png", _png)
-
-
-def _channels_of_picture(file: Path) -> np.ndarray:
-    return np.moveaxis(np.atleast_3d(read_picture(file)), -1, 0)
-
-
-def _read_tiffs(files: Sequence[Path], _: str, spatial_dims: int | None) -> Case:
-    import tifffile
-
-    arrays = []
-    for file in files:
-        with tifffile.TiffFile(file) as tiff:
-            series, page = tiff.series[0], tiff.pages[0]
-            stack = spatial_dims == 3 or (spatial_dims is None and len(set(series.axes) - set("CS")) > 2)
-            arrays.append(_channels_of_stack(series.asarray(), series.axes) if stack else _channels_of_picture(file))
-            spaced = {"resolution": page.resolution, "resolutionunit": page.resolutionunit}
-    image = _together(files, arrays)
-
-    def encode(label: np.ndarray) -> bytes:
-        content, axes = io.BytesIO(), {"axes": "ZYX"[-label.ndim :]}
-        tifffile.imwrite(content, label, photometric="minisblack", compression="zlib", metadata=axes, **spaced)
-        return content.getvalue()
-
-    return Case(image, (1.0,) * (image.ndim - 1), "pixel", ".tif", encode)
-
-
-def _channels_of_stack(array: np.ndarray, axes: str) -> np.ndarray:
-    """A TIFF's array as (C, z, y, x). axes: a letter an axis, as tifffile names them; I and Q are pages unnamed."""
-    letters = axes.replace("I", "Z").replace("Q", "Z")
-    if sorted(letters.replace("C", "")) != ["X", "Y", "Z"]:
-        raise ValueError(f"its axes are {axes}, of sizes {array.shape}; a volume has z, y, x and perhaps channels")
-    array = array.transpose([letters.index(letter) for letter in "CZYX" if letter in letters])
-    return array if "C" in letters else array[None]
-
-
-def _together(files: Sequence[Path], arrays: Sequence[np.ndarray]) -> np.ndarray:
-    for file, array in zip(files, arrays, strict=True):
-        if array.shape[1:] != arrays[0].shape[1:]:
-            raise ValueError(f"{file.name} has shape {array.shape}, {files[0].name} {arrays[0].shape}; they must agree")
-    return np.concatenate(arrays)
-
-
-def _png(picture: np.ndarray) -> bytes:
-    from imageio.v3 import imwrite
-
-    return imwrite("<bytes>", picture, extension=".png", plugin="pillow")
-
-
 def _coloured(label: np.ndarray, colours: Mapping[int, str]) -> np.ndarray:
     """The label as an RGB picture, uint8 (y, x, 3); values without a colour are black."""
     picture = np.zeros((*label.shape, 3), np.uint8)
     for value, colour in colours.items():
         picture[label == value] = tuple(bytes.fromhex(colour.removeprefix("#")))
     return picture
-
-
-READERS: dict[str, Callable[[Sequence[Path], str, int | None], Case]] = {
-    **{".nii.gz": _read_nifti, ".nii": _read_nifti},
-    **dict.fromkeys(PICTURES, _read_pictures),
-    **{".tif": _read_tiffs, ".tiff": _read_tiffs},
-}
-LABEL_ENDINGS = dict.fromkeys(PICTURES, ".png") | {
-    ".nii.gz": ".nii.gz",
-    ".nii": ".nii",
-    ".tif": ".tif",
-    ".tiff": ".tif",
-}

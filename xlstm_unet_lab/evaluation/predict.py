@@ -1,7 +1,7 @@
 """From an image of any size to labels or probabilities: NumPy in, NumPy out."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial, reduce
 from itertools import combinations
 
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xlstm_unet_lab.data.dataset import normalise
-from xlstm_unet_lab.data.resample import checked_spacing, resampled_size
+from xlstm_unet_lab.data.recipe_facts import Track
+from xlstm_unet_lab.data.resample import checked_spacing, resampled_size, resized
 from xlstm_unet_lab.data.targets import Targets
-from xlstm_unet_lab.training.sliding_window import first_output, joined, sliding_slabs
+from xlstm_unet_lab.training.sliding_window import first_output, joined, resized_slabs, sliding_slabs
 
 WINDOWS_AT_ONCE = {2: 4, 3: 1}  # by spatial dimensions
 
@@ -28,6 +29,7 @@ def predict(
     spacing: Sequence[float] | None = None,
     batch_size: int | None = None,
     device: torch.device | str | None = None,
+    track: Track = iter,
 ) -> np.ndarray:
     """The label at every position: (*spatial), uint8 (uint16 where label values pass 255).
 
@@ -35,8 +37,8 @@ def predict(
     order. A large volume is predicted slab by slab, so that beside image and labels only a few patches' rows of
     probabilities are in memory. Arguments and errors as in `predict_probabilities`.
     """
-    slabs = _probability_slabs(model, image, patch_size, overlap, mirror, spacing, batch_size, device)
-    return joined(map(partial(_labels, model), slabs), rows=np.shape(image)[1], axis=0).numpy()
+    slabs = _probability_slabs(model, image, patch_size, overlap, mirror, spacing, batch_size, device, track)
+    return joined(map(partial(labels_of, model), slabs), rows=np.shape(image)[1], axis=0).numpy()
 
 
 def predict_probabilities(
@@ -49,6 +51,7 @@ def predict_probabilities(
     spacing: Sequence[float] | None = None,
     batch_size: int | None = None,
     device: torch.device | str | None = None,
+    track: Track = iter,
 ) -> np.ndarray:
     """Probabilities of all classes, (num_classes, *spatial) float32, summing to 1 at every position.
 
@@ -61,13 +64,42 @@ def predict_probabilities(
     4 in 2-D, 1 in 3-D, where one is work enough and memory is short), on `device` (the model moves there and stays; by
     default where it is). `spacing` is the image's, in the order of its axes: when it differs from the model's
     `training_spacing`, the image is resampled to that and the probabilities back; without `spacing` the image is used
-    as it is. The model computes in evaluation mode and is put back as it was.
+    as it is. `track` wraps the batches of windows, to draw a progress bar or, by raising, to stop between two of them.
+    The model computes in evaluation mode and is put back as it was.
     Raises ValueError for an image, patch size, overlap, axis or spacing that does not fit, TypeError for values that
     are not numbers. Warns when `spacing` is given and the model carries no `training_spacing`: the image is then used
     as it is.
     """
-    slabs = _probability_slabs(model, image, patch_size, overlap, mirror, spacing, batch_size, device)
+    slabs = _probability_slabs(model, image, patch_size, overlap, mirror, spacing, batch_size, device, track)
     return joined(map(Tensor.float, slabs), rows=np.shape(image)[1], axis=1).numpy()
+
+
+def slice_by_slice(
+    function: Callable[..., np.ndarray],
+    model: nn.Module,
+    image: np.ndarray,
+    *,
+    axis: int | None,
+    spacing: Sequence[float] | None = None,
+    **options,
+) -> np.ndarray:
+    """What `function` gives for every slice of a volume, put together again: how a network for images sees a volume.
+
+    function: `predict`, `predict_probabilities` or another that takes (model, image, spacing=..., **options) and
+    answers (*spatial) or (channels, *spatial). image (C, z, y, x) and the spacing of all three axes; slices are cut
+    across `axis` 0, 1 or 2. With `axis=None` the image is handed over as it is. Raises ValueError for another axis or
+    image, and as the function does.
+    """
+    if axis is None:
+        return function(model, image, spacing=spacing, **options)
+    if axis not in range(3) or np.ndim(image) != 4:
+        raise ValueError(
+            f"slices across axis {axis!r} of an image of shape {np.shape(image)} were asked for; they are cut across "
+            "axis 0, 1 or 2 of (C, z, y, x)"
+        )
+    left = None if spacing is None else tuple(size for place, size in enumerate(spacing) if place != axis)
+    found = [function(model, one, spacing=left, **options) for one in np.moveaxis(image, axis + 1, 0)]
+    return np.stack(found, axis=found[0].ndim - 2 + axis)
 
 
 class Mirrored(nn.Module):
@@ -125,11 +157,18 @@ def targets_of(model: nn.Module, channels: int) -> Targets:
     return targets
 
 
+def is_exclusive(model: nn.Module) -> bool:
+    """Whether the model's channels are classes, of which each position has one, and no regions."""
+    targets = getattr(model, "targets", None)
+    return targets is None or targets.exclusive
+
+
 def _probabilities(model: nn.Module, logits: Tensor) -> Tensor:
     return targets_of(model, len(logits)).probabilities(logits)
 
 
-def _labels(model: nn.Module, probabilities: Tensor) -> Tensor:
+def labels_of(model: nn.Module, probabilities: Tensor) -> Tensor:
+    """(channels, *spatial) probabilities -> the labels `predict` gives, (*spatial), uint8 or uint16."""
     targets = targets_of(model, len(probabilities))
     largest = max(targets.painted or (values[0] for values in targets.values))
     return targets.labels(probabilities).to(torch.uint8 if largest < 256 else torch.uint16)
@@ -144,6 +183,7 @@ def _probability_slabs(
     spacing: Sequence[float] | None,
     batch_size: int | None,
     device: torch.device | str | None,
+    track: Track,
 ) -> Iterator[Tensor]:
     """Probabilities (channels, rows, ...) of the image on its own grid, slab by slab along its first axis."""
     image = np.asarray(image)
@@ -158,17 +198,21 @@ def _probability_slabs(
     if device is not None:
         model.to(device)
     if working_size != size:
-        image = _resized(torch.from_numpy(image.astype(np.float32)), working_size).numpy()
-    targets = getattr(model, "targets", None)
-    network = Mirrored(model, axes, exclusive=targets is None or targets.exclusive) if axes else model
+        image = resized(torch.from_numpy(image.astype(np.float32)), working_size).numpy()
+    network = Mirrored(model, axes, exclusive=is_exclusive(model)) if axes else model
     if batch_size is None:
         batch_size = WINDOWS_AT_ONCE[len(patch_size)]
     slabs = sliding_slabs(
-        network, torch.from_numpy(normalise(image)), patch_size=patch_size, overlap=overlap, batch_size=batch_size
+        network,
+        torch.from_numpy(normalise(image)),
+        patch_size=patch_size,
+        overlap=overlap,
+        batch_size=batch_size,
+        track=track,
     )
     # map and not a generator: that would hold on to a slab while the windows of the next one are computed
     probabilities = map(partial(_probabilities, model), slabs)
-    return probabilities if working_size == size else _resized_slabs(probabilities, working_size, size)
+    return probabilities if working_size == size else resized_slabs(probabilities, working_size, size)
 
 
 def _working_size(model: nn.Module, size: tuple[int, ...], spacing: Sequence[float] | None) -> tuple[int, ...]:
@@ -185,30 +229,3 @@ def _working_size(model: nn.Module, size: tuple[int, ...], spacing: Sequence[flo
         )
         return size
     return resampled_size(size, spacing, wanted)
-
-
-def _resized(channels: Tensor, size: Sequence[int]) -> Tensor:
-    """(C, *spatial) at another grid size, by linear interpolation."""
-    mode = ("linear", "bilinear", "trilinear")[len(size) - 1]
-    return F.interpolate(channels[None], size=tuple(size), mode=mode, align_corners=False)[0]
-
-
-def _resized_slabs(slabs: Iterator[Tensor], size: Sequence[int], wanted: Sequence[int]) -> Iterator[Tensor]:
-    """What `_resized` gives, slab by slab: slabs (C, rows, ...) of an image of `size` become slabs of `wanted` size."""
-    place = ((torch.arange(wanted[0], dtype=torch.float64) + 0.5) * (size[0] / wanted[0]) - 0.5).clamp(min=0)
-    above = place.long().clamp(max=size[0] - 1)
-    below = (above + 1).clamp(max=size[0] - 1)
-    shares = (place - above).float().reshape(-1, *[1] * (len(wanted) - 1))
-    kept, top, done = None, 0, 0  # rows from `top` on that are still needed; rows given out so far
-    for slab in slabs:
-        flat = _resized(slab.flatten(0, 1), wanted[1:]).reshape(*slab.shape[:2], *wanted[1:])
-        kept = flat if kept is None else torch.cat([kept, flat], 1)
-        del slab, flat  # not to hold on to them while the windows of the next slab are computed
-        bottom = top + kept.shape[1]
-        ready = int((below < bottom).sum())
-        if ready > done:
-            now = slice(done, ready)
-            yield kept[:, above[now] - top].lerp_(kept[:, below[now] - top], shares[now])
-        done = ready
-        needed = min(int(above[done]), bottom) if done < len(above) else bottom
-        kept, top = kept[:, needed - top :].clone(), needed

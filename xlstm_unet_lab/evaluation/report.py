@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ class Outcome:
     spacing: Sequence[float]  # in the order of the axes
     predicted_instances: np.ndarray | None = None  # integers (*spatial), every object its own number
     true_instances: np.ndarray | None = None
+    group: str | None = None  # a video or a patient that it shares with other cases; None: it stands alone
 
 
 def evaluate(
@@ -98,8 +99,8 @@ def evaluate_cases(outcomes: Iterable[Outcome], *, labels: Mapping, **options) -
 
     outcomes: read one after the other, so a generator holds one case in memory. labels and options as in `evaluate`.
     Where a case has both instance maps, its foreground row also has instance_tp, instance_fp, instance_fn and
-    instance_f1 (matched at IoU 0.5, objects at the border left out). Raises ValueError for no case, two cases of one
-    name, and, naming the case, as `evaluate` does.
+    instance_f1 (matched at IoU 0.5, objects at the border left out). Where cases have a group, so has the table, as its
+    second column. Raises ValueError for no case, two cases of one name, and, naming the case, as `evaluate` does.
     """
     import pandas
 
@@ -116,6 +117,8 @@ def evaluate_cases(outcomes: Iterable[Outcome], *, labels: Mapping, **options) -
         except ValueError as error:
             raise ValueError(f"case {outcome.name}: {error}") from error
         table.insert(0, "case", outcome.name)
+        if outcome.group is not None:
+            table.insert(1, "group", outcome.group)
         tables[outcome.name] = table
     if not tables:
         raise ValueError("outcomes is empty: there is nothing to evaluate")
@@ -123,39 +126,62 @@ def evaluate_cases(outcomes: Iterable[Outcome], *, labels: Mapping, **options) -
 
 
 def bootstrap_interval(
-    values: Sequence[float], *, level: float = 0.95, samples: int = 2000, seed: int = 0
+    values: Sequence[float],
+    *,
+    groups: Sequence[Hashable] | None = None,
+    level: float = 0.95,
+    samples: int = 2000,
+    seed: int = 0,
 ) -> tuple[float, float]:
     """An interval (low, high) for the mean over all cases of this kind, of confidence `level`: percentile bootstrap.
 
     `samples` sets of as many values are drawn with replacement, and the middle `level` of their means is given; with
-    fewer than about 10 values it is too narrow. Raises ValueError for no values or one that is not finite, a level
-    outside (0, 1) and fewer than 1 sample. Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, ch. 13.
+    fewer than about 10 values it is too narrow. `groups` names the group of each value, such as the video of a frame:
+    values of one group resemble each other, so whole groups are drawn, and it is their number that counts.
+    Raises ValueError for no values or one that is not finite, groups of another number, a level outside (0, 1) and
+    fewer than 1 sample. Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, ch. 13; of groups:
+    Davison and Hinkley 1997, Bootstrap Methods and their Application, sec. 3.8.
     """
     values = np.asarray(values, float)
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
         raise ValueError(f"values of shape {values.shape} must be one row of finite numbers, one a case, at least one")
     if not 0 < level < 1 or samples < 1:
         raise ValueError(f"level={level} must lie between 0 and 1 and samples={samples} be at least 1")
-    drawn = np.random.default_rng(seed).integers(len(values), size=(samples, len(values)))
-    low, high = np.quantile(values[drawn].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
+    names = list(range(len(values)) if groups is None else groups)
+    if len(names) != len(values):
+        raise ValueError(f"groups name {len(names)} values, there are {len(values)}: give a group for each of them")
+    place = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    places = [place[name] for name in names]
+    totals, counts = np.bincount(places, values), np.bincount(places)
+    drawn = np.random.default_rng(seed).integers(len(totals), size=(samples, len(totals)))
+    means = totals[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
 def summarise(table: pandas.DataFrame, *, samples: int = 2000, seed: int = 0) -> pandas.DataFrame:
     """Mean and 95% interval over cases of every score of every label: label, score, cases, mean, low, high.
 
-    table: as `evaluate_cases` gives it. Distances are left out: their mean is infinite once a prediction is empty.
+    table: as `evaluate_cases` gives it; where it has groups, intervals are those of whole groups and `groups` says how
+    many there are. Distances are left out: their mean is infinite once a prediction is empty.
     """
     from pandas import DataFrame
 
     rows = []
     for label, part in table.groupby("label", sort=False):
         for score in scores_in(part):
-            values = part[score].dropna()
-            low, high = bootstrap_interval(values, samples=samples, seed=seed)
+            scored = part.dropna(subset=score)
+            values, groups = scored[score], groups_of(scored)
+            low, high = bootstrap_interval(values, groups=groups, samples=samples, seed=seed)
             shared = {"label": label, "score": score, "cases": len(values)}
+            shared |= {"groups": groups.nunique()} if "group" in table else {}
             rows.append(shared | {"mean": values.mean(), "low": low, "high": high})
     return DataFrame(rows)
+
+
+def groups_of(table: pandas.DataFrame) -> pandas.Series:
+    """The group of every row; a case that has none stands for itself."""
+    return table["group"].fillna(table["case"]) if "group" in table else table["case"]
 
 
 def scores_in(table: pandas.DataFrame) -> list[str]:
@@ -170,7 +196,8 @@ def compare(
 
     Columns: label, cases, mean_a, mean_b, difference (mean of a minus b) with its 95% interval low and high, p_value
     (Wilcoxon signed-rank test, two-sided, 1 where all are equal; not corrected for looking at several labels), and in
-    how many cases a is higher (wins), equal (ties) or lower (losses). Raises ValueError for a score without values,
+    how many cases a is higher (wins), equal (ties) or lower (losses). Where table a has groups, the interval is that of
+    whole groups and the test compares their mean differences. Raises ValueError for a score without values,
     cases or labels that only one table has, and values that are not finite.
     """
     from pandas import DataFrame
@@ -180,12 +207,13 @@ def compare(
     rows = []
     for label, part in both.groupby("label", sort=False):
         differences = (part["a"] - part["b"]).to_numpy()
-        low, high = bootstrap_interval(differences, samples=samples, seed=seed)
+        low, high = bootstrap_interval(differences, groups=part["group"], samples=samples, seed=seed)
+        of_groups = (part["a"] - part["b"]).groupby(part["group"]).mean()
         rows.append(
             {
                 **{"label": label, "cases": len(part), "mean_a": part["a"].mean(), "mean_b": part["b"].mean()},
                 **{"difference": differences.mean(), "low": low, "high": high},
-                "p_value": float(wilcoxon(differences).pvalue) if differences.any() else 1.0,
+                "p_value": float(wilcoxon(of_groups).pvalue) if of_groups.any() else 1.0,
                 "wins": int((differences > 0).sum()),
                 "ties": int((differences == 0).sum()),
                 "losses": int((differences < 0).sum()),
@@ -195,7 +223,10 @@ def compare(
 
 
 def paired(table_a: pandas.DataFrame, table_b: pandas.DataFrame, score: str) -> pandas.DataFrame:
-    """One row for each case and label, with the score of both tables as columns a and b; errors as in `compare`."""
+    """One row for each case and label: case, label, scores a and b of both tables, group (as `groups_of` table a).
+
+    Errors as in `compare`.
+    """
     sides = []
     for name, table in (("a", table_a), ("b", table_b)):
         if score not in table or not table[score].notna().any():
@@ -205,6 +236,7 @@ def paired(table_a: pandas.DataFrame, table_b: pandas.DataFrame, score: str) -> 
     if len(only):
         raise ValueError(f"only one of the tables has {only[:3].tolist()}: compare scores of the same cases and labels")
     both = sides[0].to_frame().join(sides[1]).reset_index()
+    both["group"] = both["case"].map(dict(zip(table_a["case"], groups_of(table_a), strict=True)))
     if not np.isfinite(both[["a", "b"]]).all(axis=None):
         raise ValueError(f"{score} is not finite everywhere, so that there is no mean: compare one of {SCORES}")
     return both

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from torch import nn
 
-from xlstm_unet_lab.evaluation.predict import mirror_axes, mirrorings, predict_probabilities
+from xlstm_unet_lab.evaluation.predict import is_exclusive, mirror_axes, mirrorings, predict_probabilities
 
 SUM_TOLERANCE = 1e-3  # by which the probabilities of exclusive classes may miss 1: float32, resampled
 
@@ -52,7 +52,6 @@ def mirrored_disagreement(
     image (C, *spatial); `mirror` names spatial axes (True: all of them), every combination is predicted; further
     options and errors as in `predict_probabilities`.
     """
-    targets = getattr(model, "targets", None)
     image = np.asarray(image)
 
     def turned_predictions() -> Iterable[np.ndarray]:
@@ -61,7 +60,7 @@ def mirrored_disagreement(
             probabilities = predict_probabilities(model, np.flip(image, turned), patch_size=patch_size, **options)
             yield np.flip(probabilities, turned)
 
-    return disagreement(turned_predictions(), exclusive=targets is None or targets.exclusive)
+    return disagreement(turned_predictions(), exclusive=is_exclusive(model))
 
 
 def _checked(probabilities: np.ndarray, exclusive: bool) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xlstm_unet_lab.data.files import write_whole
-from xlstm_unet_lab.evaluation.report import compare, paired, scores_in, summarise
+from xlstm_unet_lab.evaluation.report import compare, groups_of, paired, scores_in, summarise
 from xlstm_unet_lab.views.figures import comparison
 from xlstm_unet_lab.views.picture import GREY, PALETTE, Picture, new_figure
 
@@ -30,6 +30,8 @@ EXPLANATION = """Scores are means over cases, with the 95% percentile bootstrap 
 says how far the mean would vary with other cases of the same kind; it does not say how it would vary with another
 training run. Differences are taken case by case; p is that of the Wilcoxon signed-rank test, not corrected for the
 number of labels. The best, median and worst case are those by mean Dice over the labels."""
+OF_GROUPS = """Cases of one group, such as the frames of one video or the scans of one patient, resemble each other.
+Intervals are therefore those of other groups of the same kind, and p compares the groups' mean differences."""
 
 
 def write_report(
@@ -58,8 +60,9 @@ def report_html(
         raise ValueError(f"tables {list(tables)} must hold scores of at least one model, as evaluate_cases gives them")
     (first, reference), *others = tables.items()
     shared = [score for score in scores_in(reference) if all(score in scores_in(table) for table in tables.values())]
-    cases = reference["case"].nunique()
-    parts = [f"<p>{escape(note)}</p>" for note in (f"{cases} cases; models: {', '.join(tables)}.", *notes)]
+    grouped = "group" in reference
+    cases = f"{reference['case'].nunique()} cases" + f" in {groups_of(reference).nunique()} groups" * grouped
+    parts = [f"<p>{escape(note)}</p>" for note in (f"{cases}; models: {', '.join(tables)}.", *notes)]
     parts += ["<h2>Scores</h2>", _table(score_table(tables))]
     parts += [_figure(score_distribution(tables, score)) for score in shared]
     for name, table in others:
@@ -72,7 +75,7 @@ def report_html(
         parts += ["<h2>Cases</h2>", *(_figure(picture, caption) for caption, picture in overlays.items())]
     parts.append("<h2>Every case</h2>")
     parts += [f"<details><summary>{escape(name)}</summary>{_table(table)}</details>" for name, table in tables.items()]
-    parts.append(f"<h2>How to read this</h2><p>{EXPLANATION}</p>")
+    parts.append(f"<h2>How to read this</h2><p>{EXPLANATION}{' ' + OF_GROUPS if grouped else ''}</p>")
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
     body = "\n".join([f"<h1>{escape(title)}</h1>", *parts])
     return f'<!doctype html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head>\n<body>{body}\n</body></html>\n'

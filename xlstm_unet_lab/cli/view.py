@@ -1,0 +1,96 @@
+"""The command that shows a case: in napari, or in a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xlstm_unet_lab.cli.app import Device, Mirror, Root, RunFold, Split, Which, app, best_device, room_for
+from xlstm_unet_lab.cli.runs import allowed_mirror
+
+if TYPE_CHECKING:
+    from xlstm_unet_lab.evaluation.cases import Predictions
+    from xlstm_unet_lab.views.overlay import Overlay
+
+
+@app.command()
+def view(
+    shown: Annotated[
+        Path, typer.Argument(metavar="RUN_OR_IMAGE", help="A run, to see what it predicts, or an image file.")
+    ],
+    case: Annotated[str | None, typer.Option(help="Of a run: the name of a case.", show_default="the first")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Of an image: the file of the predicted labels.")] = None,
+    truth: Annotated[Path | None, typer.Option(help="Of an image: the file of the true labels.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write a PNG picture instead of opening a window.")] = None,
+    in_3d: Annotated[bool, typer.Option("--3d", help="Show a volume in 3-D, not slice by slice.")] = False,
+    split: Split = "test",
+    fold: RunFold = None,
+    which: Which = "best",
+    mirror: Mirror = False,
+    device: Device = None,
+    root: Root = None,
+) -> None:
+    """Look at a case: image, labels, truth and errors in a napari window or a picture, and in words."""
+    from xlstm_unet_lab.evaluation.cases import from_run, is_run, run_facts
+
+    of_image = {"--labels": labels, "--truth": truth}
+    if is_run(shown):
+        if given := [name for name, file in of_image.items() if file is not None]:
+            raise typer.BadParameter(f"{shown} is a run, whose cases have labels: leave out {' and '.join(given)}")
+        chosen = {"split": split, "fold": fold, "which": which, "root": root, "device": device or best_device()}
+        chosen["mirror"] = allowed_mirror(mirror, run_facts(shown, root))
+        overlay = _of_run(from_run(shown, **chosen), case)
+    elif case is not None:
+        raise typer.BadParameter(f"{shown} is no run directory: --case names a case of a run")
+    else:
+        overlay = _of_image(shown, labels, truth)
+    room_for(out)
+    typer.echo(overlay.describe())
+    ndisplay = 3 if in_3d and len(overlay.shape) == 3 else 2
+    try:
+        if out is not None:
+            return typer.echo(overlay.screenshot(out, ndisplay=ndisplay))
+        viewer = overlay.napari()
+    except RuntimeError as error:  # a screen or OpenGL is missing: a matter of this machine, in one line
+        raise OSError(f"{error}; --out writes a picture" if out is None else str(error)) from error
+    import napari
+
+    from xlstm_unet_lab.views.overlay_napari import arrange
+
+    viewer.dims.ndisplay = ndisplay
+    arrange(viewer, overlay)
+    napari.run()
+
+
+def _of_run(predictions: Predictions, case: str | None) -> Overlay:
+    from xlstm_unet_lab.ops.checks import did_you_mean
+    from xlstm_unet_lab.views.overlay import overlay_case
+
+    name = predictions.names[0] if case is None else case
+    if name not in predictions.names:
+        raise KeyError(f"no case is named {name!r}: {did_you_mean(name, predictions.names)}")
+    outcome, place = predictions.outcome(name), predictions.names.index(name)
+    return overlay_case(
+        predictions.dataset, place, prediction=outcome.prediction, instances=outcome.predicted_instances
+    )
+
+
+def _of_image(image: Path, labels: Path | None, truth: Path | None) -> Overlay:
+    from xlstm_unet_lab.evaluation.cases import read_labels
+    from xlstm_unet_lab.evaluation.formats import read_case
+    from xlstm_unet_lab.views.overlay import overlay
+
+    case = read_case(image)
+    read = {"prediction": labels, "truth": truth}
+    in_colour = case.unit == "pixel" and len(case.image) == 3
+    return overlay(
+        case.image,
+        **{what: read_labels(file)[0] for what, file in read.items() if file is not None},
+        spacing=case.spacing,
+        channel_names=("red", "green", "blue") if in_colour else None,
+        unit="px" if case.unit == "pixel" else case.unit,
+        title=image.name,
+        anatomical=case.unit == "mm",
+    )
