@@ -9,6 +9,7 @@ NAMES = {
     "training_step": "about 10 minutes",
     "first_lesson": "about 8 minutes; needs the nuclei data set",
     "large_volume": "about 12 minutes",
+    "overlay": "half a minute; needs napari",
 }
 
 

@@ -40,6 +40,8 @@ _HOME = {
     "instances_from_classes": "evaluation.instances",
     "evaluate": "evaluation.report",
     "write_report": "views.report_page",
+    "overlay": "views.overlay",
+    "overlay_case": "views.overlay",
 }
 __all__ = sorted(_HOME)
 

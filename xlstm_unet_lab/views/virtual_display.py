@@ -1,0 +1,64 @@
+"""A screen where there is none: Xvfb, started for as long as it is needed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+
+SECONDS_TO_START = 60.0  # Xvfb needs less than one; a busy machine may need many
+SECONDS_TO_STOP = 10.0
+
+
+def has_screen(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether a window can be opened here: always taken to be so on Windows and macOS, which say nothing about it."""
+    return sys.platform in ("win32", "darwin") or any(environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+
+
+@contextlib.contextmanager
+def virtual_display(width: int = 1280, height: int = 1024) -> Iterator[str]:
+    """Start Xvfb with one screen of this size, in pixels, and yield the value for DISPLAY; it ends with the context.
+
+    Raises RuntimeError, in one line, when Xvfb is missing or does not start.
+    """
+    if shutil.which("Xvfb") is None:
+        raise RuntimeError("there is no screen, and no Xvfb to draw without one: install it with `make system`")
+    reading, writing = os.pipe()
+    screen = ("-screen", "0", f"{width}x{height}x24", "+extension", "GLX", "+render", "-noreset", "-nolisten", "tcp")
+    try:
+        try:
+            # Xvfb takes a free number itself, so that several of them never meet, and tells it when it is ready.
+            server = subprocess.Popen(
+                ["Xvfb", "-displayfd", str(writing), *screen],
+                pass_fds=(writing,),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        finally:
+            os.close(writing)
+        try:
+            ready, _, _ = select.select([reading], [], [], SECONDS_TO_START)
+            number = os.read(reading, 32).decode().strip() if ready else ""
+            if not number:
+                raise RuntimeError(
+                    f"Xvfb did not start (it ended with {server.poll()}): run `Xvfb :99`, which prints why"
+                )
+            yield f":{number}"
+        finally:
+            _stop(server)
+    finally:
+        os.close(reading)
+
+
+def _stop(server: subprocess.Popen) -> None:
+    server.terminate()
+    try:
+        server.wait(SECONDS_TO_STOP)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
