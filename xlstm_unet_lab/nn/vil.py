@@ -46,11 +46,15 @@ class MLSTMCell(nn.Module):
             self.gates.bias[self.heads :] = torch.linspace(3, 6, self.heads)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        i, f = self._gates(q, k, v).mT.chunk(2, 1)  # (B, H, S)
-        q, k, v = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, H, S, D)
         # `fit` watches loss and gradients: looking at every value here would stall a GPU in each layer.
-        h = mlstm.run(q, k, v, i, f, form=self.form, check_values=False)
+        h = mlstm.run(*self.heads_and_gates(q, k, v), form=self.form, check_values=False)
         return self.norm(h)
+
+    def heads_and_gates(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """What the mLSTM reads: q, k, v (B, S, width) -> q, k, v (B, H, S, D) and the gates' i, f (B, H, S)."""
+        i, f = self._gates(q, k, v).mT.chunk(2, 1)
+        q, k, v = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))
+        return q, k, v, i, f
 
     def _gates(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """The linear map of [q, k, v] without making that long row, (B, S, 2 H), in at least float32.

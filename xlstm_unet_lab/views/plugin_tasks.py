@@ -1,0 +1,256 @@
+"""What the napari plugin computes, without a viewer: layers in, layer tuples, tables and words out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from xlstm_unet_lab.data.dataset import normalise
+from xlstm_unet_lab.data.instance_labels import LABELS
+from xlstm_unet_lab.data.recipe_facts import Track
+from xlstm_unet_lab.evaluation.cases import RunFacts, run_facts
+from xlstm_unet_lab.evaluation.instances import instances_from_classes
+from xlstm_unet_lab.evaluation.predict import predict, slice_by_slice, targets_of
+from xlstm_unet_lab.evaluation.report import evaluate
+from xlstm_unet_lab.training.run_directory import load_run
+from xlstm_unet_lab.views import overlay_napari
+from xlstm_unet_lab.views.mixer_rows import MixerRows, explore
+from xlstm_unet_lab.views.overlay import Overlay, overlay
+from xlstm_unet_lab.views.overlay_napari import LayerData
+from xlstm_unet_lab.views.picture import BLUE, ORANGE
+from xlstm_unet_lab.views.triton_first import load_triton
+
+if TYPE_CHECKING:
+    import pandas
+
+load_triton()  # napari imports this module while its canvas is open
+
+HALF = 0.5  # of a token: where the forget gates have let go of it
+SIGNED = {"name": "blue, black, orange", "colors": [BLUE, "#000000", ORANGE]}  # below, at, above 0: 0 does not show
+PERCENTILE = 99.5  # of a receptive field: its centre would leave the rest black
+
+
+class Place(NamedTuple):
+    """Where a layer lies."""
+
+    spacing: tuple[float, ...]  # in `unit`, as all of it
+    translate: tuple[float, ...]
+    unit: str  # "mm" or "px"
+
+
+class Comparison(NamedTuple):
+    """Predictions held against the truth."""
+
+    table: pandas.DataFrame  # prediction, then the columns of `evaluate`
+    layers: list[LayerData]  # an error map a prediction
+    worst: int  # the slice along axis 0 with most errors, of the prediction with the lowest Dice; 0 in 2-D
+
+
+def trained(run_directory: str | Path) -> tuple[nn.Module, RunFacts]:
+    """The network of a run with its best weights, or its last where no validation chose, and what it was trained on.
+
+    Raises FileNotFoundError for a folder that is no run directory, and as `load_run`.
+    """
+    which = "best" if (Path(run_directory) / "best.safetensors").is_file() else "last"
+    return load_run(run_directory, which), run_facts(run_directory)
+
+
+def place_of(layer) -> Place:
+    """Where a napari layer lies, in mm where its units are lengths, else in pixels."""
+    in_mm = all(unit.is_compatible_with("mm") for unit in layer.units)
+    factors = [float((1 * unit).to("mm").magnitude) if in_mm else 1.0 for unit in layer.units]
+    spacing, translate = (tuple(np.multiply(sizes, factors).tolist()) for sizes in (layer.scale, layer.translate))
+    return Place(spacing, translate, "mm" if in_mm else "px")
+
+
+def image_of(layers: Sequence, spatial_dims: int) -> np.ndarray:
+    """Napari image layers as one image (C, *spatial): a channel each, or one layer of red, green and blue.
+
+    Raises ValueError, naming the layer, for none, another number of dimensions and layers on different grids.
+    """
+    if not layers:
+        raise ValueError("no image layer is chosen: choose one, or one for each channel of the network")
+    first, channels = layers[0], []
+    for layer in layers:
+        if layer.ndim != spatial_dims:
+            raise ValueError(
+                f"layer {layer.name!r} is {layer.ndim}-D, the network was trained on {spatial_dims}-D images: choose "
+                "another layer or another run"
+            )
+        data = np.asarray(layer.data)
+        channels.append(np.moveaxis(data[..., :3], -1, 0) if layer.rgb else data[None])
+        same = channels[-1].shape[1:] == channels[0].shape[1:] and np.allclose(layer.scale, first.scale)
+        if not same or not np.allclose(layer.translate, first.translate):
+            raise ValueError(f"layers {first.name!r} and {layer.name!r} lie on different grids: choose channels of one")
+    return np.concatenate(channels)
+
+
+def as_layers(shown: Overlay, parts: Sequence[str] | None = None, of: str = "", **keywords) -> list[LayerData]:
+    """The layers of an overlay, or these parts alone, each knowing the names of the labels; `of` ends their names."""
+    found = []
+    for data, known, kind in overlay_napari.layers(shown):
+        metadata = known["metadata"] | {"labels": shown.labels}
+        if parts is None or metadata["part"] in parts:
+            found.append((data, known | keywords | {"name": known["name"] + of, "metadata": metadata}, kind))
+    return found
+
+
+def segment(
+    run_directory: str | Path,
+    layers: Sequence,
+    *,
+    mirror: bool = False,
+    device: str = "cpu",
+    track: Track = iter,
+) -> list[LayerData]:
+    """What a run predicts for image layers: labels with the names and colours of its data set, where the image lies.
+
+    Objects get outlines where the network learnt interiors and boundaries. A layer in mm is resampled to the spacing of
+    training when that is in mm too, any other is used as it is. `mirror` averages over the mirror images that the data
+    set allows; device and track as in `predict`. Raises FileNotFoundError for a folder that is no run directory and
+    ValueError for layers that do not fit the network.
+    """
+    model, facts = trained(run_directory)
+    image, place, recipe = _read(model, facts, layers), place_of(layers[0]), facts.recipe
+    in_mm = place.unit == "mm" and (recipe is None or recipe.spacing_unit == "mm")
+    known = {"axis": facts.slice_axis, "spacing": place.spacing if in_mm else None, "patch_size": facts.patch_size}
+    options = {"mirror": mirror and facts.mirror, "device": device, "track": track}
+    label = slice_by_slice(predict, model, image, **known, **options)
+    counted = recipe is not None and dict(recipe.labels) == LABELS
+    name = Path(run_directory).resolve().name
+    shown = overlay(
+        image,
+        prediction=label,
+        instances=instances_from_classes(label) if counted else None,
+        spacing=place.spacing,
+        unit=place.unit,
+        label_names=targets_of(model, model.build_arguments["num_classes"]).foreground,
+        colours=recipe and {recipe.labels[one]: colour for one, colour in recipe.colours.items()},
+        title=name,
+    )
+    parts = ("prediction", "outlines") if counted else ("prediction",)
+    return as_layers(shown, parts, f" of {name}", translate=place.translate)
+
+
+def compare(
+    truth: np.ndarray,
+    predictions: Mapping[str, np.ndarray],
+    place: Place,
+    label_names: Mapping[str, int | Sequence[int]] | None = None,
+) -> Comparison:
+    """Hold predictions, by name, against the truth; integers (*spatial), label_names as in `overlay`.
+
+    Raises ValueError for no prediction, shapes that differ, and values without a name.
+    """
+    from pandas import concat
+
+    if not predictions:
+        raise ValueError("no prediction is chosen: choose one to three label layers beside the truth")
+    if label_names is None:
+        values = {value for array in (truth, *predictions.values()) for value in np.unique(array).tolist()} - {0}
+        label_names = {f"label {value}": value for value in sorted(values)}
+    known = {"spacing": place.spacing, "unit": place.unit}
+    nothing = np.broadcast_to(np.uint8(0), (1, *truth.shape))
+    tables, maps, slices = {}, [], {}
+    for name, found in predictions.items():
+        shown = overlay(nothing, truth=truth, prediction=found, label_names=label_names, title=name, **known)
+        tables[name] = evaluate(found, truth, labels=label_names, **known)
+        maps += as_layers(shown, ["errors"], f" of {name}", translate=place.translate, visible=True)
+        slices[name] = shown.initial_slice
+    worst = min(tables, key=lambda name: tables[name]["dice"].mean())
+    table = concat(tables, names=["prediction"]).reset_index("prediction").reset_index(drop=True)
+    return Comparison(table, maps, slices[worst])
+
+
+def explore_layers(
+    run_directory: str | Path, layers: Sequence, position: Sequence[int], *, device: str = "cpu"
+) -> tuple[list[LayerData], str]:
+    """What reaches one pixel through a run's mixers, as image layers, and the same in words.
+
+    position: of the pixel, whole numbers in the order of the layers' axes. The network sees one patch around it, on the
+    layers' own grid. Every mixer has two layers (direction, head, *grid): the weights of the row, and the decay of the
+    forget gates. The effective receptive field has the image's grid. Raises FileNotFoundError for a folder that is no
+    run directory and ValueError for layers, a position or a network that do not fit.
+    """
+    model, facts = trained(run_directory)
+    image, (spacing, translate, unit) = _read(model, facts, layers), place_of(layers[0])
+    size, patch_size = image.shape[1:], facts.patch_size
+    if len(position) != len(size) or not all(0 <= p < length for p, length in zip(position, size, strict=True)):
+        raise ValueError(f"position {tuple(position)} lies outside the image of size {size}")
+    patch, start = _patch_around(normalise(image), position, patch_size)
+    place = [p - first for p, first in zip(position, start, strict=True)]
+    rows, field = explore(model.to(device), torch.from_numpy(patch), place)
+
+    def layer(data: np.ndarray, name: str, limits: tuple[float, float], colormap, visible: bool = False) -> LayerData:
+        ahead = data.ndim - len(size)  # direction and head
+        factors = np.divide(patch_size, data.shape[ahead:])
+        # The middle of a coarse position lies between the middles of the pixels it stands for.
+        corner = np.add(start, (factors - 1) / 2) * spacing + translate
+        keywords = {
+            "name": name,
+            "metadata": {"part": name},
+            "scale": (*(1,) * ahead, *factors * spacing),
+            "translate": (*(0,) * ahead, *corner),
+            "units": (*("pixel",) * ahead, *(overlay_napari.UNITS[unit],) * len(size)),
+            "axis_labels": (*("direction", "head")[:ahead], *"zyx"[-len(size) :]),
+            "contrast_limits": limits,
+            "colormap": colormap,
+            "blending": "additive",
+            "visible": visible,
+        }
+        return data, keywords, "image"
+
+    found = [layer(field, "receptive field", (0, _above_0(np.percentile(field, PERCENTILE))), "magma")]
+    for number, (name, row) in enumerate(rows.items(), start=1):
+        largest = _above_0(np.abs(row.weights).max())
+        found.append(layer(row.decay, f"decay, {name}", (0, 1), "viridis"))
+        found.append(layer(row.weights, f"weights, {name}", (-largest, largest), SIGNED, visible=number == len(rows)))
+    return found, "\n".join(_in_words(name, row) for name, row in rows.items())
+
+
+def _read(model: nn.Module, facts: RunFacts, layers: Sequence) -> np.ndarray:
+    """The layers as the network reads them; ValueError for another number of channels."""
+    spatial_dims = len(facts.patch_size) if facts.slice_axis is None else facts.recipe.spatial_dims
+    image, wanted = image_of(layers, spatial_dims), model.build_arguments["in_channels"]
+    if len(image) != wanted:
+        names = f" ({', '.join(facts.recipe.channel_names)})" if facts.recipe else ""
+        raise ValueError(
+            f"the network reads {wanted} {'channel' if wanted == 1 else 'channels'}{names}, the chosen layers have "
+            f"{len(image)}: choose as many layers, or another run"
+        )
+    return image
+
+
+def _patch_around(
+    image: np.ndarray, position: Sequence[int], patch_size: Sequence[int]
+) -> tuple[np.ndarray, tuple[int, ...]]:
+    """The patch (C, *patch_size) with a position near its middle, inside the image as far as that goes, else padded
+    with zeros on both sides as in prediction; and where in the image it starts."""
+    start, margins, window = [], [], []
+    for length, p, patch in zip(image.shape[1:], position, patch_size, strict=True):
+        first = min(max(p - patch // 2, 0), length - patch) if length > patch else -((patch - length) // 2)
+        before = max(-first, 0)
+        start.append(first)
+        margins.append((before, max(first + patch - length, 0)))
+        window.append(slice(first + before, first + before + patch))
+    return np.pad(image, [(0, 0), *margins])[(slice(None), *window)], tuple(start)
+
+
+def _above_0(limit: float) -> float:
+    return float(limit) or 1.0
+
+
+def _in_words(name: str, row: MixerRows) -> str:
+    grid = " x ".join(map(str, row.weights.shape[2:]))
+    lines = [f"{name}, {grid} tokens, row of token {row.position}; half of it is left after that many tokens, by head:"]
+    for number, (traversal, decay) in enumerate(zip(row.traversals, row.decay, strict=True)):
+        way = "backward" if traversal.reverse else "forward"
+        axis = "zyx"[-(row.weights.ndim - 2) :][traversal.fastest]
+        kept = ", ".join(str(np.count_nonzero(head >= HALF)) for head in decay)
+        lines.append(f"  direction {number} ({way}, {axis} fastest): {kept}")
+    return "\n".join(lines)
