@@ -8,8 +8,9 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
+from xlstm_unet_lab.evaluation import metrics
 from xlstm_unet_lab.views import figures
-from xlstm_unet_lab.views.picture import PALETTE, Picture, new_figure
+from xlstm_unet_lab.views.picture import PALETTE, Picture, in_words, line_style, new_figure
 
 COLOURS = {"interior": "#0072B2", "boundary": "#E69F00"}
 
@@ -89,7 +90,74 @@ def test_learning_curve_tells_falling_from_not_falling():
 
 def test_score_strip_gives_mean_and_range():
     picture = figures.score_strip({"interior": [0.5, 1.0], "boundary": [0.25, 0.75]})
+    assert picture.description.startswith("Dice of 2 images. ")
     assert "interior: mean 0.75, from 0.50 to 1.00; boundary: mean 0.50" in picture.description
+    dots, bar = picture.figure.axes[0].lines[:2]
+    assert dots.get_xdata().tolist() == [0.5, 1.0] and bar.get_xdata().tolist() == [0.75, 0.75]
+    assert np.abs(dots.get_ydata()).max() <= 0.2, "dots stay in their row"
+
+
+def test_score_strip_tells_models_apart_and_leaves_nan_out():
+    scores = {"liver": {"a": [0.5, float("nan")], "b": [0.25, 0.75]}, "spleen": {"b": [float("nan")] * 2}}
+    picture = figures.score_strip(scores, "NSD", case="organ")
+    assert picture.description.startswith("NSD of 2 organs. a, liver: mean 0.50, from 0.50")
+    assert "b, liver: mean 0.50, from 0.25 to 0.75; b, spleen: no value." in picture.description
+    axes = picture.figure.axes[0]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["a, liver", "b, liver", "b, spleen"]
+    colours = [line.get_color() for line in axes.lines if line.get_linestyle() == "None"]
+    assert colours == [PALETTE[0], PALETTE[1], PALETTE[1]]
+    assert "one dot an organ" in axes.get_xlabel()
+
+
+def test_boundary_tolerance_is_what_the_metrics_say():
+    truth, shifted = np.zeros((12, 12), bool), np.zeros((12, 12), bool)
+    truth[3:8, 3:8], shifted[3:8, 5:10] = True, True
+    near, far = (
+        figures.boundary_tolerance(truth, shifted, spacing=(1.0, 1.0), tolerance=tolerance) for tolerance in (1.0, 2.0)
+    )
+    score = metrics.surface_dice(shifted, truth, spacing=(1.0, 1.0), tolerance=1.0)
+    assert score < 1 and f"Within a tolerance of 1 mm the surface Dice is {score:.2f};" in near.description
+    assert "surface Dice is 1.00;" in far.description and "Dice is 0.60" in far.description
+    with pytest.raises(ValueError, match="one slice"):
+        figures.boundary_tolerance(truth[None], shifted[None], spacing=(1.0,) * 3, tolerance=1.0)
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_patches_are_drawn_where_they_lie(spatial_dims):
+    label = np.zeros((6, 10, 20)[-spatial_dims:], int)
+    label[..., 2:4, 4:8] = 1
+    boxes = [
+        (*[slice(0, 6)] * (spatial_dims - 2), slice(1, 5), slice(4, 8)),
+        (*[slice(0, 6)] * (spatial_dims - 2), slice(-2, 2), slice(16, 22)),  # beyond the image's edge
+    ]
+    picture = figures.patch_places(np.zeros((1, *label.shape)), label, boxes, {"cell": "#0072B2"})
+    assert "2 random patches: 1 hold foreground, 25.0% of an average patch" in picture.description
+    assert "Of the whole image 4.0% is foreground." in picture.description
+    drawn = picture.figure.axes[0].patches
+    assert [patch.get_xy() for patch in drawn] == [(3.5, 0.5), (15.5, -2.5)]
+    assert [(patch.get_width(), patch.get_height()) for patch in drawn] == [(4, 4), (6, 4)]
+
+
+def test_of_a_volume_only_patches_that_cross_the_slice_are_drawn():
+    label = np.zeros((6, 10, 10), int)
+    label[4, 2:4, 2:4] = 1
+    boxes = [(slice(0, 3), slice(0, 4), slice(0, 4)), (slice(2, 6), slice(0, 4), slice(0, 4))]
+    picture = figures.patch_places(np.zeros((1, *label.shape)), label, boxes, {"cell": "#0072B2"})
+    assert len(picture.figure.axes[0].patches) == 1 and "slice 4" in picture.figure.axes[0].get_title()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [([], "no token"), ([3], "token 3"), ([3, 5], "tokens 3, 5"), (range(7), "tokens 0, 1, 2, 3, 4 and others")],
+)
+def test_numbers_in_words(numbers, words):
+    assert in_words(numbers, "token") == words
+
+
+def test_lines_differ_in_two_signs():
+    styles = [(line_style(n)["color"], line_style(n)["marker"]) for n in range(len(PALETTE))]
+    assert len(set(styles)) == len({marker for _, marker in styles}) == len(PALETTE)
+    assert line_style(len(PALETTE)) == line_style(0)
 
 
 def test_a_picture_carries_its_words_everywhere(tmp_path):

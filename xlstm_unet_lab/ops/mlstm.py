@@ -123,6 +123,20 @@ def _parallel(q, k, v, i, f, state):
     return h, MLSTMState(C, n, m[..., -1])
 
 
+def decay_matrix(i: Tensor, f: Tensor) -> Tensor:
+    """The logarithm of what row t of the parallel form lets token s weigh, before it is stabilised.
+
+    i, f (..., S) -> (..., S, S) in the dtype of sums of gates: i_s + a_{s+1} + ... + a_t for s <= t, -inf beyond. From
+    an empty memory its largest value in row t is m_t, and exp(decay - m_t) is the stabilised matrix. Raises ValueError
+    for shapes that differ. Source: arXiv 2405.04517, appendix A.3.
+    """
+    if i.ndim < 1 or i.shape != f.shape:
+        raise ValueError(f"i has shape {tuple(i.shape)} and f {tuple(f.shape)}, expected the same (..., S)")
+    summed = F.logsigmoid(f.to(gate_dtype(f))).cumsum(-1)
+    future = torch.ones(i.shape[-1], i.shape[-1], dtype=torch.bool, device=i.device).triu(1)
+    return (summed[..., :, None] + (i - summed)[..., None, :]).masked_fill(future, -torch.inf)
+
+
 def _differences(u: Tensor, mu: Tensor, dtype: torch.dtype) -> Tensor:
     """u_s - mu_t as (..., t, s) in `dtype`, exact to its last digits where u and mu are large and nearly cancel.
 

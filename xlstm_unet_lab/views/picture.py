@@ -3,6 +3,8 @@
 import base64
 import html
 import io
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from matplotlib.figure import Figure
 from xlstm_unet_lab.data.files import write_whole
 
 RESOLUTION = 90  # dots an inch in a notebook
+# Matplotlib's fonts are shared: a slider moved while a cell trains draws from a thread of its own (ipykernel 7).
+DRAWING = threading.Lock()
 LEVEL = 15  # steps of brightness in a PNG: hues stay, noise shrinks, and notebooks kept in git stay small
 # Okabe and Ito's palette: told apart by colour-blind readers and in grey print.
 BLUE, ORANGE, GREEN, SKY, VERMILION, PURPLE, YELLOW, GREY = (
@@ -25,11 +29,28 @@ BLUE, ORANGE, GREEN, SKY, VERMILION, PURPLE, YELLOW, GREY = (
     "#767676",
 )
 PALETTE = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY)
+MARKERS = "osD^vPX"  # one for each colour: the second sign by which lines are told apart
+INTENSITY, AMOUNT, SIGNED = "gray", "cividis", "PuOr"  # colour maps: images, values from 0 up, values around 0
 
 
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure of that many inches, on white so that it reads on a dark page too, not known to pyplot."""
     return Figure(figsize=(width, height), layout="constrained", facecolor="white", dpi=RESOLUTION)
+
+
+def line_style(place: int) -> dict:
+    """Colour and marker of the line at that place, for `plot`; they repeat together after as many as PALETTE has."""
+    place %= len(PALETTE)
+    return {"color": PALETTE[place], "marker": MARKERS[place], "markersize": 4, "linewidth": 1.6}
+
+
+def in_words(numbers: Sequence[int], what: str) -> str:
+    """Up to five numbers after the name of what they count, for descriptions: "tokens 3, 4", or "no token"."""
+    numbers = [int(n) for n in numbers]
+    if not numbers:
+        return f"no {what}"
+    shown = ", ".join(map(str, numbers[:5]))
+    return f"{what} {shown}" if len(numbers) == 1 else f"{what}s {shown}{' and others' * (len(numbers) > 5)}"
 
 
 @dataclass(frozen=True)
@@ -45,7 +66,8 @@ class Picture:
         from PIL.PngImagePlugin import PngInfo
 
         full, reduced, text = io.BytesIO(), io.BytesIO(), PngInfo()
-        self.figure.savefig(full, format="png")
+        with DRAWING:
+            self.figure.savefig(full, format="png")
         text.add_itxt("Description", self.description)
         stepped = np.round(np.asarray(Image.open(full).convert("RGB")) / LEVEL) * LEVEL
         Image.fromarray(stepped.astype(np.uint8)).save(reduced, format="png", optimize=True, pnginfo=text)
