@@ -14,10 +14,10 @@ ALLOW_ROOT := $(shell test "$$(id -u)" = 0 && echo --allow-root)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help lab demo test lint format system system-if-missing course bench constraints clean say-lab say-demo say-test
+.PHONY: help lab demo test lint format system system-if-missing course course-times nbgrader bench constraints clean say-lab say-demo say-test
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 lab: say-lab $(STAMP) ## set everything up and open JupyterLab on notebooks/; options: LAB_ARGS="--no-browser --port 9999"
 	@$(RUN) -m jupyterlab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks $(ALLOW_ROOT) $(LAB_ARGS)
@@ -56,6 +56,13 @@ system-if-missing:
 
 course: $(STAMP) ## build both notebooks of every lesson from solutions/*.py; CHECK=1 only compares
 	@$(RUN) -m xlstm_unet_lab.course.build $(if $(CHECK),--check)
+
+course-times: $(STAMP) ## run every lesson in profile cpu, write the minutes into their headers, build them anew
+	@$(RUN) -m xlstm_unet_lab.course.build --times
+	@$(RUN) -m xlstm_unet_lab.course.build
+
+nbgrader: $(STAMP) ## write the lessons as a course for nbgrader into runs/nbgrader
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) -m xlstm_unet_lab.course.build --nbgrader runs/nbgrader
 
 bench: $(STAMP) ## measure speed and memory side by side, results in benchmarks/results/; options: BENCH_ARGS
 	@$(RUN) -m benchmarks $(BENCH_ARGS)

@@ -1,4 +1,4 @@
-# %% [markdown]
+# %% [markdown] seconds={"ci": 60, "cpu": 400, "gpu": 400} gigabytes={"ci": 2.5, "cpu": 3, "gpu": 6}
 # # 00 · Start here: train an xLSTM-UNet and look at what it predicts
 #
 # In this lesson you train a small xLSTM-UNet on microscope images, watch it learn, and look closely at where it is
@@ -7,15 +7,24 @@
 # **You will be able to**
 # * prepare a data set and read its images and labels,
 # * build a network by name and train it,
-# * predict images the network has never seen, and say how good the prediction is.
+# * predict images the network has never seen, and say how good the prediction is,
+# * tell a real difference between two methods from chance.
 #
-# **Time.** The computing takes about 2 minutes in profile `cpu` (measured on 2 cores), the two exercises about 12.
+# **Time.** 5 minutes of computing in profile `cpu` (measured on 2 cores, 1.5 GB of memory), 30 minutes of exercises.
 #
 # **You need** Python and a first acquaintance with PyTorch: tensors, modules, a training loop.
 # Nothing about LSTMs yet; that begins in lesson 01.
 #
-# **Words.** A *label image* gives every pixel a class. *Segmentation* is predicting it. A *patch* is the piece of an
-# image a network trains on. *Dice* is the score used most in this field; you will write it yourself below.
+# **Words.** A [label image](../docs/glossary.md#label-image) gives every pixel a class;
+# [segmentation](../docs/glossary.md#segmentation) is predicting it. A [patch](../docs/glossary.md#patch) is the piece of
+# an image a network trains on. [Dice](../docs/glossary.md#dice) is the score used most in this field; you will write it
+# yourself below.
+#
+# **Symbols.**
+# * $P$, $T$: the pixels that are predicted to be foreground, and those that truly are.
+# * $x$, $\hat y(x)$: a position, and the blended score there.
+# * $i$, $s_i$, $y_i$, $w$: number of a window, where it begins, its scores, and the weight of each of its places.
+# * $n$, $j$, $d_j$, $\bar d$: how many cases there are, the number of one, the difference of its two scores, their mean.
 
 # %%
 import os
@@ -23,14 +32,16 @@ import os
 import numpy as np
 import torch
 from IPython.display import display
+from monai.metrics import compute_dice
 from scipy.ndimage import binary_dilation
+from tqdm.auto import tqdm
 
 import xlstm_unet_lab as lab
-from xlstm_unet_lab.course.feedback import check, hint, reveal
-from xlstm_unet_lab.course.profiles import choose, current_profile
+from xlstm_unet_lab.course import check, choose, current_profile, estimate, hint, progress, reveal
 from xlstm_unet_lab.data.augment import Augmentation
 from xlstm_unet_lab.evaluation import metrics
 from xlstm_unet_lab.views import figures
+from xlstm_unet_lab.views.overlay import overlay_case
 from xlstm_unet_lab.views.widgets import TrainingPlot
 
 # %% [markdown]
@@ -95,6 +106,19 @@ display(figures.samples([train.raw(n) for n in chosen], [train[n]["label"].numpy
 #
 # the overlap, counted once for each side, divided by the size of both. It is 1 when $P = T$ and 0 when they do not meet.
 # When both are empty, there was nothing to find and nothing was found: by convention that is 1.
+#
+# **A surprise to explain.** The next cell scores a network that has learnt nothing: it calls every pixel background.
+
+# %% tags=["surprise"]
+truth = train[0]["label"].numpy() > 0
+nothing = np.zeros_like(truth)
+print(
+    f"predicting nothing at all: {np.mean(nothing == truth):.0%} of the pixels are right, Dice {metrics.dice(nothing, truth):.2f}"
+)
+
+# %% [markdown]
+# Why is the first number so high? What would it be on an image with a single cell, and what would Dice be? Decide before
+# you read on which of the two you would want a network to be judged by.
 
 # %% [markdown]
 # ### Exercise 00.1: write Dice
@@ -118,7 +142,16 @@ check("00.1", dice)
 
 # %% [markdown]
 # The rest of the lesson uses the package's own `metrics.dice`, so you can go on whether or not your function is done.
-#
+# But is the package right? Code that checks itself proves little, so here is Dice from another hand: MONAI, a library
+# for medical images, computes it for two random masks.
+
+# %% tags=["independent", "nbval-check-output"]
+one, other = np.random.default_rng(0).random((2, 64, 64)) < 0.3
+theirs = compute_dice(torch.tensor(one)[None, None], torch.tensor(other)[None, None]).item()
+assert np.isclose(metrics.dice(one, other), theirs, rtol=0, atol=1e-6)
+print(f"ours {metrics.dice(one, other):.4f}, MONAI's {theirs:.4f}")
+
+# %% [markdown]
 # ## The network
 #
 # A **U-Net** shrinks the image stage by stage, so that each position sees more and more of its surroundings, and then
@@ -170,10 +203,9 @@ config = lab.TrainConfig(
     validation_cases=choose(ci=2, cpu=4),
     seed=0,
 )
-expected = choose(ci="about 10 seconds", cpu="about 2 minutes on 2 cores", gpu="not measured on a GPU yet")
-print(f"{config.steps} steps of {config.batch_size} patches: {expected}")
 
-# %%
+# %% tags=["widget"]
+print(f"{config.steps} steps of {config.batch_size} patches: {estimate(ci=10, cpu=100)}")
 plot = TrainingPlot(config.steps)
 display(plot.widget)
 records = list(plot.watch(lab.fit(model, train, val, config)))
@@ -197,8 +229,9 @@ print(curve.description)
 # NumPy arrays go in and come out.
 
 # %%
-predictions = [lab.predict(model, test.raw(n), patch_size=patch_size) for n in range(len(test))]
-truths = [test[n]["label"].numpy() for n in range(len(test))]
+cases = range(choose(ci=4, cpu=len(test)))
+predictions = [lab.predict(model, test.raw(n), patch_size=patch_size) for n in tqdm(cases, "test images")]
+truths = [test[n]["label"].numpy() for n in cases]
 
 # %% tags=["figure"]
 for n in range(2):
@@ -247,6 +280,39 @@ print(f"{near_outline / wrong:.0%} of the wrong pixels lie within two pixels of 
 # %% [markdown]
 # *Confused* pixels are boundary taken for interior or the other way round.
 #
+# ## One image from many windows
+#
+# Half of each window lies in its neighbours too, so most pixels are predicted more than once. Near the edge of a window a
+# network sees only one side of a pixel's surroundings and errs more often. So windows are blended by a weighted mean that
+# trusts their middle. In one dimension, with window $i$ beginning at $s_i$,
+#
+# $$\hat y(x) = \frac{\sum_i w(x - s_i)\, y_i(x - s_i)}{\sum_i w(x - s_i)},$$
+#
+# where the sums run over the windows that cover $x$.
+
+# %% [markdown]
+# ### Exercise 00.3: blend the windows
+#
+# *About 8 minutes, difficulty 3 of 5.* Write the formula for a row of pixels. `pieces` holds the scores, one row a window;
+# `starts` says where each window begins; `weights` has one number a place in a window; the result has `length` scores.
+
+
+# %% exercise="00.3" minutes=8 difficulty=3
+def blend(pieces, starts, weights, length):
+    ### BEGIN SOLUTION
+    total, shares = np.zeros(length), np.zeros(length)
+    for piece, start in zip(pieces, starts, strict=True):
+        place = slice(start, start + len(piece))
+        total[place] += weights * piece
+        shares[place] += weights
+    return total / shares
+    ### END SOLUTION
+
+
+# %%
+check("00.3", blend)
+
+# %% [markdown]
 # ## How good is it?
 #
 # One number for each test image and class, and for the *foreground*, which is interior and boundary together.
@@ -260,7 +326,7 @@ display(figures.score_strip(scores))
 
 # %%
 mean_dice = float(np.mean(scores["foreground"]))
-print(f"mean foreground Dice on {len(test)} held-out images: {mean_dice:.3f}")
+print(f"mean foreground Dice on {len(cases)} held-out images: {mean_dice:.3f}")
 
 # %% [markdown]
 # A mean hides a lot. Which image is worst, and why? Look at it before you trust any number.
@@ -272,6 +338,16 @@ display(
         test.raw(worst), truths[worst], predictions[worst], recipe.colours, title=f"worst, {test.names[worst]}"
     )
 )
+
+# %% [markdown]
+# Here is the same case with its image, truth, prediction and errors as layers that you can switch, zoom and fade. Tab
+# goes from one control to the next, the arrow keys change it. On a computer with a screen, `case.napari()` opens the same
+# layers in napari; lesson 11 is about that.
+
+# %% tags=["widget"]
+case = overlay_case(test, worst, predictions[worst])
+print(case.describe())
+case.widget()
 
 # %% [markdown]
 # `lab.evaluate` gives more measures of one case in a table; lesson 07 explains them and how each can be fooled.
@@ -288,11 +364,56 @@ table = lab.evaluate(
 table.round(3)
 
 # %% [markdown]
+# ## Is it really better?
+#
+# Cells have no up and down, so an image and its mirror image are equally good input. Does it help to predict both and
+# average? `mirror=True` does so, along both axes. The question is whether the gain could be chance. With the score of
+# every case before and after, let $d_j$ be the gain in case $j$. Its mean, and how well we know that mean, are
+#
+# $$\bar d = \frac{1}{n} \sum_j d_j, \qquad \mathrm{SE} = \frac{1}{\sqrt{n}} \sqrt{\frac{1}{n - 1} \sum_j (d_j - \bar d)^2}.$$
+#
+# A mean gain within two standard errors of 0 is no evidence of anything.
+
+# %% [markdown]
+# ### Exercise 00.4: compare two methods
+#
+# *About 10 minutes, difficulty 3 of 5.* Given one score a case of a first and a second method, return the mean difference
+# (positive where the first is better) and its standard error.
+
+
+# %% exercise="00.4" minutes=10 difficulty=3
+def compare_scores(first, second):
+    ### BEGIN SOLUTION
+    differences = first - second
+    return differences.mean(), differences.std(ddof=1) / np.sqrt(len(differences))
+    ### END SOLUTION
+
+
+# %%
+check("00.4", compare_scores)
+
+# %%
+mirrored = [lab.predict(model, test.raw(n), patch_size=patch_size, mirror=True) for n in tqdm(cases, "mirrored")]
+averaged = np.array([metrics.dice(mirrored[n] > 0, truths[n] > 0) for n in cases])
+plain = np.array(scores["foreground"])
+gain = averaged - plain
+print(f"gain {gain.mean():+.4f}, standard error {gain.std(ddof=1) / np.sqrt(len(gain)):.4f} case by case")
+print(f"and {np.sqrt((plain.var(ddof=1) + averaged.var(ddof=1)) / len(gain)):.4f} if the cases were not paired")
+
+# %% [markdown]
+# The two errors differ because most of the spread between cases is shared: a hard image is hard with and without mirrors.
+# Comparing case by case takes that out.
+
+# %%
+progress("00")
+
+# %% [markdown]
 # ## Key points
 #
 # * Hold images out. A score on images the network trained on says nothing.
 # * Dice compares overlap with size; it ignores the easy background.
 # * Look at the worst case, not only at the mean.
+# * Compare two methods case by case, and say how well the mean difference is known.
 # * A U-Net sees its surroundings stage by stage; the mixer at the bottom lets every position hear from all others.
 #
 # ## What could go wrong
@@ -300,13 +421,15 @@ table.round(3)
 # * *The loss does not fall.* Look at images and labels together first: a shifted or swapped label is the usual reason.
 # * *The loss becomes NaN.* `fit` stops and names the step and the tensor. Lower the learning rate.
 # * *It is slow.* Close other programs, or set `LAB_PROFILE=ci` before `make lab` to see everything run with a tiny network.
-#
+
+# %% [markdown]
 # ## An open question
 #
 # Train again with `"unet"` in place of `"xlstm_unet_bot"`: the same network without the mixer, and so with fewer
 # parameters. Is the difference between the two scores larger than the difference between two seeds of the same network?
 # How would you find out, and how would you tell the mixer's effect from that of the extra parameters?
-#
+
+# %% [markdown]
 # ## Further reading
 #
 # * Chen et al., *xLSTM-UNet can be an Effective 2D & 3D Medical Image Segmentation Backbone*, arXiv 2407.01530.

@@ -58,8 +58,9 @@ def one_thread():
 
 @pytest.fixture(autouse=True, scope="session")
 def private_data_folder(tmp_path_factory: pytest.TempPathFactory):
-    """Point LAB_DATA at a folder of this run, so that no test reads or writes the user's prepared data."""
+    """Point LAB_DATA and LAB_PROGRESS at folders of this run: no test touches the user's data or progress."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAB_PROGRESS", str(tmp_path_factory.mktemp("lab_progress") / "progress.json"))
         patch.setenv("LAB_DATA", str(tmp_path_factory.mktemp("lab_data")))
         yield
 

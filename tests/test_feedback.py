@@ -1,6 +1,5 @@
-"""Every exercise: the stub, the solution and every planted mistake get the words they deserve; and the profiles."""
+"""Every exercise: the stub, the solution and every planted mistake get the words they deserve."""
 
-import dataclasses
 import re
 from collections import Counter
 from html.parser import HTMLParser
@@ -11,9 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from scipy import stats
 
-from xlstm_unet_lab.course import check, choose, current_profile, hint, reveal
-from xlstm_unet_lab.course.checks import all_exercises, find_exercise, lesson_00
+from xlstm_unet_lab.course import check, hint, reveal
+from xlstm_unet_lab.course.checks import all_exercises, lesson_00, lesson_00_windows
 from xlstm_unet_lab.course.exercise import Outcome
 from xlstm_unet_lab.course.feedback import COLOURS, NOT_ATTEMPTED, OTHER_COLOUR, RIGHT, WRONG, Result, fault
 from xlstm_unet_lab.evaluation import metrics
@@ -30,7 +30,9 @@ SHAPES = npst.array_shapes(min_dims=1, max_dims=3, max_side=5)
 
 @pytest.fixture(autouse=True)
 def no_hints_given_yet(monkeypatch):
+    """Neither here nor, as writing files takes time, in a progress file; test_progress_file.py is about that."""
     monkeypatch.setattr("xlstm_unet_lab.course.feedback._hints_given", Counter())
+    monkeypatch.setattr("xlstm_unet_lab.course.feedback.note", lambda number, **steps: "")
 
 
 class Page(HTMLParser):
@@ -138,7 +140,7 @@ def raises(prediction, truth):
     [
         ("00.1", 0.5, r"is a number, not a function.* `check\(\"00\.1\", dice\)`"),
         ("00.1", lambda p, t: "0.5", "Wrong type: expected a number, got a value of type str"),
-        ("00.1", lambda p, t: True, "Wrong type: expected a number, got a value of type bool"),
+        ("00.1", lambda p, t: True, "Wrong type: expected a number, got True or False"),
         ("00.1", lambda p, t: np.ones(2), "Wrong type: expected a number, got a NumPy array"),
         ("00.1", lambda p, t: torch.ones(()), "Wrong type: expected a number, got a PyTorch tensor"),
         ("00.1", lambda p: 1.0, "stopped with TypeError"),
@@ -146,9 +148,10 @@ def raises(prediction, truth):
         ("00.1", lambda p, t: float("nan"), r"NaN \(not a number\): expected 0\.4, got nan"),
         ("00.1", lambda p, t: np.inf, r"Not finite: expected 0\.4, got inf"),
         ("00.1", lambda p, t: 0.4, r"1 of 7 cases are right.*two equal masks.*expected 1, got 0\.4"),
-        ("00.2", lambda p, t: [0], "Wrong type: expected a NumPy array, got a value of type list"),
+        ("00.2", lambda p, t: [0], "Wrong type: expected a NumPy array, got a sequence of length 1"),
         ("00.2", lambda p, t: np.array([None]), "expected a NumPy array, got a NumPy array of dtype object"),
-        ("00.2", lambda p, t: np.zeros(4, np.uint8), r"Wrong shape: expected \(3, 4\), got \(4,\)"),
+        ("00.2", lambda p, t: np.zeros(4, np.uint8), r"Wrong shape: expected \(3, 4\), got \(4,\)\.\n"),
+        ("00.2", lambda p, t: lesson_00.error_map(p, t).T, r"expected \(3, 4\), got \(4, 3\)\. The axes are all there"),
         ("00.2", lambda p, t: lesson_00.error_map(p, t).astype(int), "Wrong dtype: expected uint8, got int64"),
         (
             "00.2",
@@ -246,51 +249,17 @@ def test_error_map_agrees_pixel_by_pixel(data):
         assert code == (0 if p == t else 1 if p == 0 else 2 if t == 0 else 3)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"number": "0.1"}, "lesson, dot, position"),
-        ({"difficulty": 6}, "difficulty must be 1 to 5"),
-        ({"minutes": 0}, "minutes"),
-        ({"cases": ()}, "at least 2 cases"),
-        ({"mistakes": ()}, "at least 4 mistakes"),
-        ({"hints": ()}, "at least one hint"),
-        ({"not_tested": " "}, "not tested"),
-    ],
-)
-def test_an_incomplete_exercise_is_refused(change, message):
-    with pytest.raises(ValueError, match=message):
-        dataclasses.replace(find_exercise("00.1"), **change)
+@settings(deadline=None, max_examples=25)
+@given(st.data())
+def test_blended_constants_stay_what_they_are(data):
+    count, width = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 5))
+    starts = np.cumsum([0, *data.draw(st.lists(st.integers(1, width), min_size=count - 1, max_size=count - 1))])
+    weights = data.draw(npst.arrays(float, width, elements=st.floats(0.1, 2)))
+    blended = lesson_00_windows.blend(np.full((count, width), 3.0), starts, weights, int(starts[-1]) + width)
+    np.testing.assert_allclose(blended, 3.0, rtol=1e-12)
 
 
-# ---------------------------------------------------------------------------------------------------- profiles
-
-
-@pytest.mark.parametrize(("name", "value"), [("ci", 1), ("cpu", 2), ("gpu", 3), ("paper", 4)])
-def test_the_profile_chooses(monkeypatch, name, value):
-    monkeypatch.setenv("LAB_PROFILE", name)
-    assert current_profile().name == name
-    assert choose(ci=1, cpu=2, gpu=3, paper=4) == value
-
-
-@pytest.mark.parametrize(("name", "value"), [("gpu", 2), ("paper", 2)])
-def test_a_value_left_out_is_that_of_the_profile_below(monkeypatch, name, value):
-    monkeypatch.setenv("LAB_PROFILE", name)
-    assert choose(ci=1, cpu=2) == value
-    assert choose(ci=1, cpu=0, gpu=value) == value
-
-
-@pytest.mark.parametrize("variable", [None, ""])
-@pytest.mark.parametrize(("has_gpu", "name"), [(True, "gpu"), (False, "cpu")])
-def test_hardware_decides_when_nothing_is_set(monkeypatch, variable, has_gpu, name):
-    monkeypatch.delenv("LAB_PROFILE", raising=False)
-    if variable is not None:
-        monkeypatch.setenv("LAB_PROFILE", variable)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
-    assert current_profile().name == name
-
-
-def test_an_unknown_profile_names_the_nearest(monkeypatch):
-    monkeypatch.setenv("LAB_PROFILE", "cup")
-    with pytest.raises(ValueError, match="LAB_PROFILE is 'cup': did you mean 'cpu'\\?"):
-        choose(ci=1, cpu=2)
+def test_compared_scores_are_those_of_a_paired_t_test():
+    first, second = np.random.default_rng(0).random((2, 20))
+    mean, error = lesson_00_windows.compare_scores(first, second)
+    assert mean / error == pytest.approx(stats.ttest_rel(first, second).statistic, rel=1e-12)

@@ -1,6 +1,5 @@
 """From master to notebooks: what is taken out, what is kept, the same bytes every time, and faults that are named."""
 
-import base64
 import json
 from pathlib import Path
 
@@ -9,16 +8,11 @@ import pytest
 
 from xlstm_unet_lab.course import build
 from xlstm_unet_lab.course.lesson import (
-    PICTURE_LIMIT,
-    WIDGET_STATE,
-    WIDGET_VIEW,
-    check_outputs,
     execute,
     notebook_bytes,
     read_master,
     solution_notebook,
     student_notebook,
-    without_widgets,
     write_notebook,
 )
 
@@ -227,7 +221,7 @@ def test_check_finds_what_differs(built, capsys):
     student.write_bytes(before)
     master.write_text(original.replace("more text", "other text"), encoding="utf-8")
     assert build.main([*check, "00"]) == 1
-    assert "solutions/00_example.ipynb is not what 00_example.py gives" in capsys.readouterr().out
+    assert "solutions/00_example.ipynb is not what 00_example.py gives, or was not executed" in capsys.readouterr().out
     master.write_text(original, encoding="utf-8")
     assert build.main(check) == 0
 
@@ -238,16 +232,30 @@ def test_a_solution_without_outputs_is_found(write_master):
     notebook = read_master(master)
     write_notebook(student_notebook(notebook), student)
     write_notebook(solution_notebook(notebook), solution)
-    root = master.parent.parent
-    assert build.differences(root, [master]) == ["solutions/00_example.ipynb has cells that were not executed"]
+    (found,) = build.differences(master.parent.parent, [master])
+    assert found == "solutions/00_example.ipynb is not what 00_example.py gives, or was not executed"
 
 
 @pytest.mark.parametrize("stored", [None, b"", b"[]", b"{}", b"\xff"])
-def test_what_is_no_notebook_is_not_current(tmp_path, stored):
+def test_what_is_no_notebook_is_not_current(tmp_path, stored, write_master):
     path = tmp_path / "a.ipynb"
     if stored is not None:
         path.write_bytes(stored)
-    assert not build.has_current_sources(path, b"")
+    assert build.with_outputs(read_master(write_master(MASTER)), build.stored_notebook(path)) is None
+
+
+def test_other_words_need_no_second_run(built, monkeypatch):
+    master, solution = built / "solutions" / "00_example.py", built / "solutions" / "00_example.ipynb"
+    before, original = solution.read_bytes(), master.read_text(encoding="utf-8")
+    monkeypatch.setattr(build, "execute", None)
+    master.write_text(original.replace("# A lesson", "# A better lesson"), encoding="utf-8")
+    assert build.main(["--root", str(built)]) == 0
+    after = solution.read_bytes()
+    assert b"A better lesson" in after and len(after) == len(before) + len("better ")
+    assert build.main(["--root", str(built), "--check"]) == 0
+    master.write_text(original, encoding="utf-8")
+    assert build.main(["--root", str(built)]) == 0
+    assert solution.read_bytes() == before
 
 
 def test_a_second_build_runs_nothing_unless_told(built, monkeypatch):
@@ -276,72 +284,17 @@ def test_a_cell_that_takes_too_long_is_named(write_master):
         execute(notebook, Path.cwd(), "ci", timeout=1)
 
 
+def test_the_users_own_progress_is_left_alone(write_master, tmp_path, monkeypatch):
+    monkeypatch.setenv("LAB_PROGRESS", str(tmp_path / "mine.json"))
+    source = "# %%\nimport os\nos.environ['LAB_PROGRESS']\n"
+    (cell,) = execute(read_master(write_master(source)), tmp_path, "ci", timeout=60, record_timing=True).cells
+    assert text_of(cell).endswith("/progress.json'") and str(tmp_path) not in text_of(cell)
+    assert cell.metadata["execution"]
+
+
 def test_build_refuses_what_is_not_there(tmp_path, write_master, capsys):
     assert build.main(["--root", str(tmp_path)]) == 1
     assert "no masters" in capsys.readouterr().err
     write_master(MASTER)
     assert build.main(["--root", str(tmp_path), "07"]) == 1
     assert "there is no lesson '07'; the lessons are 00" in capsys.readouterr().err
-
-
-# ------------------------------------------------------------------------------------------- outputs and widgets
-
-
-def cell_with(**data):
-    data = {kind.replace("_", "/"): content for kind, content in data.items()}
-    cell = nbformat.v4.new_code_cell("draw()")
-    cell.outputs = [nbformat.v4.new_output("display_data", data=data)]
-    return cell
-
-
-def picture(size):
-    return base64.b64encode(bytes(size)).decode()
-
-
-@pytest.mark.parametrize("over", [0, 1, 2, 3])
-def test_a_large_picture_is_refused(tmp_path, over):
-    encoded = picture(PICTURE_LIMIT + over)
-    for cell in (cell_with(image_png=encoded), cell_with(text_html=f'<img src="data:image/png;base64,{encoded}">')):
-        faults = list(check_outputs(cell, tmp_path))
-        assert [f"a picture of {PICTURE_LIMIT + over:,} bytes" in fault for fault in faults] == [True] * bool(over)
-
-
-def test_a_path_of_this_machine_is_refused(tmp_path):
-    folder = tmp_path / "solutions"
-    assert list(check_outputs(cell_with(text_plain="data/case_1.png"), folder)) == []
-    assert list(check_outputs(cell_with(text_plain=f"{tmp_path}x/y"), folder)) == []
-    for path in (tmp_path / "data", Path.home() / ".cache"):
-        (fault,) = check_outputs(cell_with(text_plain=f"'{path}'"), folder)
-        assert "shows a path of this machine" in fault
-
-
-def test_widgets_give_way_to_what_they_show():
-    def view(model_id):
-        return {WIDGET_VIEW: {"model_id": model_id, "version_major": 2, "version_minor": 0}, "text/plain": model_id}
-
-    def model(name, **state):
-        return {"model_name": name, "state": state}
-
-    drawn = '<b>5 &lt; 6</b> <img src="data:," alt="a curve">'
-    captured = {"output_type": "stream", "name": "stdout", "text": "captured"}
-    models = {
-        "box": model(
-            "VBoxModel", children=["IPY_MODEL_slider", "IPY_MODEL_output", "IPY_MODEL_picture", "IPY_MODEL_html"]
-        ),
-        "slider": model("IntSliderModel", value=3),
-        "output": model("OutputModel", outputs=[captured]),
-        "picture": model("ImageModel", format="png")
-        | {"buffers": [{"encoding": "base64", "path": ["value"], "data": picture(3)}]},
-        "html": model("HTMLModel", value=drawn),
-    }
-    cell = nbformat.v4.new_code_cell("show()")
-    cell.outputs = [nbformat.v4.new_output("display_data", data=view(name)) for name in ("box", "slider", "gone")]
-    notebook = nbformat.v4.new_notebook(cells=[cell])
-    notebook.metadata["widgets"] = {WIDGET_STATE: {"state": models}}
-    before = notebook_bytes(notebook)
-    outputs = nbformat.from_dict(without_widgets(notebook)).cells[0].outputs
-    assert outputs[0].text == "captured"
-    assert outputs[1].data["image/png"] == picture(3)
-    assert outputs[2].data == {"text/html": drawn, "text/plain": "5 < 6 a curve"}
-    assert [output.data for output in outputs[3:]] == [{"text/plain": "slider"}, {"text/plain": "gone"}]
-    assert notebook_bytes(notebook) == before

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import nbformat
@@ -12,6 +11,7 @@ import pytest
 from xlstm_unet_lab.course import PROFILES, build
 from xlstm_unet_lab.course.checks import all_exercises
 from xlstm_unet_lab.course.lesson import check_outputs, read_master
+from xlstm_unet_lab.course.times import Watch, budget
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PROFILE = PROFILES["ci"]
@@ -32,6 +32,7 @@ def run_nbval(notebook: Path, folder: Path) -> subprocess.CompletedProcess:
     # Not this run's Matplotlib backend: the notebook's kernel brings its own.
     environment = {name: value for name, value in os.environ.items() if name not in ("MPLBACKEND", "PYTEST_ADDOPTS")}
     environment |= {"LAB_PROFILE": PROFILE.name, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    environment["LAB_PROGRESS"] = str(folder / "progress.json")
     command = [sys.executable, "-m", "pytest", "-q", "-c", str(settings), "--rootdir", str(folder)]
     command += ["-p", "nbval.plugin", "-p", "no:cacheprovider", "--nbval-lax"]
     # Longer than a notebook may take as a whole, so that the budget below is what speaks.
@@ -93,11 +94,12 @@ def test_the_course_is_small() -> None:
 
 @pytest.mark.parametrize("notebook", [*STUDENT, *SOLUTION], ids=name_of)
 def test_a_notebook_runs_within_its_budget(notebook: Path, tmp_path: Path) -> None:
-    start = time.perf_counter()
-    run = run_nbval(notebook, tmp_path)
-    seconds = time.perf_counter() - start
+    """Each notebook once: nbval sees whether it runs, the watch what it takes. Most time of all tests goes here."""
+    allowed = budget(read_master(REPOSITORY / "solutions" / f"{notebook.stem}.py"), PROFILE.name)
+    with Watch() as watch:
+        run = run_nbval(notebook, tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr
-    assert seconds < PROFILE.seconds, f"took {seconds:.0f} s; profile {PROFILE.name} allows {PROFILE.seconds} s"
+    assert watch.exceeded(allowed) == []
 
 
 def test_a_broken_notebook_is_seen(tmp_path: Path) -> None:

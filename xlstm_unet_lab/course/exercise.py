@@ -1,11 +1,12 @@
 """What an exercise is made of, and how an answer is run on its cases and compared with the reference."""
 
 import copy
+import functools
 import inspect
 import numbers
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +36,8 @@ class Mistake:
 class Exercise:
     """One exercise and everything its check needs; raises ValueError when a part is missing.
 
-    The reference is a plain function named like the student's, and must return a number, a NumPy array or a tensor.
+    The reference is a function, or a class, named like the student's. Compared are numbers, NumPy arrays, tensors,
+    words, True or False, and tuples, lists and dictionaries of them.
     """
 
     number: str  # lesson, dot, position: "00.1"
@@ -49,6 +51,9 @@ class Exercise:
     mistakes: tuple[Mistake, ...]
     not_tested: str  # sentences that say what a right answer leaves open
     tolerance: float = 1e-6  # largest difference allowed, relative to 1 + |expected|
+    # use(answer, *arguments) where an answer is not simply called: a class to make an object of, a gradient to take. It
+    # must return None where the answer gives None.
+    use: Callable | None = None
 
     def __post_init__(self):
         rules = {
@@ -66,8 +71,8 @@ class Exercise:
 
     @property
     def argument_names(self) -> tuple[str, ...]:
-        """The names of the reference's parameters."""
-        return tuple(inspect.signature(self.reference).parameters)
+        """The names of what a case hands over: the parameters of the reference, or those of `use` after the answer."""
+        return tuple(inspect.signature(self.use or self.reference).parameters)[1 if self.use else 0 :]
 
     @property
     def solution(self) -> str:
@@ -86,12 +91,13 @@ class Outcome:
     @property
     def is_empty(self) -> bool:
         """Whether the answer returned nothing, as an unsolved one does."""
-        return self.error is None and (self.value is None or self.value is Ellipsis)
+        return self.error is None and all(leaf is None or leaf is Ellipsis for leaf in leaves(self.value))
 
 
 def run(answer: Callable, exercise: Exercise) -> list[Outcome]:
     """Run an answer on a copy of every case; what it raises is part of the outcome, what it warns of is left out."""
-    return [_run_case(answer, case, exercise.argument_names) for case in exercise.cases]
+    call = answer if exercise.use is None else functools.partial(exercise.use, answer)
+    return [_run_case(call, case, exercise.argument_names) for case in exercise.cases]
 
 
 def _run_case(answer: Callable, case: Case, names: tuple[str, ...]) -> Outcome:
@@ -106,13 +112,42 @@ def _run_case(answer: Callable, case: Case, names: tuple[str, ...]) -> Outcome:
         except Exception as raised:
             error = raised
     watched = zip(names, case.arguments, arguments, strict=True)
-    changed = [name for name, old, new in watched if kind(old) in COMPARABLE and not same_values(old, new, 0.0)]
+    changed = [name for name, old, new in watched if _was_changed(old, new)]
     return Outcome(value, error, tuple(changed))
 
 
+def _was_changed(old: object, new: object) -> bool:
+    """Whether numbers, arrays or tensors in an argument are others than before; of other things nothing is known."""
+    before, after = ([leaf for leaf in leaves(value) if kind(leaf) in COMPARABLE] for value in (old, new))
+    pairs = zip(before, after, strict=False)
+    return len(before) != len(after) or not all(same_values(one, other, 0.0) for one, other in pairs)
+
+
+def inside(value: object) -> dict:
+    """What a dictionary, tuple or list holds, by key or index; empty for everything else."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    return dict(enumerate(value)) if isinstance(value, (tuple, list)) else {}
+
+
+def leaves(value: object) -> Iterator[object]:
+    """A value, or what it holds, down to what holds nothing further."""
+    held = inside(value)
+    if not held:
+        yield value
+    for one in held.values():
+        yield from leaves(one)
+
+
 def kind(value: object) -> str:
-    """In words what sort of value this is; only numbers, arrays and tensors of numbers can be compared."""
-    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+    """In words what sort of value this is."""
+    if isinstance(value, Mapping):
+        return f"a dictionary with the keys {sorted(map(str, value))}"
+    if isinstance(value, (tuple, list)):
+        return f"a sequence of length {len(value)}"
+    if isinstance(value, (bool, np.bool_)):
+        return "True or False"
+    if isinstance(value, numbers.Real):
         return NUMBER
     if isinstance(value, np.ndarray):
         return ARRAY if value.dtype.kind in "biuf" else f"a NumPy array of dtype {value.dtype}"
@@ -132,9 +167,14 @@ def close(expected: np.ndarray, got: np.ndarray, tolerance: float) -> np.ndarray
 
 
 def same_values(one: object, other: object, tolerance: float) -> bool:
-    """Whether two results are of the same kind and shape and close in value; their dtypes may differ."""
-    if kind(one) not in COMPARABLE or kind(one) != kind(other):
-        return one is other
+    """Whether two results are of the same kind and shape and close in value, leaf by leaf; their dtypes may differ."""
+    if kind(one) != kind(other):
+        return False
+    if held := inside(one):
+        others = inside(other)
+        return all(same_values(value, others[key], tolerance) for key, value in held.items())
+    if kind(one) not in COMPARABLE:
+        return one is other or (isinstance(one, (str, bool, np.bool_)) and one == other)
     one, other = as_numbers(one), as_numbers(other)
     return one.shape == other.shape and bool(close(one, other, tolerance).all())
 

@@ -1,15 +1,29 @@
-"""`check`, `hint` and `reveal`: what a student hears about an answer, in plain words."""
+"""`check`, `hint` and `reveal`: what a student hears about an answer, in plain words. All three note the progress."""
 
 import html
 import re
 import traceback
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from xlstm_unet_lab.course.checks import find_exercise
-from xlstm_unet_lab.course.exercise import NUMBER, Exercise, Outcome, as_numbers, close, kind, run, same_outcome
+from xlstm_unet_lab.course.exercise import (
+    COMPARABLE,
+    NUMBER,
+    Exercise,
+    Outcome,
+    as_numbers,
+    close,
+    inside,
+    kind,
+    run,
+    same_outcome,
+    same_values,
+)
+from xlstm_unet_lab.course.progress_file import note
 
 RIGHT, WRONG, NOT_ATTEMPTED = "right", "not right yet", "not attempted yet"
 
@@ -62,7 +76,12 @@ def check(number: str, answer: object) -> Result:
 
     answer: the student's function itself. A wrong answer never raises; KeyError is raised for an unknown number.
     """
-    exercise = find_exercise(number)
+    result = _compare(find_exercise(number), answer)
+    return result if result.status == NOT_ATTEMPTED else _noted(result, note(number, tries=1, right=result.passed))
+
+
+def _compare(exercise: Exercise, answer: object) -> Result:
+    number = exercise.number
     if answer is None or answer is Ellipsis:
         return _not_attempted(exercise)
     if not callable(answer):
@@ -98,14 +117,16 @@ def hint(number: str) -> Result:
     _hints_given[number] = position + 1
     more = f"the next call gives hint {position + 2}" if position + 1 < total else "this is the last hint"
     ending = f'{more[0].upper()}{more[1:]}; `reveal("{number}")` shows a solution.'
-    return _result(exercise, f"hint {position + 1} of {total}", exercise.hints[position], ending)
+    result = _result(exercise, f"hint {position + 1} of {total}", exercise.hints[position], ending)
+    return _noted(result, note(number, hints=1))
 
 
 def reveal(number: str) -> Result:
     """The source of a solution of an exercise; KeyError for an unknown number."""
     exercise = find_exercise(number)
     advice = "Read it, close it, and write it again in your own words."
-    return _result(exercise, "a solution", exercise.goal, advice, code=exercise.solution)
+    result = _result(exercise, "a solution", exercise.goal, advice, code=exercise.solution)
+    return _noted(result, note(number, reveals=1))
 
 
 def fault(expected: Outcome, got: Outcome, tolerance: float) -> str:
@@ -114,20 +135,33 @@ def fault(expected: Outcome, got: Outcome, tolerance: float) -> str:
         return f"Your function stopped with {type(got.error).__name__}: {got.error}"
     if got.changed:
         names = " and ".join(f"`{name}`" for name in got.changed)
-        return f"Argument changed in place: {names}. The caller still needs it; work on a copy, made with `.copy()`."
+        copying = "work on a copy, made with `.copy()`, of a tensor with `.clone()`"
+        return f"Argument changed in place: {names}. The caller still needs it; {copying}."
     if got.is_empty:
         return "Your function returned nothing here: every way through it must end with `return`."
-    if kind(got.value) != kind(expected.value):
-        return f"Wrong type: expected {kind(expected.value)}, got {kind(got.value)}."
-    expected_shape, shape = np.shape(expected.value), np.shape(got.value)
+    return _wrong_value(expected.value, got.value, tolerance, "")
+
+
+def _wrong_value(expected: object, got: object, tolerance: float, at: str) -> str:
+    """What is wrong first, going through tuples and dictionaries; `at` says where in the result we are."""
+    if kind(got) != kind(expected):
+        return f"Wrong type{at}: expected {kind(expected)}, got {kind(got)}."
+    if held := inside(expected):
+        others, start = inside(got), at or " in result"
+        words = (_wrong_value(value, others[key], tolerance, f"{start}[{key!r}]") for key, value in held.items())
+        return next(filter(None, words), "")
+    if kind(expected) not in COMPARABLE:  # the right word is not told: finding it is the exercise
+        return "" if same_values(expected, got, tolerance) else f"Wrong answer{at}: {got!r}."
+    expected_shape, shape = tuple(np.shape(expected)), tuple(np.shape(got))
     if shape != expected_shape:
-        return f"Wrong shape: expected {tuple(expected_shape)}, got {tuple(shape)}."
-    if kind(expected.value) != NUMBER and got.value.dtype != expected.value.dtype:
-        return f"Wrong dtype: expected {expected.value.dtype}, got {got.value.dtype}."
-    return _wrong_numbers(as_numbers(expected.value), as_numbers(got.value), tolerance)
+        turned = " The axes are all there, in another order." if sorted(shape) == sorted(expected_shape) else ""
+        return f"Wrong shape{at}: expected {expected_shape}, got {shape}.{turned}"
+    if kind(expected) != NUMBER and got.dtype != expected.dtype:
+        return f"Wrong dtype{at}: expected {expected.dtype}, got {got.dtype}."
+    return _wrong_numbers(as_numbers(expected), as_numbers(got), tolerance, at)
 
 
-def _wrong_numbers(expected: np.ndarray, got: np.ndarray, tolerance: float) -> str:
+def _wrong_numbers(expected: np.ndarray, got: np.ndarray, tolerance: float, at: str) -> str:
     wrong = ~close(expected, got, tolerance)
     if not wrong.any():
         return ""
@@ -137,9 +171,9 @@ def _wrong_numbers(expected: np.ndarray, got: np.ndarray, tolerance: float) -> s
     first = tuple(np.argwhere(marked)[0])
     pair = f"expected {expected[first]:.6g}, got {got[first]:.6g}"
     if expected.ndim == 0:
-        return f"{name}: {pair}."
+        return f"{name}{at}: {pair}."
     place = "[" + ", ".join(map(str, first)) + "]"
-    words = f"{name}: {marked.sum()} of {marked.size} values, the first at {place}: {pair}."
+    words = f"{name}{at}: {marked.sum()} of {marked.size} values, the first at {place}: {pair}."
     if not_finite.any():
         return words
     return f"{words} The largest difference is {np.abs(got - expected).max():.6g}."
@@ -163,12 +197,17 @@ def _result(exercise: Exercise, status: str, *sentences: str, code: str = "", tr
     return Result(f"Exercise {exercise.number}, {exercise.title}", status, sentences, code, trace)
 
 
+def _noted(result: Result, trouble: str) -> Result:
+    """The result, with a sentence about the progress file where something is wrong with it."""
+    return replace(result, sentences=(*result.sentences, trouble)) if trouble else result
+
+
 def _trace(error: Exception | None) -> str:
-    """The traceback from the student's own code on, without the frame of this course that called it."""
-    if error is None:
-        return ""
-    frames = error.__traceback__.tb_next if error.__traceback__ else None
-    return "".join(traceback.format_exception(type(error), error, frames)).rstrip()
+    """The traceback from the student's own code on, without the frames of this course that called it."""
+    frames = error.__traceback__ if error else None
+    while frames and Path(__file__).parent in Path(frames.tb_frame.f_code.co_filename).parents:
+        frames = frames.tb_next
+    return "".join(traceback.format_exception(type(error), error, frames)).rstrip() if error else ""
 
 
 def _with_code(sentence: str) -> str:

@@ -9,6 +9,7 @@ import hashlib
 import html
 import os
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -34,6 +35,7 @@ METADATA = {
 }
 
 PICTURE_LIMIT = 150_000  # bytes
+PATIENCE = 4  # a busy machine may take this many times the budget before a cell is given up
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 REFERENCE = "IPY_MODEL_"
@@ -66,8 +68,18 @@ def read_master(path: str | Path) -> NotebookNode:
 
 def student_notebook(master: NotebookNode) -> NotebookNode:
     """What students get: stubs for solutions, no cells for instructors, no outputs."""
-    kept = [cell for cell in master.cells if not NOT_FOR_STUDENTS & set(cell.metadata.get("tags", ()))]
-    return _notebook([_student_cell(cell) for cell in kept])
+    return _notebook([_with_stub(cell) for cell in cells_for_students(master)])
+
+
+def cells_for_students(master: NotebookNode) -> list[NotebookNode]:
+    """Copies of the cells that students get, with the solutions still in them; nbval is not asked to compare them."""
+    kept = [copy.deepcopy(cell) for cell in master.cells if not NOT_FOR_STUDENTS & set(cell.metadata.get("tags", ()))]
+    for cell in kept:
+        if cell.cell_type == "code":
+            cell.source = "\n".join(line for line in cell.source.split("\n") if not COMPARE_COMMENT.fullmatch(line))
+        if COMPARE_TAG in cell.metadata.get("tags", ()):
+            cell.metadata["tags"].remove(COMPARE_TAG)
+    return kept
 
 
 def solution_notebook(master: NotebookNode) -> NotebookNode:
@@ -76,12 +88,18 @@ def solution_notebook(master: NotebookNode) -> NotebookNode:
 
 
 def execute(
-    notebook: NotebookNode, folder: str | Path, profile: str, timeout: float, variables: Mapping[str, str] | None = None
+    notebook: NotebookNode,
+    folder: str | Path,
+    profile: str,
+    timeout: float,
+    variables: Mapping[str, str] | None = None,
+    record_timing: bool = False,
 ) -> NotebookNode:
     """Run every cell in `folder`, in a new kernel of this environment, and return a copy with the outputs.
 
     profile: value of LAB_PROFILE in the kernel; variables: further environment variables. timeout: seconds a cell may
-    take. Widgets give way to what they show (see `without_widgets`).
+    take. Widgets give way to what they show (see `without_widgets`). record_timing: keep in every cell's metadata when
+    it began and ended. The kernel notes no progress where the user's own is kept.
     Raises RuntimeError naming the cell that failed, ValueError for outputs that must not be kept (see
     `check_outputs`).
     """
@@ -99,12 +117,14 @@ def execute(
         kernel_name=METADATA["kernelspec"]["name"],
         timeout=timeout,
         resources={"metadata": {"path": str(folder)}},
-        record_timing=False,
+        record_timing=record_timing,
         coalesce_streams=True,
         on_cell_start=note,
     )
     try:
-        client.execute(env=environment | {"LAB_PROFILE": profile} | dict(variables or {}))
+        with tempfile.TemporaryDirectory() as private:
+            environment |= {"LAB_PROFILE": profile, "LAB_PROGRESS": f"{private}/progress.json"}
+            client.execute(env=environment | dict(variables or {}))
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         reason = COLOUR_CODE.sub("", str(error))
         raise RuntimeError(f"{cell_name(running, executed.cells[running])} failed: {reason}") from error
@@ -151,22 +171,18 @@ def _notebook(cells: list[NotebookNode]) -> NotebookNode:
     return nbformat.v4.new_notebook(cells=fresh, metadata=nbformat.from_dict(METADATA))
 
 
-def _student_cell(cell: NotebookNode) -> NotebookNode:
-    cell = copy.deepcopy(cell)
-    if cell.cell_type != "code":
-        return cell
+def _with_stub(cell: NotebookNode) -> NotebookNode:
+    """A cell of students whose solution has given way to a stub; changes it."""
     lines, inside = [], False
     for line in cell.source.split("\n"):
-        if line.strip() == BEGIN:
+        if cell.cell_type == "code" and line.strip() == BEGIN:
             inside = True
             lines.append(line[: line.index(BEGIN)] + STUB)
-        elif line.strip() == END:
+        elif cell.cell_type == "code" and line.strip() == END:
             inside = False
-        elif not inside and not COMPARE_COMMENT.fullmatch(line):
+        elif not inside:
             lines.append(line)
     cell.source = "\n".join(lines)
-    if COMPARE_TAG in cell.metadata.get("tags", ()):
-        cell.metadata["tags"].remove(COMPARE_TAG)
     return cell
 
 

@@ -1,4 +1,4 @@
-"""The exercises of every lesson: each module lesson_NN holds `EXERCISES`."""
+"""The exercises of every lesson: each module lesson_NN, or lesson_NN_topic where one gets long, holds `EXERCISES`."""
 
 import difflib
 import functools
@@ -20,10 +20,11 @@ def all_exercises() -> Mapping[str, Exercise]:
     names = sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name.startswith("lesson_"))
     for name in names:
         for exercise in importlib.import_module(f"{__name__}.{name}").EXERCISES:
-            if exercise.number in found or exercise.number.split(".")[0] != name.removeprefix("lesson_"):
+            if exercise.number in found or exercise.number.split(".")[0] != name.split("_")[1]:
                 raise ValueError(f"{name}.py: exercise number {exercise.number!r} is taken or of another lesson")
             found[exercise.number] = exercise
-    return MappingProxyType(found)
+    in_order = sorted(found, key=lambda number: [int(part) for part in number.split(".")])
+    return MappingProxyType({number: found[number] for number in in_order})
 
 
 def find_exercise(number: str) -> Exercise:

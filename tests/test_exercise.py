@@ -1,0 +1,133 @@
+"""Exercises of every sort: results of several parts, classes, arguments with things inside; and what is refused."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from xlstm_unet_lab.course import check
+from xlstm_unet_lab.course.checks import find_exercise
+from xlstm_unet_lab.course.exercise import Case, Exercise, Mistake
+from xlstm_unet_lab.course.feedback import NOT_ATTEMPTED, WRONG
+
+
+@pytest.fixture(autouse=True)
+def note_nothing(monkeypatch):
+    monkeypatch.setattr("xlstm_unet_lab.course.feedback.note", lambda number, **steps: "")
+
+
+def example(reference, arguments, **options):
+    """An exercise about this reference, with whatever else an exercise must have."""
+    mistakes = tuple(Mistake(str(n), lambda *_, n=n: f"mistake {n}", f"hint {n}") for n in range(4))
+    parts = {"cases": (Case("the one case", arguments),) * 2, "hints": ("think",), "mistakes": mistakes} | options
+    shared = {"number": "99.1", "title": "an example", "goal": "Write it.", "minutes": 5, "difficulty": 1}
+    return Exercise(reference=reference, not_tested="much.", **shared, **parts)
+
+
+def checked(monkeypatch, exercise, answer):
+    monkeypatch.setattr("xlstm_unet_lab.course.feedback.find_exercise", lambda number: exercise)
+    return check(exercise.number, answer)
+
+
+STATE = {"h": torch.arange(6.0).reshape(2, 3), "state": (torch.ones(2), 3), "name": "leak", "stable": True}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, "All 2 cases agree"),
+        ({"state": [torch.ones(2), 3.0]}, "All 2 cases agree"),  # a list will do for a tuple
+        ({"h": torch.arange(6.0).reshape(3, 2)}, "Wrong shape in result['h']: expected (2, 3), got (3, 2). The axes"),
+        ({"h": STATE["h"].double()}, "Wrong dtype in result['h']: expected torch.float32, got torch.float64."),
+        (
+            {"h": STATE["h"].where(STATE["h"] != 4, torch.nan)},
+            "NaN (not a number) in result['h']: 1 of 6 values, the first",
+        ),
+        ({"state": (torch.ones(2), 4)}, "Wrong values in result['state'][1]: expected 3, got 4."),
+        (
+            {"state": (torch.tensor([1.0, 3.0]), 3)},
+            "result['state'][0]: 1 of 2 values, the first at [1]: expected 1, got 3.",
+        ),
+        (
+            {"state": torch.ones(2)},
+            "Wrong type in result['state']: expected a sequence of length 2, got a PyTorch tensor",
+        ),
+        ({"state": (1, 2, 3)}, "expected a sequence of length 2, got a sequence of length 3"),
+        ({"name": "overflow"}, "Wrong answer in result['name']: 'overflow'."),
+        ({"stable": np.False_}, "Wrong answer in result['stable']: np.False_."),
+        ({"more": 1}, "got a dictionary with the keys ['h', 'more', 'name', 'stable', 'state']"),
+    ],
+)
+def test_results_of_several_parts_are_compared_part_by_part(monkeypatch, change, words):
+    exercise = example(lambda: STATE, ())
+    result = checked(monkeypatch, exercise, lambda: STATE | change)
+    assert words in str(result) and result.passed == words.startswith("All"), str(result)
+    assert "leak" not in str(result), "the right word is for the student to find"
+
+
+def test_a_planted_mistake_of_several_parts_is_known(monkeypatch):
+    result = checked(monkeypatch, example(lambda: STATE, ()), lambda: "mistake 2")
+    assert "A likely reason: hint 2" in str(result)
+
+
+@pytest.mark.parametrize("empty", [(None, None), {"h": ..., "state": None}])
+def test_parts_that_are_all_empty_are_no_attempt(monkeypatch, empty):
+    assert checked(monkeypatch, example(lambda: STATE, ()), lambda: empty).status == NOT_ATTEMPTED
+
+
+def test_a_change_inside_an_argument_is_seen(monkeypatch):
+    def adds(state, settings, name):
+        state[1].add_(1)
+        return 1.0
+
+    exercise = example(lambda state, settings, name: 1.0, ((torch.zeros(1), torch.ones(2)), {"a": 1}, "name"))
+    result = checked(monkeypatch, exercise, adds)
+    assert "Argument changed in place: `state`. " in str(result) and ".clone()" in str(result)
+    assert checked(monkeypatch, exercise, lambda state, settings, name: settings.clear() or 1.0).status == WRONG
+
+
+class Doubler(torch.nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return self.factor * x
+
+
+class Unwritten(Doubler):
+    def forward(self, x): ...
+
+
+class Broken(Doubler):
+    def forward(self, x):
+        return x @ x
+
+
+def test_a_class_is_used_as_the_exercise_says(monkeypatch):
+    use = lambda answer, factor, x: answer(factor)(x)  # noqa: E731
+    exercise = example(Doubler, (2.0, torch.ones(2, 3)), use=use)
+    assert exercise.argument_names == ("factor", "x")
+    assert exercise.solution.startswith("class Doubler(")
+    assert checked(monkeypatch, exercise, Doubler).passed
+    assert checked(monkeypatch, exercise, Unwritten).status == NOT_ATTEMPTED
+    result = checked(monkeypatch, exercise, Broken)
+    assert "stopped with RuntimeError" in str(result) and "return x @ x" in result.trace
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"number": "0.1"}, "lesson, dot, position"),
+        ({"difficulty": 6}, "difficulty must be 1 to 5"),
+        ({"minutes": 0}, "minutes"),
+        ({"cases": ()}, "at least 2 cases"),
+        ({"mistakes": ()}, "at least 4 mistakes"),
+        ({"hints": ()}, "at least one hint"),
+        ({"not_tested": " "}, "not tested"),
+    ],
+)
+def test_an_incomplete_exercise_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(find_exercise("00.1"), **change)

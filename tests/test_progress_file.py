@@ -1,0 +1,149 @@
+"""Progress is noted step by step in one file that survives damage, a full disk and two notebooks at once."""
+
+import dataclasses
+import json
+import threading
+from html.parser import HTMLParser
+
+import pytest
+
+from xlstm_unet_lab.course import check, hint, progress, progress_file, reveal
+from xlstm_unet_lab.course.checks import all_exercises, lesson_00
+from xlstm_unet_lab.course.progress_file import Attempts, note, progress_path, read_progress
+
+NOTHING = Attempts()
+
+
+@pytest.fixture(autouse=True)
+def path(monkeypatch, tmp_path):
+    monkeypatch.setenv("LAB_PROGRESS", str(tmp_path / "mine" / "progress.json"))
+    return tmp_path / "mine" / "progress.json"
+
+
+def test_nothing_done_yet_writes_nothing(path):
+    shown = progress()
+    assert set(shown.attempts.values()) == {NOTHING} and list(shown.attempts) == list(all_exercises())
+    assert shown.heading.startswith(f"0 of {len(all_exercises())} exercises are right")
+    assert not path.exists()
+
+
+def test_steps_add_up_until_the_first_right_answer(path):
+    check("00.1", lambda prediction, truth: None)
+    assert not path.exists(), "a blank answer is no try"
+    check("00.1", lambda prediction, truth: 0.5)
+    hint("00.1"), hint("00.1"), reveal("00.1")
+    check("00.1", lesson_00.dice)
+    first = read_progress(path)["00.1"]
+    assert dataclasses.replace(first, right="") == Attempts(tries=2, hints=2, reveals=1)
+    assert first.right.endswith("+00:00")
+    before = path.stat().st_mtime_ns
+    check("00.1", lesson_00.dice), check("00.1", lambda prediction, truth: 0.5)
+    assert read_progress(path)["00.1"] == first and path.stat().st_mtime_ns == before
+
+
+def test_progress_shows_the_states_as_text_and_table():
+    check("00.1", lesson_00.dice), check("00.2", lambda prediction, truth: 0), hint("00.2")
+    lines = str(progress("00")).splitlines()
+    assert lines[1:3] == [
+        "00.1 the Dice score: right; hints: 0; solution seen: no",
+        "00.2 a map of errors: not right yet, tries: 1; hints: 1; solution seen: no",
+    ]
+    assert "not attempted yet" in lines[3] and len(lines) == 5
+    page = progress("00")._repr_html_()
+    parser, tags = HTMLParser(), []
+    parser.handle_starttag = lambda tag, attributes: tags.append((tag, dict(attributes).get("scope")))
+    parser.feed(page)
+    assert tags.count(("caption", None)) == 1 and tags.count(("th", "col")) == 5 and tags.count(("th", "row")) == 4
+    assert "1 of 4 exercises are right" in page
+
+
+def test_an_unknown_lesson_names_the_known():
+    with pytest.raises(ValueError, match="no exercises of lesson '99': give one of 00"):
+        progress("99")
+
+
+def test_the_file_is_named_by_the_variable_or_in_the_home_folder(monkeypatch, tmp_path, path):
+    assert progress_path() == path
+    monkeypatch.setenv("LAB_PROGRESS", "")
+    monkeypatch.setattr("pathlib.Path.home", lambda: tmp_path)
+    assert progress_path() == tmp_path / ".xlstm-unet-lab" / "progress.json"
+
+
+DAMAGE = [
+    b"",
+    b'{"format": 1, "exercises": {"00.1": {"tri',
+    b"\xff\x00",
+    b"[]",
+    b"{}",
+    b"1",
+    b"[" * 100_000,
+    b'{"format": 2, "exercises": {}}',
+    b'{"format": 1, "exercises": []}',
+    b'{"format": 1, "exercises": {"00.1": {"tries": "3"}}}',
+    b'{"format": 1, "exercises": {"00.1": {"tries": -1}}}',
+    b'{"format": 1, "exercises": {"00.1": {"tries": true}}}',
+    b'{"format": 1, "exercises": {"00.1": {"marks": 3}}}',
+    b'{"format": 1, "exercises": {"00.1": 3}}',
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file_is_refused_by_name(tmp_path, damage):
+    (tmp_path / "ada.json").write_bytes(damage)
+    with pytest.raises(ValueError, match=r"^ada\.json is no progress file of this course: "):
+        read_progress(tmp_path / "ada.json")
+
+
+@pytest.mark.parametrize("damage", DAMAGE[:3])
+def test_damage_costs_the_last_step_and_the_file_is_kept(path, damage):
+    note("00.1", tries=1), note("00.1", tries=1), note("00.2", tries=1)
+    path.write_bytes(damage)
+    assert note("00.3", hints=1) == "Your progress file was damaged; all but the last step was restored."
+    assert read_progress(path) == {"00.1": Attempts(tries=2), "00.3": Attempts(hints=1)}
+    assert path.with_name("progress.json.damaged").read_bytes() == damage
+    assert note("00.3", hints=1) == ""
+
+
+def test_without_a_copy_a_new_file_begins_and_says_so(path):
+    path.parent.mkdir()
+    path.write_bytes(b"?")
+    result = check("00.1", lesson_00.dice)
+    assert result.passed and "it is now progress.json.damaged, and a new one begins" in str(result)
+    assert read_progress(path)["00.1"].right
+    path.write_bytes(b"?")
+    path.with_name("progress.json.before").write_bytes(b"?")
+    assert "damaged" in str(progress())
+
+
+def test_a_file_that_cannot_be_written_stops_no_check(path, monkeypatch):
+    path.parent.write_text("a file where a folder is wanted")
+    result = check("00.1", lesson_00.dice)
+    assert result.passed and "Your progress was not kept: " in str(result) and "LAB_PROGRESS" in str(result)
+    assert "cannot be read" in str(progress())
+    for function in (hint, reveal):
+        assert "Your progress was not kept" in str(function("00.1"))
+
+
+def test_a_full_disk_leaves_the_old_file(path, monkeypatch):
+    note("00.1", tries=1)
+    before = path.read_bytes()
+    monkeypatch.setattr("os.fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    assert "No space left on device" in note("00.1", tries=1)
+    assert path.read_bytes() == before
+
+
+def test_a_lock_that_is_not_given_up_is_waited_for_and_then_named(path, monkeypatch):
+    note("00.1", tries=1)
+    monkeypatch.setattr(progress_file, "PATIENCE", 0.1)
+    with progress_file.FileLock(f"{path}.lock"):
+        assert "Your progress was not kept" in note("00.1", tries=1)
+
+
+def test_notebooks_that_note_at_once_lose_nothing(path):
+    threads = [threading.Thread(target=lambda: [note("00.1", hints=1) for _ in range(5)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert read_progress(path)["00.1"].hints == 20
+    assert json.loads(path.read_bytes())["format"] == 1
