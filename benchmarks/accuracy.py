@@ -64,10 +64,9 @@ class Task:
     score: Callable[[np.ndarray, object, int], dict[str, float]]
     mirror: tuple[int, ...]  # axes over which predictions are mirrored and averaged
     augment: bool | Augmentation = True
-    options: dict = dataclasses.field(default_factory=dict)  # for `build`, of the networks built here
+    wider: tuple[int, ...] = ()  # features of the plain U-Net where it shall have no fewer parameters than the others
 
 
-MILD = Augmentation(rotate=False, turn_probability=0.1, angle=15, scale=(0.9, 1.1), probability=0.3)
 FLIPS = Augmentation(
     rotate=False, turn_probability=0, probability=0.2, blur_probability=0, low_resolution_probability=0
 )
@@ -75,7 +74,7 @@ TASKS = {
     task.recipe: task
     for task in (
         Task(
-            "hippocampus", (40, 56, 40), 2, 3e-3, (16, 32, 64, 96), dice_of_labels, (2,), replace(MILD, flip_axes=(2,))
+            "hippocampus", (32, 48, 32), 2, 3e-3, (16, 32, 64, 96), dice_of_labels, (2,), replace(FLIPS, flip_axes=(2,))
         ),
         Task(
             "nuclei",
@@ -88,7 +87,7 @@ TASKS = {
             Augmentation(invert_probability=0.3),
         ),
         Task("polyps", (192, 192), 8, 3e-3, (16, 32, 64, 96, 128), dice_of_labels, (1,)),
-        Task("phantom_long_range", (384, 32), 8, 3e-3, (16, 32, 64), dice_of_labels, (), FLIPS),
+        Task("phantom_long_range", (384, 32), 8, 3e-3, (16, 32, 64), dice_of_labels, (), FLIPS, wider=(20, 40, 80)),
     )
 }
 
@@ -102,13 +101,14 @@ class Run:
     minutes: float
     seed: int = 0
     goals: tuple[tuple[str, float], ...] = ()  # what to reach, by name of the score; "mean" is over the scores
+    stays_below: float | None = None  # the mean of a network that is expected to fail
 
 
 GOALS = [
     Run("hippocampus", "xlstm_unet_bot", 5, goals=(("mean", 0.885),)),
     Run("nuclei", "xlstm_unet_bot", 10, goals=(("instance F1", 0.80), ("foreground Dice", 0.90))),
     Run("phantom_long_range", "xlstm_unet_enc", 5, goals=(("mean", 0.9),)),
-    Run("phantom_long_range", "unet", 5),
+    Run("phantom_long_range", "unet", 5, stays_below=0.6),
     Run("hippocampus", "xlstm_unet_bot", 20, goals=(("mean", 0.895),)),
     *(Run("polyps", model, 10) for model in ("xlstm_unet_bot", "unet", "nnunet")),
 ]
@@ -129,14 +129,14 @@ def datasets(recipe: str) -> tuple:
 
 def network(task: Task, name: str, train) -> torch.nn.Module:
     recipe = train.recipe
-    ours = {} if name in BASELINES else {"features": task.features, **task.options}
+    features = task.wider if name == "unet" and task.wider else task.features
     return lab.build(
         name,
         spatial_dims=recipe.spatial_dims,
         in_channels=len(recipe.channel_names),
         num_classes=recipe.num_classes,
         patch_size=task.patch_size,
-        **ours,
+        **({} if name in BASELINES else {"features": features}),
     )
 
 
@@ -199,7 +199,8 @@ def measure(run: Run) -> dict:
 
 
 def reached(row: dict) -> bool:
-    return all(row["scores"][name] >= goal for name, goal in row["goals"])
+    low_enough = row["stays_below"] is None or row["scores"]["mean"] < row["stays_below"]
+    return low_enough and all(row["scores"][name] >= goal for name, goal in row["goals"])
 
 
 def main(which: str | None = None, only: str | None = None, again: bool = False) -> None:
@@ -215,7 +216,7 @@ def main(which: str | None = None, only: str | None = None, again: bool = False)
             keep(f"accuracy_{name}", {"rows": rows})
             shown = [run.task, run.model, run.minutes, run.seed, row["steps"], *row["interval of the mean, 95%"]]
             scores = ", ".join(f"{name} {value:.3f}" for name, value in row["scores"].items())
-            verdict = ("reached" if reached(row) else "MISSED") if run.goals else "no goal"
+            verdict = ("as wanted" if reached(row) else "MISSED") if run.goals or run.stays_below else "no goal"
             header = ["data", "model", "minutes", "seed", "steps", "low", "high", "scores", "goal"]
             table("accuracy on held-out cases", header, [[*shown, scores, verdict]])
 
