@@ -84,7 +84,8 @@ def fit(
     run = None
     if run_directory is not None:
         data = {"recipe": getattr(recipe, "name", None), "fold": getattr(origin, "fold", None), "cases": len(train)}
-        data["slice_axis"] = getattr(origin, "axis", None)  # of slices of volumes: across which axis
+        if hasattr(origin, "axis"):  # slices of volumes: cut across it
+            data["slice_axis"] = origin.axis
         data["names"] = zlib.crc32("\n".join(names).encode())  # other cases are another run
         columns = [f"dice {name}" for name in (*scored, "mean")] if val is not None else []
         run = RunDirectory(run_directory, config, model, data, columns)

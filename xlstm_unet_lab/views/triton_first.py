@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import sys
 
@@ -19,6 +20,6 @@ def load_triton() -> None:
     sys.setdlopenflags(before | os.RTLD_DEEPBIND)
     try:
         with contextlib.suppress(ImportError):  # what needs Triton says so itself
-            import triton  # noqa: F401
+            importlib.import_module("triton")
     finally:
         sys.setdlopenflags(before)
