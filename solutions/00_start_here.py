@@ -10,7 +10,7 @@
 # * predict images the network has never seen, and say how good the prediction is,
 # * tell a real difference between two methods from chance.
 #
-# **Time.** 5 minutes of computing in profile `cpu` (measured on 2 cores, 1.5 GB of memory), 30 minutes of exercises.
+# **Time.** 2 minutes of computing in profile `cpu` (measured on 2 cores, 1.5 GB of memory), 30 minutes of exercises.
 #
 # **You need** Python and a first acquaintance with PyTorch: tensors, modules, a training loop.
 # Nothing about LSTMs yet; that begins in lesson 01.
