@@ -79,7 +79,7 @@ def main():
     viewer.dims.set_current_step(0, 5)
     prediction.data[4, 4:12, 4:8] = 1
     facts["overlay untouched"] = int(shown.prediction[4, 4, 4])
-    edited = shown.rescore(viewer)
+    edited = shown.rescore()  # of the viewer used last
     facts["rescored"] = {
         "errors": np.count_nonzero(viewer.layers["errors"].data, axis=(1, 2)).tolist(),
         "scores": edited.scores,

@@ -155,8 +155,11 @@ class Overlay:
 
         return overlay_napari.open_viewer(self, viewer)
 
-    def rescore(self, viewer) -> Overlay:
-        """Read the prediction as it was edited in the viewer; errors, scores and hover text follow. The new overlay."""
+    def rescore(self, viewer=None) -> Overlay:
+        """Read the prediction as it was edited in the viewer (None: the one used last); errors and scores follow.
+
+        Returns the new overlay. Raises ValueError where no viewer is open or it does not show this overlay.
+        """
         from xlstm_unet_lab.views import overlay_napari
 
         return overlay_napari.rescore(self, viewer)

@@ -172,12 +172,18 @@ def arrange(viewer: napari.Viewer, overlay: Overlay) -> None:
     viewer.layers.selection.active = shown.get("prediction", shown.get("truth", viewer.layers[-1]))
 
 
-def rescore(overlay: Overlay, viewer: napari.Viewer) -> Overlay:
+def rescore(overlay: Overlay, viewer: napari.Viewer | None = None) -> Overlay:
     """Take over the prediction as edited in the viewer, and bring errors, scores and hover text up to date there.
 
-    Returns the new overlay. Raises ValueError when the viewer shows no prediction of this overlay (another title), or a
-    value was painted that is no label.
+    viewer None: the one used last. Returns the new overlay. Raises ValueError when none is open, when it shows no
+    prediction of this overlay (another title), or when a value was painted that is no label.
     """
+    if viewer is None:
+        import napari
+
+        viewer = napari.current_viewer()
+        if viewer is None:
+            raise ValueError("no viewer is open, so nothing was edited: call overlay.napari() first")
     layer = layers_of(viewer, overlay).get("prediction")
     if layer is None:
         raise ValueError(f"the viewer shows no prediction of {overlay.title!r}: open it with overlay.napari(viewer)")
