@@ -3,7 +3,10 @@
 import json
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.measure import RESULTS
+from xlstm_unet_lab.evaluation.report import bootstrap_interval
 
 README = Path(__file__).parents[1] / "README.md"
 START, END = "<!-- figures: python -m benchmarks.readme -->", "<!-- end of figures -->"
@@ -50,6 +53,23 @@ def accuracy_rows(result: dict) -> list[list[str]]:
     return rows
 
 
+def comparison_rows(result: dict) -> list[list[str]]:
+    """One row a data set and network: mean over seeds and cases, its interval over cases, and every seed's own mean."""
+    together: dict[tuple, list[dict]] = {}
+    for row in result["rows"]:
+        together.setdefault((row["task"], row["minutes"], row["model"]), []).append(row)
+    ranked = []
+    for (task, minutes, model), rows in together.items():
+        means = [row["scores"]["mean"] for row in rows]
+        by_case = np.mean([[row["by case"][name] for name in rows[0]["by case"]] for row in rows], axis=0)
+        low, high = bootstrap_interval(by_case)
+        size, steps = f"{rows[0]['parameters'] / 1e6:.2f} M", f"{np.mean([row['steps'] for row in rows]):.0f}"
+        score = f"{np.mean(means):.3f} [{low:.3f}, {high:.3f}]"
+        seeds = ", ".join(f"{mean:.3f}" for mean in means)
+        ranked.append((task, -np.mean(means), [task, model, size, f"{minutes:g}", steps, score, seeds]))
+    return [line for *_, line in sorted(ranked)]
+
+
 def markdown(header: list[str], rows: list[list[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -73,11 +93,27 @@ with the 95% bootstrap interval of the mean over cases; one training each, so th
 
 {accuracy}
 
-Importing `xlstm_unet_lab` and its network builder takes {imports:.2f} times as long as `import torch`."""
+{comparison}Importing `xlstm_unet_lab` and its network builder takes {imports:.2f} times as long as `import torch`."""
+
+
+COMPARISON = """Several networks in equal time, every seed trained anew; mean over cases and seeds, with the 95% interval
+over cases:
+
+{table}
+
+"""
+
+
+def comparison() -> str:
+    """The section on several networks in equal time; nothing as long as that has not been measured."""
+    if not (RESULTS / "accuracy_comparison.json").exists():
+        return ""
+    header = ["data", "network", "weights", "minutes", "steps", "mean score", "every seed"]
+    return COMPARISON.format(table=markdown(header, comparison_rows(read("accuracy_comparison"))))
 
 
 def figures() -> str:
-    """The whole section: what was measured where, and three tables."""
+    """The whole section: what was measured where, in tables."""
     mlstm, step, lesson, imports = (read(name) for name in ("mlstm", "training_step", "first_lesson", "import_time"))
     machine = mlstm["machine"]
     runs = [(r["recipe"], f"{r['seconds'] / 60:.1f} min", f"{r['mean foreground Dice']:.3f}") for r in lesson["runs"]]
@@ -92,6 +128,7 @@ def figures() -> str:
         step=markdown(["case", "time", "memory"], step_rows(step)),
         lessons=markdown(["data set", "time", "Dice"], [list(run) for run in runs]),
         accuracy=markdown(trained, accuracy_rows(read("accuracy_goals"))),
+        comparison=comparison(),
         imports=imports["ratios"]["import torch, xlstm_unet_lab.models.presets"],
     )
 

@@ -63,6 +63,18 @@ def test_the_readme_shows_what_was_measured():
         readme.insert("no marks", "x")
 
 
+def test_the_comparison_ranks_networks_over_their_seeds():
+    def row(model, seed, *dices):
+        by_case = dict(zip("ab", dices, strict=True))
+        facts = {"task": "nuclei", "model": model, "minutes": 4, "seed": seed, "parameters": 1_000_000, "steps": 10}
+        return facts | {"scores": {"mean": sum(dices) / 2}, "by case": by_case}
+
+    runs = [row("worse", 0, 0.5, 0.5), row("better", 0, 0.6, 0.8), row("better", 1, 0.8, 0.8)]
+    first, second = readme.comparison_rows({"rows": runs})
+    assert first == ["nuclei", "better", "1.00 M", "4", "10", "0.750 [0.700, 0.800]", "0.700, 0.800"]
+    assert second[1] == "worse" and second[5] == "0.500 [0.500, 0.500]"
+
+
 def test_an_unknown_benchmark_is_refused(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["benchmarks", "mlstmm"])
     with pytest.raises(SystemExit):
