@@ -96,7 +96,7 @@ with the 95% bootstrap interval of the mean over cases; one training each, so th
 {comparison}Importing `xlstm_unet_lab` and its network builder takes {imports:.2f} times as long as `import torch`."""
 
 
-COMPARISON = """Several networks in equal time, every seed trained anew; mean over cases and seeds, with the 95% interval
+COMPARISON = """Networks in equal time, every seed trained anew; mean over cases and seeds, with the 95% interval
 over cases:
 
 {table}
