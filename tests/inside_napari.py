@@ -15,6 +15,8 @@ from napari.qt import get_qapp
 from napari.utils._test_utils import read_only_mouse_event
 from napari.utils.interactions import mouse_move_callbacks, mouse_press_callbacks, mouse_release_callbacks
 from napari.utils.notifications import notification_manager
+from qtpy.compat import isalive
+from qtpy.QtCore import QEvent
 
 import xlstm_unet_lab as lab
 import xlstm_unet_lab.views
@@ -91,8 +93,8 @@ def test_sample_then_segment(viewer):
     assert not widget.start_button.enabled and widget.cancel_button.enabled
     finish(widget)
     assert widget.start_button.enabled and not widget.cancel_button.enabled
-    assert widget.text.value.startswith(f"added prediction of {RUN.name}")
-    layer = viewer.layers[f"prediction of {RUN.name}"]
+    assert widget.text.value.startswith(f"prediction of {RUN.name}") and "rename what you want" in widget.text.value
+    layer, count = viewer.layers[f"prediction of {RUN.name}"], len(viewer.layers)
     assert isinstance(layer, napari.layers.Labels)
     assert colours_of(layer) == recipe_colours("phantom_microscopy")
     assert layer.scale.tolist() == image.scale.tolist() and layer.translate.tolist() == [3, 5]
@@ -101,7 +103,46 @@ def test_sample_then_segment(viewer):
     raw = lab.load_dataset("phantom_microscopy", "test").raw(0)
     expected = lab.predict(load_run(RUN, "last"), raw, patch_size=run_facts(RUN).patch_size)
     np.testing.assert_array_equal(layer.data, expected)
+    layer.data[:5] = 2
+    widget.begin()  # once more
+    finish(widget)
+    assert len(viewer.layers) == count and layer in viewer.layers
+    np.testing.assert_array_equal(layer.data, expected)
     assert not notification_manager.records
+
+
+def test_a_result_takes_the_place_of_an_earlier_one_with_all_that_it_says(viewer):
+    widget = widget_of(viewer, "Segment")
+
+    def result(size, unit, colour, label):
+        known = {"name": "result", "scale": (size, size), "translate": (size, 0), "units": (unit,) * 2}
+        known |= {"colormap": {None: "gray", 0: "transparent", 1: colour}, "metadata": {"labels": {label: (1,)}}}
+        return [(np.full((4, 5), 1), known | {"features": {"index": [0, 1], "label 1": [None, label]}}, "labels")]
+
+    (layer,) = widget.add(result(1, "pixel", "#0072b2", "liver"))
+    assert widget.add(result(2, "mm", "#d55e00", "lung")) == [layer] and list(viewer.layers) == [layer]
+    assert layer.scale.tolist() == [2, 2] and layer.translate.tolist() == [2, 0]
+    assert {str(unit) for unit in layer.units} == {"millimeter"} and layer.metadata["labels"] == {"lung": (1,)}
+    assert colours_of(layer) == {1: "#d55e00"} and layer.features["label 1"].tolist()[1] == "lung"
+    (image,) = widget.add([(np.zeros((3, 3)), {"name": "map", "metadata": {}, "colormap": "gray"}, "image")])
+    widget.add([(np.ones((3, 3)), {"name": "map", "metadata": {}, "colormap": "viridis"}, "image")])
+    assert image.colormap.name == "viridis"
+
+
+def test_a_closed_viewer_gets_no_result(viewer):
+    viewer.add_image(np.random.default_rng(0).random((2000, 2000)))
+    widget = widget_of(viewer, "Segment")
+    widget.run_directory.value = RUN
+    widget.begin()
+    wait_until(lambda: widget.bar.max > 0)
+    worker = widget._worker
+    viewer.close()
+    get_qapp().sendPostedEvents(None, QEvent.Type.DeferredDelete.value)  # as the event loop does it
+    assert not isalive(widget.native) and worker.abort_requested
+    wait_until(lambda: not worker.is_running)
+    for _ in range(5):
+        get_qapp().processEvents()
+    assert not viewer.layers and not notification_manager.records
 
 
 def test_anatomical_case_is_turned(viewer):

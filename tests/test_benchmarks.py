@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import measure, mlstm, readme, training_step
+import xlstm_unet_lab as lab
+from benchmarks import measure, mlstm, overlay, readme, training_step
 from benchmarks.__main__ import NAMES, main
+from xlstm_unet_lab.views.overlay_napari import layers
 
 
 def test_cases_take_turns_after_one_warm_up():
@@ -54,6 +56,21 @@ def test_every_native_form_computes_what_ours_does():
 def test_a_step_of_every_small_case_runs():
     for form in ("parallel", "chunkwise"):
         training_step.step(training_step.Case(2, 128, form, "bfloat16", True))()
+
+
+def test_a_large_volume_opens_and_scrolls_as_wanted():
+    kept = json.loads((measure.RESULTS / "overlay.json").read_text())
+    assert overlay.reached(kept)
+    for name, value in {"seconds to open": 5.1, "megabytes read while scrolling": 2.0, "image copied": True}.items():
+        assert not overlay.reached(kept | {name: value}), name
+
+
+def test_a_volume_is_shown_as_it_lies_in_memory(monkeypatch):
+    monkeypatch.setattr(overlay, "SIZE", (64, 64, 32))
+    image, truth, prediction = overlay.volume()
+    (shown, _, kind), *others = layers(lab.overlay(image, truth=truth, prediction=prediction))
+    assert kind == "image" and np.shares_memory(shown, image), "neither copied nor converted"
+    assert all(type(data) is np.ndarray and data.shape == shown.shape for data, _, _ in others), "nothing is read later"
 
 
 def test_the_readme_shows_what_was_measured():

@@ -6,14 +6,13 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from types import SimpleNamespace
 
 import nibabel
 import npe2
 import numpy as np
-import pint
 import pytest
 import torch
+from plain_layer import layer
 
 import xlstm_unet_lab as lab
 from xlstm_unet_lab.data.dataset import normalise
@@ -22,6 +21,7 @@ from xlstm_unet_lab.evaluation.cases import run_facts
 from xlstm_unet_lab.training.run_directory import load_run
 from xlstm_unet_lab.views import napari_plugin, plugin_files
 from xlstm_unet_lab.views.mixer_rows import receptive_field
+from xlstm_unet_lab.views.picture import GREY
 from xlstm_unet_lab.views.plugin_tasks import Place, compare, explore_layers, image_of, place_of, segment
 
 HERE = Path(__file__).resolve().parent
@@ -52,21 +52,6 @@ def case_file(tmp_path):
     facts = {"channel_names": {"0": "T1", "1": "T2"}, "labels": labels, "file_ending": ".nii.gz"}
     (folder / "dataset.json").write_text(json.dumps(facts))
     return folder / "imagesTr" / "a_0000.nii.gz"
-
-
-def layer(shape=(40, 48), **facts):
-    """As much of a napari image layer as is read."""
-    data = np.random.default_rng(0).random(shape)
-    ndim = len(shape) - facts.get("rgb", False)
-    unit = pint.get_application_registry().Unit(facts.pop("unit", "pixel"))
-    known = {
-        "scale": np.ones(ndim),
-        "translate": np.zeros(ndim),
-        "units": (unit,) * ndim,
-        "rgb": False,
-        "name": "image",
-    }
-    return SimpleNamespace(**known | {"data": data, "ndim": ndim} | facts)
 
 
 def test_manifest_is_valid():
@@ -180,14 +165,18 @@ def test_segment_refuses(run_directory, tmp_path):
         segment(tmp_path, [layer()])
 
 
+def labels(name, data, **facts):
+    return layer(data=data, name=name, **facts)
+
+
 @pytest.mark.parametrize("size", [(10, 20), (6, 10, 20)])
 def test_compare(size):
     truth = np.zeros(size, int)
     truth[..., 2:6, 5:15] = 4
     poor = truth.copy()
     poor[-2] = 0
-    place = Place((2.0,) * len(size), (1.0,) * len(size), "px")
-    found = compare(truth, {"same": truth, "poor": poor}, place)
+    place = {"scale": np.full(len(size), 2), "translate": np.ones(len(size))}
+    found = compare(labels("truth", truth, **place), [labels("same", truth, **place), labels("poor", poor, **place)])
     assert list(found.table.columns[:4]) == ["prediction", "label", "value", "dice"]
     assert found.table[found.table["prediction"] == "same"]["dice"].tolist() == [1, 1]
     assert [keywords["name"] for _, keywords, _ in found.layers] == ["errors of same", "errors of poor"]
@@ -196,14 +185,26 @@ def test_compare(size):
     assert found.worst == (0 if len(size) == 2 else 4)
 
 
+def test_compare_takes_the_names_from_whichever_layer_has_them():
+    drawn, known = np.eye(4, dtype=int), {"metadata": {"labels": {"liver": (1,)}}}
+    for truth, prediction in (({}, known), (known, {"metadata": {"labels": {"lung": (1,)}}})):
+        table = compare(labels("truth", drawn, **truth), [labels("same", drawn, **prediction)]).table
+        assert table["label"][0] == "liver"
+
+
 def test_compare_refuses():
-    truth, place = np.ones((4, 4), int), Place((1, 1), (0, 0), "px")
+    truth = labels("truth", np.ones((4, 4), int))
     with pytest.raises(ValueError, match="no prediction is chosen"):
-        compare(truth, {}, place)
-    with pytest.raises(ValueError, match="shape"):
-        compare(truth, {"other": np.ones((4, 5), int)}, place)
+        compare(truth, [])
+    wrong = ({"data": np.ones((4, 5), int)}, {"scale": np.array([1, 2])}, {"translate": np.array([0, 1])})
+    for facts in (*wrong, {"unit": "mm"}):
+        with pytest.raises(ValueError, match="'truth' and 'other' lie on different grids: choose layers of one size"):
+            compare(truth, [layer(**{"data": truth.data, "name": "other"} | facts)])
     with pytest.raises(ValueError, match=r"hold the values \[1\]"):
-        compare(truth, {"same": truth}, place, {"liver": 2})
+        compare(labels("truth", truth.data, metadata={"labels": {"liver": (2,)}}), [truth])
+    empty = labels("nothing", np.zeros((4, 4), int))
+    with pytest.raises(ValueError, match="'nothing' and the predictions are empty: draw a label first"):
+        compare(empty, [empty])
 
 
 @pytest.mark.parametrize("size", [(64, 50), (20, 40)])  # larger than the patch, and smaller along one axis
@@ -257,6 +258,20 @@ def test_case_of_a_data_set_from_elsewhere(case_file):
     assert (shown.truth[1] == 2).all() and shown.truth.sum() == 2 * 42
     (case_file.parents[1] / "labelsTr" / "a.nii.gz").unlink()
     assert plugin_files.case_overlay(case_file).truth is None
+
+
+def test_voxels_to_be_ignored_are_a_grey_label(case_file):
+    folder = case_file.parents[1]
+    facts = json.loads((folder / "dataset.json").read_text())
+    facts["labels"]["ignore"] = 3
+    (folder / "dataset.json").write_text(json.dumps(facts))
+    label = nibabel.load(folder / "labelsTr" / "a.nii.gz")
+    values = np.asarray(label.dataobj).copy()
+    values[:, :, 4] = 3
+    nibabel.save(nibabel.Nifti1Image(values, label.affine), folder / "labelsTr" / "a.nii.gz")
+    shown = plugin_files.case_overlay(case_file)
+    assert (shown.truth[4] == 3).all() and shown.value_names[3] == "ignore" and shown.colours[3] == GREY
+    assert shown.colours[1] != GREY
 
 
 def test_devices_end_with_the_processor():

@@ -1,8 +1,6 @@
 """An overlay describes a case without a viewer: names, colours, errors, scores, words; bad input is refused early."""
 
-import re
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +10,6 @@ from scipy import ndimage
 
 from xlstm_unet_lab.data.dataset import load_dataset
 from xlstm_unet_lab.evaluation.uncertainty import entropy
-from xlstm_unet_lab.views import overlay_show
 from xlstm_unet_lab.views.overlay import overlay, overlay_case
 from xlstm_unet_lab.views.overlay_text import amount, largest_error, sides
 from xlstm_unet_lab.views.picture import PALETTE
@@ -121,12 +118,13 @@ def test_description_in_words():
         "patient 7: T1, 8 x 12 x 16 voxels of 5 x 2 x 1 mm.\n"
         "liver: 2.56 ml true, 1.76 ml predicted, Dice 0.81.\n"
         "aorta: 0.00 ml true, 0.16 ml predicted, Dice 0.00.\n"
-        "The largest error is liver missed: 0.64 ml, 40 x 8 x 2 mm across, largest in slice 0, back, right.\n"
+        "The largest error is liver missed: 0.64 ml, 40 x 8 x 2 mm across, largest in slice 0, back, right, "
+        "centre at z 17.5, y 7, x 10.5 mm.\n"
         "Licence: CC0."
     )
     flat = case(2, unit="px", spacing=None).describe()
     assert flat.startswith("One case: channel 0, 12 x 16 pixels.\nliver: 32 pixels true, 22 pixels predicted")
-    assert flat.endswith("The largest error is liver missed: 8 pixels, 4 x 2 px across.")
+    assert flat.endswith("8 pixels, 4 x 2 px across, upper right part of the picture, centre at y 3.5, x 10.5 px.")
     assert "64 mm² true" in case(2).describe()
 
 
@@ -140,7 +138,7 @@ def test_words_for_a_perfect_and_for_a_confused_prediction():
     assert (extra.kind, extra.labels, extra.slice, extra.centre[0]) == ("extra", "liver", 0, 3.5)
 
 
-def test_sides_are_the_patients_and_only_named_where_known():
+def test_sides_are_the_patients_where_known_else_the_pictures():
     anatomical = case(3, anatomical=True)
     assert sides(anatomical, (0, 11, 8)) == ["bottom", "front"] and sides(anatomical, (7, 0, 0)) == [
         "top",
@@ -148,8 +146,7 @@ def test_sides_are_the_patients_and_only_named_where_known():
         "left",
     ]
     assert sides(case(2, anatomical=True), (11, 15)) == ["front", "right"]
-    with pytest.raises(ValueError, match="anatomical=True"):
-        sides(case(3), (0, 0, 0))
+    assert sides(case(3), (0, 0, 0)) == ["upper", "left"] and sides(case(2), (11, 8)) == ["lower"]
     with pytest.raises(ValueError, match="both truth= and prediction="):
         largest_error(case(3, truth=None))
     assert amount(case(3, unit="px"), 1234) == "1,234 voxels"
@@ -211,34 +208,6 @@ def test_a_case_of_a_data_set_brings_names_colours_and_licence():
     assert shown.labels == {"interior": (1,), "boundary": (2,)} and shown.scores == {"interior": 1.0, "boundary": 1.0}
     assert shown.colours == {1: "#0072B2", 2: "#E69F00"} and "Licence: CC0 1.0" in shown.describe()
     assert shown.title == dataset.names[0]
-
-
-@pytest.mark.parametrize(
-    ("environ", "notebook", "napari", "way", "why"),
-    [
-        ({"DISPLAY": ":0"}, False, True, "napari", "there is a screen"),
-        ({"DISPLAY": ":0", "SSH_CONNECTION": "1"}, True, True, "widget", "another machine.*SSH_CONNECTION"),
-        ({"DISPLAY": ":0", "SSH_CONNECTION": "1"}, False, True, "napari", "there is a screen"),
-        ({}, True, True, "widget", "no screen"),
-        ({}, False, True, "screenshot", "no screen"),
-        ({"DISPLAY": ":0"}, False, False, "screenshot", "napari is not installed"),
-    ],
-)
-def test_the_best_way_to_show_is_chosen_with_a_reason(monkeypatch, environ, notebook, napari, way, why):
-    monkeypatch.setattr("sys.platform", "linux")
-    chosen, reason = overlay_show.choose(environ, notebook, napari)
-    assert chosen == way
-    assert re.search(why, reason)
-
-
-def test_show_says_what_it_did(monkeypatch):
-    monkeypatch.setattr(overlay_show, "choose", lambda *facts: ("screenshot", "there is no screen"))
-    shown = case(2)
-    stand_in = SimpleNamespace(screenshot=lambda path: path, describe=shown.describe)
-    done = overlay_show.show(stand_in)
-    assert done.way == "screenshot" and done.reason == "there is no screen" and done.thing.name == "overlay.png"
-    assert repr(done) == f"screenshot: there is no screen\n{done.thing}" and done.description == shown.describe()
-    assert not overlay_show.in_notebook()
 
 
 def test_replacing_a_part_computes_the_rest_anew():

@@ -41,10 +41,10 @@ def test_layers_are_plain_data(spatial_dims):
     probabilities = np.full((3, *(6, 16, 20)[-spatial_dims:]), 1 / 3, np.float32)
     shown = case(spatial_dims, probabilities=probabilities)
     found = by_name(shown)
-    assert list(found) == ["channel 0", "entropy", "prediction", "truth", "outlines", "errors"]
+    assert list(found) == ["channel 0", "entropy", "probability", "prediction", "truth", "outlines", "errors"]
     for _, keywords, _ in found.values():
         assert keywords["scale"] == shown.spacing and keywords["units"] == ("mm",) * spatial_dims
-        assert keywords["metadata"]["overlay"] == "patient 7"
+        assert keywords["metadata"]["overlay"][:2] == (shown.identity, "patient 7")
     data, keywords, kind = found["prediction"]
     assert kind == "labels" and keywords["colormap"][5] == "#56B4E9" and keywords["colormap"][0] == "transparent"
     assert keywords["features"]["label 5"] == [None, None, f"aorta, Dice {shown.scores['aorta']:.2f}"]
@@ -84,10 +84,10 @@ def viewed(require_display):
 
 def test_the_viewer_shows_names_scale_and_colours(viewed):
     volume = viewed["volume"]
-    assert list(volume) == ["t1", "t2", "entropy", "prediction", "truth", "outlines", "errors"]
+    assert list(volume) == ["t1", "t2", "entropy", "probability", "prediction", "truth", "outlines", "errors"]
     assert all(layer["scale"] == [5, 2, 1] and layer["units"] == ["millimeter"] * 3 for layer in volume.values())
     assert [name for name, layer in volume.items() if layer["visible"]] == ["t1", "prediction", "truth"]
-    assert [layer["kind"] for layer in volume.values()] == ["image"] * 3 + ["labels"] * 4
+    assert [layer["kind"] for layer in volume.values()] == ["image"] * 4 + ["labels"] * 4
     orange = pytest.approx([0xD5 / 255, 0x5E / 255, 0, 1], abs=1e-3)
     assert volume["prediction"]["colours"]["1"] == volume["truth"]["colours"]["1"] == orange
     assert volume["prediction"]["colours"]["0"][3] == 0 and volume["truth"]["contour"] == 1
@@ -112,11 +112,11 @@ def test_rescoring_reads_the_edited_layer(viewed):
     liver = 2 * 512 / (512 + 576)
     assert rescored["scores"]["liver"] == pytest.approx(liver) and f"liver, Dice {liver:.2f}" in rescored["hover"]
     assert rescored["slice"] == 5 and rescored["same layer"], "the user's view must stay as it is"
-    assert "[9] were painted" in viewed["unknown value"] and "no prediction of 'another'" in viewed["other case"]
+    assert "[9] were painted" in viewed["unknown value"] and "truth or prediction of 'another'" in viewed["other case"]
 
 
 def test_another_overlay_takes_the_place_of_the_first(viewed):
-    assert viewed["without truth"] == ["t1", "t2", "entropy", "prediction", "outlines"]
+    assert viewed["without truth"] == ["t1", "t2", "entropy", "probability", "prediction", "outlines"]
     picture = viewed["picture"]
     assert list(picture) == ["image", "truth", "outlines"] and picture["image"]["rgb"]
     assert picture["outlines"]["visible"] and picture["truth"]["units"] == ["pixel"] * 2
@@ -195,7 +195,7 @@ def test_bad_requests_and_missing_parts_are_said_in_one_line(monkeypatch, tmp_pa
         case(2).screenshot(tmp_path / "a.png", ndisplay=3)
     with pytest.raises(ValueError, match="at least 100 pixels"):
         case(2).screenshot(tmp_path / "a.png", size=(50, 500))
-    monkeypatch.setenv("DISPLAY", ":no-such")
+    monkeypatch.setattr(overlay_screenshot, "has_screen", lambda: True)
     monkeypatch.setattr(sys, "executable", "false")
     with pytest.raises(RuntimeError, match=r"napari could not draw \(ended with code 1\): OpenGL.*make system"):
         case(2).screenshot(tmp_path / "a.png")

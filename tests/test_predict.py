@@ -255,14 +255,20 @@ def test_a_network_for_images_sees_a_volume_slice_by_slice(axis):
     model, volume = pointwise(2), picture(3)
     model.training_spacing = (3.0, 1.0)
     spacing = (6.0, 2.0, 3.0)  # in (z, y, x)
-    options = {"patch_size": (6, 6), "overlap": 0.25}
+    options, tracked = {"patch_size": (6, 6), "overlap": 0.25}, []
+
+    def track(slices):
+        tracked.append(len(slices))
+        return slices
+
     for function in (predict, predict_probabilities):
-        whole = slice_by_slice(function, model, volume, axis=axis, spacing=spacing, **options)
+        whole = slice_by_slice(function, model, volume, axis=axis, spacing=spacing, track=track, **options)
         assert whole.shape[-3:] == WHOLE[3] and whole.dtype == function(model, volume[:, 0], **options).dtype
         for place in (0, WHOLE[3][axis] - 1):
             left = tuple(np.delete(spacing, axis).tolist())
             alone = function(model, volume.take(place, axis + 1), spacing=left, **options)
             assert np.array_equal(whole.take(place, axis - 3), alone)
+    assert tracked == [WHOLE[3][axis]] * 2, "one progress bar for all slices"
 
 
 def test_slices_are_cut_from_volumes_only():

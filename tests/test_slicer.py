@@ -95,6 +95,30 @@ def test_entropy_is_clear_where_the_network_is_certain():
     assert layer["step"] * 255 == pytest.approx(1) and table[[0, 255], 3].tolist() == [0, 255]
 
 
+def test_the_probability_of_the_prediction_is_a_layer_clear_where_it_is_certain():
+    probabilities = np.stack([np.full(SIZE[3], share) for share in (1.0, 0.0, 0.0)])
+    probabilities[:, 2] = np.array([0.6, 0.4, 0.0])[:, None, None]
+    shown = slicer(make(probabilities=probabilities))
+    layer = layer_of(shown.scene, "probability")
+    sent = unpacked(layer["data"], np.uint8, SIZE[3]) * layer["step"]
+    np.testing.assert_allclose(sent[:3, 0, 0], [1, 1, 0.6], atol=1 / 255)
+    assert np.frombuffer(layer["table"], np.uint8).reshape(256, 4)[[0, 255], 3].tolist() == [255, 0]
+    assert "probability" not in shown.layers
+
+
+def test_labels_make_way_for_errors_whose_colours_they_share():
+    shown = slicer(make(truth=np.ones(SIZE[3], int), instances=np.ones(SIZE[3], int)))
+    assert shown.layers == ["prediction", "outlines"]
+    shown.set_state({"layers": ["prediction", "outlines", "errors"]})  # as the browser does
+    assert shown.layers == ["outlines", "errors"]
+    shown.layers = ["outlines", "errors", "prediction"]  # asked for again
+    assert shown.layers == ["outlines", "errors", "prediction"]
+
+
+def test_the_slice_of_another_axis_goes_by_its_name():
+    assert scene(make(2, anatomical=True, cut=1))["axes"][0]["name"] == "coronal (y)"
+
+
 @pytest.mark.parametrize("anatomical", [False, True])
 @pytest.mark.parametrize("spatial_dims", [2, 3])
 def test_slices_are_turned_as_the_overlay_shows_them(anatomical, spatial_dims):

@@ -87,8 +87,9 @@ def slice_by_slice(
 
     function: `predict`, `predict_probabilities` or another that takes (model, image, spacing=..., **options) and
     answers (*spatial) or (channels, *spatial). image (C, z, y, x) and the spacing of all three axes; slices are cut
-    across `axis` 0, 1 or 2. With `axis=None` the image is handed over as it is. Raises ValueError for another axis or
-    image, and as the function does.
+    across `axis` 0, 1 or 2. With `axis=None` the image is handed over as it is. `track` wraps the slices here, and the
+    batches of windows where the image is handed over. Raises ValueError for another axis or image, and as the function
+    does.
     """
     if axis is None:
         return function(model, image, spacing=spacing, **options)
@@ -98,7 +99,8 @@ def slice_by_slice(
             "axis 0, 1 or 2 of (C, z, y, x)"
         )
     left = None if spacing is None else tuple(size for place, size in enumerate(spacing) if place != axis)
-    found = [function(model, one, spacing=left, **options) for one in np.moveaxis(image, axis + 1, 0)]
+    slices = options.pop("track", iter)(list(np.moveaxis(image, axis + 1, 0)))
+    found = [function(model, one, spacing=left, **options) for one in slices]
     return np.stack(found, axis=found[0].ndim - 2 + axis)
 
 

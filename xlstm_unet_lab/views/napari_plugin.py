@@ -6,19 +6,21 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from magicgui.widgets import CheckBox, ComboBox, Container, FileEdit, Label, LineEdit, ProgressBar, PushButton, Select
 from magicgui.widgets import Table as TableWidget
 from napari.layers import Image, Labels, Layer
 from napari.utils.notifications import notification_manager, show_error
+from qtpy.compat import isalive
 from superqt.utils import create_worker, ensure_main_thread
 
 from xlstm_unet_lab.views.overlay_napari import LayerData
-from xlstm_unet_lab.views.plugin_tasks import Comparison, compare, explore_layers, place_of, segment
+from xlstm_unet_lab.views.plugin_tasks import Comparison, compare, explore_layers, segment
 
 RUNS = Path("runs")  # where `xlstm-unet-lab train` puts run directories
 MOST_PREDICTIONS = 3
+# What a result brings up to date in a layer that shows an earlier one.
+RENEWED = {"scale", "translate", "units", "colormap", "contrast_limits", "features"}
 # What the library raises on purpose, and a full graphics memory; anything else is a bug and keeps its traceback.
 EXPECTED = (ValueError, KeyError, TypeError, OSError, ImportError, torch.OutOfMemoryError)
 
@@ -44,6 +46,7 @@ class Task(Container):
         super().__init__(widgets=[*controls, self.start_button, self.cancel_button, self.bar, self.text])
         self.start_button.changed.connect(self.begin)
         self.cancel_button.changed.connect(self.cancel)
+        self.native.destroyed.connect(lambda: self._worker and self._worker.quit())  # as the viewer is closed
 
     def start(self, task: Callable, *inputs, then: Callable, **options) -> None:
         """Run task(*inputs, **options) in a thread and hand its result to `then` in this one; one at a time."""
@@ -53,10 +56,14 @@ class Task(Container):
         self.bar.max = 0  # busy, no telling how long
         self.text.value = "working ..."
         self._worker = create_worker(task, *inputs, _ignore_errors=True, _start_thread=False, **options)
-        self._worker.returned.connect(then)
-        self._worker.errored.connect(self._failed)
-        self._worker.finished.connect(self._finished)
+        self._worker.returned.connect(partial(self._hand_over, then))
+        self._worker.errored.connect(partial(self._hand_over, self._failed))
+        self._worker.finished.connect(partial(self._hand_over, self._finished))
         self._worker.start()
+
+    def _hand_over(self, to: Callable, *results) -> None:
+        if isalive(self.native):  # else the viewer was closed meanwhile
+            to(*results)
 
     def cancel(self) -> None:
         """Ask the running task to stop; it does so before the next window, or its result is thrown away."""
@@ -74,7 +81,8 @@ class Task(Container):
 
     @ensure_main_thread
     def _show_progress(self, done: int, total: int) -> None:
-        self.bar.max, self.bar.value = total, done
+        if isalive(self.native):
+            self.bar.max, self.bar.value = total, done
 
     def _failed(self, error: Exception) -> None:
         if isinstance(error, Cancelled):
@@ -96,15 +104,16 @@ class Task(Container):
         """The viewer's layers of one kind, in their order."""
         return [layer for layer in self._viewer.layers if isinstance(layer, kind)]
 
-    def add(self, tuples: Sequence[LayerData], update: bool) -> list[Layer]:
-        """Show layer tuples; with `update` a layer of the same name and size takes the new data instead."""
+    def add(self, tuples: Sequence[LayerData]) -> list[Layer]:
+        """Show layer tuples; a layer of the same name and size is brought up to date instead, as it is looked at."""
         shown = []
         for data, keywords, kind in tuples:
             name = keywords["name"]
-            if update and name in self._viewer.layers and self._viewer.layers[name].data.shape == data.shape:
+            if name in self._viewer.layers and self._viewer.layers[name].data.shape == data.shape:
                 layer = self._viewer.layers[name]
                 layer.data = data
-                for what in {"translate", "contrast_limits"} & keywords.keys():
+                layer.metadata.update(keywords["metadata"])
+                for what in RENEWED & keywords.keys():
                     setattr(layer, what, keywords[what])
             else:
                 layer = self._viewer.add_layer(Layer.create(data, keywords, kind))
@@ -113,7 +122,11 @@ class Task(Container):
 
 
 class WithRun(Task):
-    """A task that needs a training run, image layers and a device."""
+    """A task that needs a training run, image layers and a device.
+
+    The model is chosen by its run directory and not by a file of weights: only the folder says how the network was
+    built, with which patches and spacing it was trained, and what its labels are called.
+    """
 
     def __init__(self, viewer, action: str, controls: Sequence) -> None:
         self._viewer = viewer
@@ -140,7 +153,10 @@ class WithRun(Task):
 
 
 class Segment(WithRun):
-    """Predict image layers with a trained run; the result is a label layer with the names of its data set."""
+    """Predict image layers with a trained run; the result is a label layer with the names of its data set.
+
+    The next result of the run takes its place, with what was painted there; under another name the layer is kept.
+    """
 
     def __init__(self, napari_viewer) -> None:
         self.mirror = CheckBox(text="average over mirrored images (better, slower)")
@@ -152,8 +168,8 @@ class Segment(WithRun):
         self.start(segment, self.run_directory.value, self.chosen_images(), then=self._show, **options)
 
     def _show(self, tuples: list[LayerData]) -> None:
-        added = self.add(tuples, update=False)
-        self.text.value = f"added {', '.join(layer.name for layer in added)}"
+        names = ", ".join(layer.name for layer in self.add(tuples))
+        self.text.value = f"{names}: rename what you want to keep, the next result takes its place"
 
 
 class Compare(Task):
@@ -177,13 +193,10 @@ class Compare(Task):
         truth, chosen = self.truth.value, [box.value for box in self.predictions if box.value is not None]
         if truth is None:
             return self._failed(ValueError("no truth is chosen: open or draw a label layer first"))
-        arrays = {layer.name: np.asarray(layer.data) for layer in chosen}
-        names = truth.metadata.get("labels")  # of a layer that the plugin made
-        then = partial(self._show, truth)
-        self.start(compare, np.asarray(truth.data), arrays, place_of(truth), names, then=then)
+        self.start(compare, truth, chosen, then=partial(self._show, truth))
 
     def _show(self, truth: Labels, comparison: Comparison) -> None:
-        self.add(comparison.layers, update=True)
+        self.add(comparison.layers)
         self.table.value = comparison.table.drop(columns="value").to_dict("list")
         self._worst = (truth, comparison.worst)
         self.jump_button.enabled = truth.ndim > 2
@@ -216,7 +229,7 @@ class Explore(WithRun):
         self.start(explore_layers, self.run_directory.value, self.chosen_images(), position, **options)
 
     def _show(self, result: tuple[list[LayerData], str]) -> None:
-        self.add(result[0], update=True)
+        self.add(result[0])
         self.text.value = result[1]
 
     def _pressed(self, viewer, event) -> Iterator[None]:

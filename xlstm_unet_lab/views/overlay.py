@@ -7,26 +7,29 @@ overlay.show()          in the best way there is here
 
 from __future__ import annotations
 
+import uuid
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from data_recipes.folder import COLOURS
 from xlstm_unet_lab.evaluation.metrics import dice
 from xlstm_unet_lab.evaluation.uncertainty import entropy
 from xlstm_unet_lab.ops.checks import did_you_mean
 from xlstm_unet_lab.views.figures import error_map
 from xlstm_unet_lab.views.overlay_checks import checked_image, checked_labels, checked_map, is_hex_colour, label_values
 from xlstm_unet_lab.views.overlay_text import describe
-from xlstm_unet_lab.views.picture import PALETTE
 
 if TYPE_CHECKING:
     from xlstm_unet_lab.data.dataset import SegmentationDataset
 
 UNITS = ("mm", "px")
+MAPS = ("truth", "prediction", "instances")
 # Degrees, of the 3-D camera: anatomical volumes are seen from the front and a little from above, others along axis 0.
 ANGLES = {True: (14.0, 0.0, 104.0), False: (0.0, 0.0, 0.0)}
 
@@ -48,11 +51,19 @@ class Overlay:
     title: str
     credit: str  # licence of the data, "" if there is none to name
     anatomical: bool  # axes run towards (superior, anterior, right), as those of prepared volumes
+    cut: int = 0  # the axis of a volume across which a 2-D image was cut
+    # By this a viewer knows what it shows already: `dataclasses.replace` keeps it, every call of `overlay` makes one.
+    identity: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Size along the spatial axes."""
         return self.image.shape[1:]
+
+    @property
+    def axes(self) -> str:
+        """Names of the spatial axes: "zyx", or those of a slice."""
+        return "zyx" if len(self.shape) == 3 else "zyx".replace("zyx"[self.cut], "")
 
     @property
     def is_colour(self) -> bool:
@@ -79,6 +90,16 @@ class Overlay:
         if self.probabilities is None:
             return None
         return entropy(self.probabilities, exclusive=len(self.probabilities) == len(self.labels) + 1)
+
+    @cached_property
+    def probability(self) -> np.ndarray | None:
+        """Probability of what was predicted, float32 (*spatial): of the most probable class, or of regions, where every
+        one is a yes or no, of the least certain answer; None without probabilities."""
+        shares = self.probabilities
+        if shares is None:
+            return None
+        exclusive = len(shares) == len(self.labels) + 1
+        return (shares.max(0) if exclusive else np.maximum(shares, 1 - shares).min(0)).astype(np.float32, copy=False)
 
     @cached_property
     def outlines(self) -> np.ndarray | None:
@@ -109,7 +130,7 @@ class Overlay:
     def camera(self) -> dict[str, float | tuple[float, ...]]:
         """How to look at a volume: angles in degrees, zoom (1: all of it just fits), centre in the overlay's unit."""
         centre = tuple((size - 1) / 2 * step for size, step in zip(self.shape, self.spacing, strict=True))
-        return {"angles": ANGLES[self.anatomical], "zoom": 1.0, "centre": centre}
+        return {"angles": ANGLES[self.anatomical and len(self.shape) == 3], "zoom": 1.0, "centre": centre}
 
     @cached_property
     def scores(self) -> dict[str, float]:
@@ -124,12 +145,13 @@ class Overlay:
     def shown(self, name: str, axis: int = 0, index: int | None = None) -> np.ndarray:
         """One slice as it is to be looked at: (rows, columns), of "image" and "probabilities" (C, rows, columns).
 
-        name: "image", "truth", "prediction", "instances", "errors", "outlines", "entropy" or "probabilities"; axis and
-        index: which slice of a volume (None: the middle, of axis 0 the initial slice). Anatomical slices are turned as
-        radiologists look at them: right at the left, front or top at the top, and front at the left from the side.
+        name: "image", "truth", "prediction", "instances", "errors", "outlines", "entropy", "probability" or
+        "probabilities"; axis and index: which slice of a volume (None: the middle, of axis 0 the initial slice).
+        Anatomical slices are turned as radiologists look at them: right at the left, front or top at the top, and front
+        at the left from the side.
         Raises KeyError for an unknown map, ValueError for one this overlay lacks, IndexError for a slice outside.
         """
-        known = ("image", "truth", "prediction", "instances", "errors", "outlines", "entropy", "probabilities")
+        known = ("image", *MAPS, "errors", "outlines", "entropy", "probability", "probabilities")
         if name not in known:
             raise KeyError(f"no map is called {name!r}: {did_you_mean(name, known)}")
         array = getattr(self, name)
@@ -156,9 +178,12 @@ class Overlay:
         return overlay_napari.open_viewer(self, viewer)
 
     def rescore(self, viewer=None) -> Overlay:
-        """Read the prediction as it was edited in the viewer (None: the one used last); errors and scores follow.
+        """Read truth and prediction as they were edited in the viewer (None: the one used last): overlay =
+        overlay.rescore(). Errors, scores, outlines and hover text follow there and in the overlay returned.
 
-        Returns the new overlay. Raises ValueError where no viewer is open or it does not show this overlay.
+        This overlay stays as it was. Objects (`instances`) are left out, with a warning, once the prediction they were
+        found in was edited. Raises ValueError where no viewer is open, it does not show this overlay, or a value was
+        painted that is no label.
         """
         from xlstm_unet_lab.views import overlay_napari
 
@@ -202,14 +227,17 @@ def overlay(
     title: str = "",
     credit: str = "",
     anatomical: bool = False,
+    cut: int = 0,
 ) -> Overlay:
     """Describe a case to look at: image (C, *spatial), 2-D or 3-D, and whatever is known of it.
 
     truth, prediction, instances: integers (*spatial); probabilities (channels, *spatial): of background and every
     label, or of every label or region alone; spacing: distance between voxels in `unit` ("mm" or "px"), all 1 if not
     given; label_names: name -> label value, or values for regions that overlap (None: "label 1", ... for the values
-    found); colours: label value -> "#rrggbb", a colour-blind safe one for each that is not given.
-    anatomical: the axes run towards the patient's (superior, anterior, right), as in prepared volumes.
+    found); colours: label value -> "#rrggbb", a colour-blind safe one for each that is not given, with a warning where
+    there are more labels than such colours.
+    anatomical: the axes run towards the patient's (superior, anterior, right), as in prepared volumes; cut: the axis
+    of the volume across which a 2-D image was cut, 0 for axial, 1 for coronal, 2 for sagittal slices.
     Raises ValueError for shapes, a spacing, label values or colours that do not fit, TypeError for another dtype.
     """
     image = checked_image(image)
@@ -222,8 +250,10 @@ def overlay(
         raise ValueError(f"spacing is {spacing}; expected {len(size)} numbers above 0, for an image of size {size}")
     if unit not in UNITS:
         raise ValueError(f"unit is {unit!r}: {did_you_mean(unit, UNITS)}")
-    given = {"truth": truth, "prediction": prediction, "instances": instances}
-    maps = {what: checked_map(what, array, size) for what, array in given.items()}
+    if cut not in range(3 if len(size) == 2 else 1):
+        raise ValueError(f"cut is {cut}; a 2-D image was cut across axis 0, 1 or 2 of a volume, a volume is not cut")
+    given = zip(MAPS, (truth, prediction, instances), strict=True)
+    maps = {what: checked_map(what, array, size) for what, array in given}
     found = {value for what in ("truth", "prediction") for value in label_values(maps[what])}
     if probabilities is not None:
         probabilities = np.asarray(probabilities)
@@ -235,12 +265,13 @@ def overlay(
     values = sorted({value for covered in labels.values() for value in covered})
     if unknown := sorted(found - set(values)):
         raise ValueError(f"truth or prediction hold the values {unknown}, which label_names {labels} do not name")
-    palette = {value: PALETTE[place % len(PALETTE)] for place, value in enumerate(values)} | dict(colours or {})
-    if wrong := {
-        value: colour for value, colour in palette.items() if value not in values or not is_hex_colour(colour)
-    }:
+    if len(set(values) - set(colours or {})) > len(COLOURS):
+        warnings.warn(f"{len(values)} labels share {len(COLOURS)} colours: hand over more as colours=", stacklevel=2)
+    palette = {value: COLOURS[place % len(COLOURS)] for place, value in enumerate(values)} | dict(colours or {})
+    wrong = {value: colour for value, colour in palette.items() if value not in values or not is_hex_colour(colour)}
+    if wrong:
         raise ValueError(f'colours {wrong} do not fit: name label values out of {values}, and colours as "#0072B2"')
-    words = {"title": title, "credit": credit, "anatomical": anatomical}
+    words = {"title": title, "credit": credit, "anatomical": anatomical, "cut": cut}
     return Overlay(image, steps, unit, names, labels, palette, **maps, probabilities=probabilities, **words)
 
 
@@ -267,4 +298,5 @@ def overlay_case(
         title=case["name"],
         credit=f"Data: {recipe.title}. {recipe.citation}. Licence: {recipe.licence}.",
         anatomical=recipe.file_ending == ".nii.gz",
+        cut=getattr(dataset, "axis", 0),  # of a SliceDataset
     )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -25,23 +28,27 @@ SAMPLED = 10**6  # voxels are enough to estimate percentiles; sorting all of a l
 # How array indices run on the screen. Anatomical axes run towards (superior, anterior, right): radiologists look from
 # the feet, so that right is at the left and superior is farther away, which leaves the patient unmirrored in 3-D.
 ORIENTATION = {True: ("away", "up", "left"), False: ("towards", "down", "right")}
+IMAGE_OPACITY = 0.35  # in 3-D, where the image surrounds the labels
+# What tells overlays apart in a viewer: copies of one are the same as long as title, grid and channels are.
+_key = attrgetter("identity", "title", "shape", "spacing", "unit", "channel_names", "anatomical")
 
 
 def layers(overlay: Overlay, prefix: str = "") -> list[LayerData]:
     """What napari shows of an overlay, lowest layer first: (data, keywords, "image" or "labels"); needs no napari.
 
     Every layer has a name (after `prefix`), the overlay's scale and units, and says in its metadata to which "overlay"
-    (its title) and "part" it belongs: "image 0", ..., "entropy", "truth", "prediction", "outlines", "errors". Label
-    maps are copies: what is painted in a viewer leaves the overlay as it was.
+    and "part" it belongs: "image 0", ..., "entropy", "probability", "prediction", "truth", "outlines", "errors"; `look`
+    does the rest. Label maps are copies: what is painted in a viewer leaves the overlay as it was.
     """
     found: list[LayerData] = []
+    facts = {"overlay": _key(overlay), "labels": overlay.labels, "camera": overlay.camera}
 
     def add(part: str, data: np.ndarray, kind: str, name: str = "", **keywords) -> None:
         common = {
             "name": prefix + (name or part),
             "scale": overlay.spacing,
             "units": (UNITS[overlay.unit],) * len(overlay.shape),
-            "metadata": {"overlay": overlay.title, "part": part, "labels": overlay.labels},
+            "metadata": facts | {"part": part},
         }
         found.append((data, common | keywords, kind))
 
@@ -50,17 +57,18 @@ def layers(overlay: Overlay, prefix: str = "") -> list[LayerData]:
     else:
         for channel, (name, image) in enumerate(zip(overlay.channel_names, overlay.image, strict=True)):
             # One channel at a time: the sequences of an MRI lie exactly on top of each other.
-            look = {"contrast_limits": _contrast(image), "colormap": "gray", "visible": channel == 0}
-            look |= {"blending": "translucent_no_depth"}  # in 3-D the labels inside stay visible
-            add(f"image {channel}", image, "image", name, **look)
-    if overlay.entropy is not None:
-        look = {"contrast_limits": (0.0, 1.0), "colormap": "viridis", "opacity": 0.7, "visible": False}
-        add("entropy", overlay.entropy, "image", **look)
+            style = {"contrast_limits": _contrast(image), "colormap": "gray", "visible": channel == 0}
+            style |= {"blending": "translucent_no_depth"}  # in 3-D the labels inside stay visible
+            add(f"image {channel}", image, "image", name, **style)
+    if overlay.probabilities is not None:
+        style = {"contrast_limits": (0.0, 1.0), "colormap": "viridis", "opacity": 0.7, "visible": False}
+        add("entropy", overlay.entropy, "image", **style)
+        add("probability", overlay.probability, "image", **style)
     shown = {"colormap": {None: GREY, 0: "transparent"} | overlay.colours, "features": hover_text(overlay)}
     if overlay.prediction is not None:
         add("prediction", overlay.prediction.copy(), "labels", opacity=0.5, **shown)
-    if overlay.truth is not None:  # beside a prediction it is drawn as a line, see `_add`
-        add("truth", overlay.truth.copy(), "labels", opacity=0.5, visible=overlay.prediction is None, **shown)
+    if overlay.truth is not None:
+        add("truth", overlay.truth.copy(), "labels", opacity=0.5, **shown)
     if overlay.outlines is not None:
         white = {"colormap": {None: "white", 0: "transparent"}, "visible": overlay.instances is not None}
         add("outlines", overlay.outlines.astype(np.uint8), "labels", opacity=0.8, **white)
@@ -115,39 +123,31 @@ def parts(viewer: napari.Viewer) -> Parts:
 def open_viewer(overlay: Overlay, viewer: napari.Viewer | None = None) -> napari.Viewer:
     """Open a viewer with the overlay, or show it in `viewer`; returns the viewer.
 
-    What the viewer shows of this overlay already (same title) is brought up to date, with the user's settings and view
-    kept; what it shows of another overlay is replaced. Other layers stay.
-    Raises RuntimeError without a screen, and ImportError without napari.
+    What the viewer shows of this overlay already (of copies made by `dataclasses.replace`, of one title and grid) is
+    brought up to date, with the user's settings and view kept; what was opened here of another overlay is replaced.
+    Other layers stay. Raises RuntimeError without a screen, and ImportError without napari.
     """
     viewer = _new_viewer(overlay.title) if viewer is None else viewer
-    if not layers_of(viewer, overlay):
-        for layer in [layer for layer in viewer.layers if "overlay" in layer.metadata]:
-            viewer.layers.remove(layer)
-        _add(viewer, layers(overlay))
-        arrange(viewer, overlay)
-        return viewer
-    before = layers_of(viewer, overlay)
-    missing = []
-    for data, keywords, kind in layers(overlay):
-        layer = before.get(keywords["metadata"]["part"])
-        if layer is None or layer.data.shape != data.shape or tuple(layer.scale) != overlay.spacing:
-            missing.append((data, keywords, kind))
-            continue
-        del before[keywords["metadata"]["part"]]
-        if not np.array_equal(layer.data, data):
-            layer.data = data
-        if "features" in keywords:
-            layer.features = keywords["features"]
-    for layer in before.values():
+    before, active = layers_of(viewer, overlay), viewer.layers.selection.active
+    for layer in [layer for layer in viewer.layers if "opened" in layer.metadata and not before]:
         viewer.layers.remove(layer)
-    _add(viewer, missing)
+    _show(viewer, layers(overlay), before)
+    if not before:
+        arrange(viewer, overlay)
+    elif active in viewer.layers:  # and not the last one that was added
+        viewer.layers.selection.active = active
     return viewer
 
 
 def layers_of(viewer: napari.Viewer, overlay: Overlay) -> dict[str, napari.layers.Layer]:
-    """The layers that a viewer shows of an overlay (of its title): part -> layer."""
-    ours = (layer for layer in viewer.layers if layer.metadata.get("overlay") == overlay.title)
-    return {layer.metadata["part"]: layer for layer in ours}
+    """The layers that a viewer shows of an overlay: part -> layer."""
+    return {part: layer for (key, part), layer in _of_overlays(viewer).items() if key == _key(overlay)}
+
+
+def _of_overlays(viewer: napari.Viewer) -> dict[tuple[tuple, str], napari.layers.Layer]:
+    """What a viewer shows of all overlays: (`_key`, part) -> layer, the lower one where a user made a duplicate."""
+    ours = [layer for layer in reversed(viewer.layers) if "overlay" in layer.metadata]
+    return {(layer.metadata["overlay"], layer.metadata["part"]): layer for layer in ours}
 
 
 def arrange(viewer: napari.Viewer, overlay: Overlay) -> None:
@@ -157,14 +157,16 @@ def arrange(viewer: napari.Viewer, overlay: Overlay) -> None:
     """
     camera, _, scale_bar = parts(viewer)
     camera.orientation = ORIENTATION[overlay.anatomical]
+    if hasattr(camera, "synced"):  # else the middle of the volume in 3-D would become the slice in 2-D
+        camera.synced = False
     count = len(overlay.shape)  # the overlay's axes are the last ones: a layer of the user's may have more
-    viewer.dims.axis_labels = (*viewer.dims.axis_labels[:-count], *"zyx"[-count:])
+    viewer.dims.axis_labels = (*viewer.dims.axis_labels[:-count], *overlay.axes)
     if count == 3:
         viewer.dims.set_point(viewer.dims.ndim - 3, overlay.initial_slice * overlay.spacing[0])
     viewer.reset_view()
+    look(viewer)
     if viewer.dims.ndisplay == 3:
-        camera.angles, camera.center = overlay.camera["angles"], overlay.camera["centre"]
-        camera.zoom *= overlay.camera["zoom"]
+        _aim(viewer, overlay.camera)
     scale_bar.visible = True
     if not hasattr(viewer, "scene"):  # later versions of napari read it off the layers
         scale_bar.unit = UNITS[overlay.unit]
@@ -172,11 +174,49 @@ def arrange(viewer: napari.Viewer, overlay: Overlay) -> None:
     viewer.layers.selection.active = shown.get("prediction", shown.get("truth", viewer.layers[-1]))
 
 
-def rescore(overlay: Overlay, viewer: napari.Viewer | None = None) -> Overlay:
-    """Take over the prediction as edited in the viewer, and bring errors, scores and hover text up to date there.
+def look(viewer: napari.Viewer) -> None:
+    """Draw the layers of overlays as suits slices or the volume, now and whenever that changes, or whether errors show.
 
-    viewer None: the one used last. Returns the new overlay. Raises ValueError when none is open, when it shows no
-    prediction of this overlay (another title), or when a value was painted that is no label.
+    Lines instead of areas: the truth beside a prediction, for where it leaves the coloured area the prediction is
+    wrong, and the prediction while errors show, for their colours are labels' colours too. The volume, which has no
+    lines, is seen from the overlay's camera, without these layers and outlines, and with a faint image around the rest.
+    What the user had set comes back afterwards.
+    """
+    volume, ours = viewer.dims.ndisplay == 3, _of_overlays(viewer)
+    errors = {key: layer for (key, part), layer in ours.items() if part == "errors"}
+    predicted = {key for key, part in ours if part == "prediction"}
+    wrong = {key for key, layer in errors.items() if layer.visible}
+    for change in (viewer.dims.events.ndisplay, *(layer.events.visible for layer in errors.values())):
+        if not any(getattr(callback, "func", None) is look for callback in change.callbacks):
+            change.connect(partial(look, viewer))
+    for (key, part), layer in ours.items():
+        line = key in {"truth": predicted, "prediction": wrong}.get(part, ())
+        wanted = {"contour": 1, "opacity": 1.0} if line else {}
+        if volume:
+            opacity = IMAGE_OPACITY if part.startswith("image") else 1.0
+            wanted = {"visible": False} if line or part == "outlines" else {"opacity": opacity}
+        present, before = layer.metadata.get("look", ({}, {}))
+        if wanted != present:
+            layer.metadata["look"] = wanted, {what: before.get(what, getattr(layer, what)) for what in wanted}
+            for what, value in (before | wanted).items():
+                setattr(layer, what, value)
+            if volume and part == "image 0":
+                _aim(viewer, layer.metadata["camera"])
+
+
+def _aim(viewer: napari.Viewer, seen_from: Mapping) -> None:
+    viewer.reset_view()
+    camera = parts(viewer).camera
+    camera.angles, camera.center = seen_from["angles"], seen_from["centre"]
+    camera.zoom *= seen_from["zoom"]
+
+
+def rescore(overlay: Overlay, viewer: napari.Viewer | None = None) -> Overlay:
+    """Take over truth and prediction as edited in the viewer, and bring what follows from them up to date there.
+
+    viewer None: the one used last. Returns the new overlay. Objects (`instances`) are left out, with a warning, once
+    the prediction was edited. Raises ValueError when no viewer is open, when it shows neither truth nor prediction of
+    this overlay, or when a value was painted that is no label.
     """
     if viewer is None:
         import napari
@@ -184,23 +224,26 @@ def rescore(overlay: Overlay, viewer: napari.Viewer | None = None) -> Overlay:
         viewer = napari.current_viewer()
         if viewer is None:
             raise ValueError("no viewer is open, so nothing was edited: call overlay.napari() first")
-    layer = layers_of(viewer, overlay).get("prediction")
-    if layer is None:
-        raise ValueError(f"the viewer shows no prediction of {overlay.title!r}: open it with overlay.napari(viewer)")
-    if unknown := sorted(label_values(layer.data) - set(overlay.colours)):
-        raise ValueError(
-            f"the values {unknown} were painted; labels are {overlay.value_names}: paint with one of these"
-        )
-    edited = replace(overlay, prediction=np.array(layer.data))
-    open_viewer(edited, viewer)
-    return edited
+    shown = layers_of(viewer, overlay)
+    edited = {part: np.array(shown[part].data) for part in ("truth", "prediction") if part in shown}
+    if not edited:
+        raise ValueError(f"the viewer shows no truth or prediction of {overlay.title!r}: call overlay.napari(viewer)")
+    if unknown := sorted({value for label in edited.values() for value in label_values(label)} - set(overlay.colours)):
+        raise ValueError(f"the values {unknown} were painted: paint with one of the labels {overlay.value_names}")
+    result = replace(overlay, **edited)
+    if overlay.instances is not None and not np.array_equal(result.prediction, overlay.prediction):
+        result = replace(result, instances=None)
+        warnings.warn("the prediction was edited: its labels are outlined, objects are no longer known", stacklevel=3)
+    _show(viewer, [layer for layer in layers(result) if layer[1]["metadata"]["part"] in shown], shown)
+    return result
 
 
 def grid(overlays: Sequence[Overlay], viewer: napari.Viewer | None = None) -> napari.Viewer:
     """Several cases, or models of one case, side by side under one camera and one slice slider; returns the viewer.
 
-    Shown are the parts that all of them have. Raises ValueError for titles that are missing or alike, and for 2-D
-    beside 3-D; further as `open_viewer`.
+    Shown are the parts that all of them have. `viewer` is emptied first, of layers of the user's own too: every layer
+    takes a place in the grid. Raises ValueError for titles that are missing or alike, and for 2-D beside 3-D; further
+    as `open_viewer`.
     """
     titles = [overlay.title for overlay in overlays]
     if not all(titles) or len(set(titles)) != len(titles) or not titles:
@@ -212,7 +255,7 @@ def grid(overlays: Sequence[Overlay], viewer: napari.Viewer | None = None) -> na
     every = [layers(overlay, f"{overlay.title}: ") for overlay in overlays]
     shared = set.intersection(*({keywords["metadata"]["part"] for _, keywords, _ in one} for one in every))
     for one in every:
-        _add(viewer, [layer for layer in one if layer[1]["metadata"]["part"] in shared])
+        _show(viewer, [layer for layer in one if layer[1]["metadata"]["part"] in shared], {})
     cells = parts(viewer).grid
     cells.stride, cells.enabled = len(shared), True
     for overlay in overlays:
@@ -223,22 +266,34 @@ def grid(overlays: Sequence[Overlay], viewer: napari.Viewer | None = None) -> na
     return viewer
 
 
-def _add(viewer: napari.Viewer, wanted: Sequence[LayerData]) -> None:
+def _show(viewer: napari.Viewer, wanted: Sequence[LayerData], before: Mapping[str, napari.layers.Layer]) -> None:
+    """Bring the layers of an overlay up to date, make what is missing in its place, remove what is no longer wanted."""
     from napari.layers import Layer
 
-    for data in wanted:
-        layer = viewer.add_layer(Layer.create(*data))
-        if layer.metadata["part"] == "truth" and not layer.visible:
-            # As a line beside the prediction: where it leaves the coloured area, the prediction is wrong. A layer takes
-            # its contour only when it is made already.
-            layer.contour, layer.opacity, layer.visible = 1, 1.0, True
+    place = min((viewer.layers.index(layer) for layer in before.values()), default=len(viewer.layers))
+    for data, keywords, kind in wanted:
+        layer = before.get(keywords["metadata"]["part"])
+        if layer is None:
+            layer = Layer.create(data, keywords, kind)
+            layer.metadata["opened"] = True  # here: not one that a user or a widget of the plugin added
+            viewer.layers.insert(place, layer)
+        else:
+            renewed = {"features", "colormap"} if kind == "labels" else set()
+            if not np.array_equal(layer.data, data):
+                layer.data = data
+                renewed.add("contrast_limits")
+            for what in renewed & keywords.keys():
+                setattr(layer, what, keywords[what])
+            layer.metadata.update(keywords["metadata"])
+        place = viewer.layers.index(layer) + 1
+    for part in before.keys() - {keywords["metadata"]["part"] for _, keywords, _ in wanted}:
+        viewer.layers.remove(before[part])
+    look(viewer)
 
 
 def _new_viewer(title: str) -> napari.Viewer:
     if not has_screen():  # Qt would end the whole process
-        raise RuntimeError(
-            "napari needs a screen, and there is none: overlay.screenshot(path) and overlay.widget() do not"
-        )
+        raise RuntimeError("napari needs a screen, and there is none: use overlay.screenshot(path) or overlay.widget()")
     load_triton()  # before the first canvas is there
     try:
         import napari

@@ -27,10 +27,9 @@ from xlstm_unet_lab.views.virtual_display import has_screen, virtual_display
 LIMIT = 600  # seconds after which a drawing is given up
 WINDOW = (400, 300)  # pixels that the window around the canvas may need
 ARRAYS = ("image", "truth", "prediction", "instances")
-IMAGE_OPACITY = 0.35  # in 3-D, where the image surrounds the labels
 MARGIN = 0.95  # share of the canvas that the image fills
 FONT, ROW, GAP = 15, 22, 6  # pixels of the legend: size of letters, height of rows, between entries
-COLOURS = 256  # of a PNG with a palette, a third of the size of true colour
+LEVEL = 5  # steps of brightness in the PNG: noise takes less room, and no colour is lost as it is in a palette
 
 
 def screenshot(overlay: Overlay, path: str | Path, ndisplay: int = 2, size: tuple[int, int] = (1000, 800)) -> Path:
@@ -51,6 +50,7 @@ def screenshot(overlay: Overlay, path: str | Path, ndisplay: int = 2, size: tupl
         environment = {**os.environ, "NAPARI_CONFIG": str(folder / "settings.yaml")}  # napari's defaults
         environment.pop("QT_QPA_PLATFORM", None)  # a platform without windows has no OpenGL
         if not has_screen():
+            environment.pop("WAYLAND_DISPLAY", None)  # nobody answers there
             environment["DISPLAY"] = stack.enter_context(virtual_display(width + WINDOW[0], height + WINDOW[1]))
         save(folder / "overlay.npz", overlay)
         drawn = folder / "drawn.png"
@@ -98,10 +98,6 @@ def draw(overlay: Overlay, ndisplay: int, width: int, height: int) -> np.ndarray
     overlay_napari.arrange(viewer, overlay)
     extents = np.multiply(overlay.shape, overlay.spacing)
     if ndisplay == 3:
-        for part, layer in overlay_napari.layers_of(viewer, overlay).items():
-            # A line has no meaning in a volume, where the truth would hide the prediction.
-            layer.visible = layer.visible and not (part == "truth" and overlay.prediction is not None)
-            layer.opacity = IMAGE_OPACITY if part.startswith("image") else 1.0
         extents = np.full(2, np.linalg.norm(extents) / np.sqrt(2))
     overlay_napari.parts(viewer).camera.zoom = MARGIN * min(np.array([height, width]) / extents[-2:])
     for _ in range(2):  # the first round shows the window, the second draws what showing it asked for
@@ -149,22 +145,28 @@ def _what_is_drawn(overlay: Overlay, ndisplay: int) -> str:
         words += ["truth as a line"] if overlay.truth is not None and ndisplay == 2 else []
     elif overlay.truth is not None:
         words += ["truth in colour"]
-    words += ["predicted objects outlined in white"] if overlay.instances is not None else []
+    words += ["predicted objects outlined in white"] if overlay.instances is not None and ndisplay == 2 else []
     return ", ".join(words)
+
+
+def png(picture: np.ndarray, description: str) -> bytes:
+    """A picture uint8 (rows, width, 3) as PNG, its colours kept to half a LEVEL, with the description in its text."""
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    text, content = PngInfo(), io.BytesIO()
+    text.add_itxt("Description", description)
+    stepped = (np.round(picture / LEVEL) * LEVEL).astype(np.uint8)
+    Image.fromarray(stepped).save(content, format="png", optimize=True, pnginfo=text)
+    return content.getvalue()
 
 
 def main(source: str, target: str, ndisplay: str, width: str, height: str) -> None:
     """Draw the overlay in one file into another; what went wrong is the last line on standard error."""
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
-
     overlay = load(Path(source))
     canvas = draw(overlay, int(ndisplay), int(width), int(height))
-    picture = Image.fromarray(np.concatenate([canvas, legend(overlay, int(ndisplay), int(width))]))
-    text, content = PngInfo(), io.BytesIO()
-    text.add_itxt("Description", overlay.describe())
-    picture.quantize(COLOURS).save(content, format="png", optimize=True, pnginfo=text)
-    write_whole(target, content.getvalue())
+    picture = np.concatenate([canvas, legend(overlay, int(ndisplay), int(width))])
+    write_whole(target, png(picture, overlay.describe()))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import sys
 import tempfile
@@ -27,25 +28,23 @@ class Shown:
     way: str
     reason: str
     thing: object
-    description: str
 
     def __repr__(self) -> str:
         return f"{self.way}: {self.reason}" + (f"\n{self.thing}" if self.way == "screenshot" else "")
 
     def _ipython_display_(self) -> None:
-        from IPython.display import Image, display
-
-        display({"text/plain": repr(self)}, raw=True)
-        if self.way == "widget":
-            display(self.thing)
-        if self.way == "screenshot":
-            display(Image(str(self.thing), alt=self.description))
+        """Nothing: `show` has displayed it, in whatever line of a cell it stands."""
 
 
 def choose(environ: Mapping[str, str], notebook: bool, napari: bool) -> tuple[str, str]:
     """ "napari", "widget" or "screenshot", and the reason in words, for an environment, inside or outside a notebook,
-    with or without napari installed."""
+    with or without napari installed. Raises RuntimeError outside a notebook without napari, where nothing can show."""
     remote = next((name for name in REMOTE if environ.get(name)), None) if notebook else None
+    if not napari and not notebook:
+        raise RuntimeError(
+            "napari is not installed, and this is no notebook: pip install 'xlstm-unet-lab[napari]', or show the "
+            "overlay in JupyterLab; overlay.describe() needs neither"
+        )
     if not napari:
         reason = "napari is not installed"
     elif not has_screen(environ):
@@ -64,18 +63,30 @@ def in_notebook() -> bool:
 
 
 def show(overlay: Overlay) -> Shown:
-    """Show an overlay in the best way there is here; outside IPython a napari window holds the program until closed.
+    """Show an overlay in the best way there is here, and say which and why: in a notebook's output, else in the log.
 
-    A screenshot lies in a temporary folder. Raises what `screenshot` raises where that is the way.
+    Outside IPython a napari window holds the program until closed. A screenshot lies in a temporary folder, which the
+    log names. Raises as `choose` and `screenshot` do.
     """
-    way, reason = choose(os.environ, in_notebook(), importlib.util.find_spec("napari") is not None)
+    notebook = in_notebook()
+    way, reason = choose(os.environ, notebook, importlib.util.find_spec("napari") is not None)
     if way == "napari":
-        import napari
-
         thing: object = overlay.napari()
-        napari.run()  # returns at once where IPython draws the window
     elif way == "widget":
         thing = overlay.widget()
     else:
         thing = overlay.screenshot(Path(tempfile.mkdtemp(prefix="overlay_")) / "overlay.png")
-    return Shown(way, reason, thing, overlay.describe())
+    shown = Shown(way, reason, thing)
+    if notebook:
+        from IPython.display import display
+
+        display({"text/plain": repr(shown)}, raw=True)
+        if way == "widget":
+            display(thing)
+    else:
+        logging.getLogger(__name__).warning("%s", shown)  # the least that is seen where no log was set up
+    if way == "napari":
+        import napari
+
+        napari.run()  # returns at once where IPython draws the window
+    return shown

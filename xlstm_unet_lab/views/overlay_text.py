@@ -12,7 +12,8 @@ from xlstm_unet_lab.views.figures import ERRORS
 if TYPE_CHECKING:
     from xlstm_unet_lab.views.overlay import Overlay
 
-SIDES = (("bottom", "top"), ("back", "front"), ("left", "right"))  # towards low and high indices of anatomical axes
+SIDES = {"z": ("bottom", "top"), "y": ("back", "front"), "x": ("left", "right")}  # at low and high indices, anatomical
+PICTURE = (("", ""), ("upper", "lower"), ("left", "right"))  # the same of slices, rows and columns
 MIDDLE = 0.05  # share of the image on either side of its middle that still is the middle
 
 
@@ -64,17 +65,12 @@ def _labels(overlay: Overlay, prediction: np.ndarray, truth: np.ndarray) -> str:
 
 
 def sides(overlay: Overlay, index: Sequence[float]) -> list[str]:
-    """On which of the patient's sides a place lies, seen from the image's middle: such as ["top", "right"].
-
-    Raises ValueError for an overlay that is not anatomical: its sides have no names.
-    """
-    if not overlay.anatomical:
-        raise ValueError("sides have names in anatomical overlays only: pass anatomical=True if the axes run so")
-    words = []
-    for place, size, (low, high) in zip(index, overlay.shape, SIDES[-len(overlay.shape) :], strict=True):
-        share = (place + 0.5) / size - 0.5
-        words += [high if share > 0 else low] if abs(share) > MIDDLE else []
-    return words
+    """On which sides a place lies, seen from the image's middle: the patient's, such as ["top", "right"], or, of an
+    overlay that is not anatomical, the picture's: ["upper", "left"]."""
+    known = [SIDES[axis] for axis in overlay.axes] if overlay.anatomical else PICTURE[-len(overlay.shape) :]
+    shares = [(place + 0.5) / size - 0.5 for place, size in zip(index, overlay.shape, strict=True)]
+    words = [pair[share > 0] for pair, share in zip(known, shares, strict=True) if abs(share) > MIDDLE]
+    return list(filter(None, words))
 
 
 def with_score(overlay: Overlay, name: str) -> str:
@@ -87,7 +83,7 @@ def amount(overlay: Overlay, voxels: int) -> str:
     size, flat = voxels * float(np.prod(overlay.spacing)), len(overlay.shape) == 2
     if overlay.unit == "mm":
         return f"{size:,.0f} mm²" if flat else f"{size / 1000:,.2f} ml"
-    return f"{voxels:,} {'pixels' if flat else 'voxels'}"
+    return f"{voxels:,} {'pixel' if flat else 'voxel'}{'s' * (voxels != 1)}"
 
 
 def describe(overlay: Overlay) -> str:
@@ -103,7 +99,8 @@ def describe(overlay: Overlay) -> str:
         facts += [f"Dice {overlay.scores[name]:.2f}"] if name in overlay.scores else []
         lines += [f"{name}: {', '.join(facts)}."] if facts else []
     if overlay.instances is not None:
-        lines.append(f"{np.count_nonzero(np.unique(overlay.instances)):,} objects are outlined.")
+        count = np.count_nonzero(np.unique(overlay.instances))
+        lines.append("1 object is outlined." if count == 1 else f"{count:,} objects are outlined.")
     if overlay.errors is not None:
         lines.append(_largest_error_in_words(overlay))
     return "\n".join([*lines, *filter(None, [overlay.credit])])
@@ -114,7 +111,10 @@ def _largest_error_in_words(overlay: Overlay) -> str:
     if found is None:
         return "Prediction and truth agree everywhere."
     place = [f"largest in slice {found.slice}"] if len(overlay.shape) == 3 else []
-    place += sides(overlay, found.centre) if overlay.anatomical else []
+    words = sides(overlay, found.centre)
+    place += words if overlay.anatomical else [f"{' '.join(words) or 'middle'} part of the picture"]
+    middle = zip(overlay.axes, found.centre, overlay.spacing, strict=True)
+    place.append(f"centre at {', '.join(f'{axis} {at * step:.4g}' for axis, at, step in middle)} {overlay.unit}")
     return (
         f"The largest error is {found.labels} {found.kind}: {amount(overlay, found.voxels)}, "
         f"{', '.join([f'{_times(found.extent)} {overlay.unit} across', *place])}."

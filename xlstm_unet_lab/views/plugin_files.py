@@ -20,6 +20,7 @@ from xlstm_unet_lab.evaluation.formats import read_case
 from xlstm_unet_lab.evaluation.predict import predict, slice_by_slice
 from xlstm_unet_lab.views.overlay import Overlay, overlay, overlay_case
 from xlstm_unet_lab.views.overlay_napari import LayerData, arrange
+from xlstm_unet_lab.views.picture import GREY
 from xlstm_unet_lab.views.plugin_tasks import as_layers, trained
 
 
@@ -42,8 +43,8 @@ def reader(path: str | list[str]) -> Callable[[str], list[LayerData]] | None:
 def case_overlay(path: str | Path) -> Overlay:
     """The case an image file belongs to, in a folder in nnU-Net's raw format, with its label where there is one.
 
-    Names and colours come from the recipe that prepared the folder, else from dataset.json. Raises ValueError for files
-    that cannot be read or do not fit.
+    Names and colours come from the recipe that prepared the folder, else from dataset.json, whose label "ignore" is
+    grey. Raises ValueError for files that cannot be read or do not fit.
     """
     path = Path(path).absolute()
     folder, part, name = path.parents[1], path.parent.name[-2:], case_name(path)
@@ -51,7 +52,7 @@ def case_overlay(path: str | Path) -> Overlay:
         recipe = get_recipe(json.loads((folder / MARKER).read_text())["name"], folder.parent)
         return overlay_case(SegmentationDataset(recipe, folder, part, [name]), 0)
     facts = json.loads((folder / "dataset.json").read_text())
-    named = {label: values for label, values in facts["labels"].items() if label not in ("background", "ignore")}
+    named = {label: values for label, values in facts["labels"].items() if label != "background"}
     case, truth = read_case(find_cases(path.parent)[name]), None
     label = folder / f"labels{part}" / f"{name}{facts['file_ending']}"
     if label.is_file():
@@ -64,6 +65,7 @@ def case_overlay(path: str | Path) -> Overlay:
         unit="px" if case.unit == "pixel" else case.unit,
         channel_names=tuple(facts["channel_names"].values()),
         label_names=named,
+        colours={named["ignore"]: GREY} if "ignore" in named else None,  # what nobody labelled
         title=name,
         anatomical=case.unit == "mm",
     )

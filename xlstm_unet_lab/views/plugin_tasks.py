@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -82,21 +82,29 @@ def image_of(layers: Sequence, spatial_dims: int) -> np.ndarray:
                 f"layer {layer.name!r} is {layer.ndim}-D, the network was trained on {spatial_dims}-D images: choose "
                 "another layer or another run"
             )
+        _check_grid(first, layer)
         data = np.asarray(layer.data)
         channels.append(np.moveaxis(data[..., :3], -1, 0) if layer.rgb else data[None])
-        same = channels[-1].shape[1:] == channels[0].shape[1:] and np.allclose(layer.scale, first.scale)
-        if not same or not np.allclose(layer.translate, first.translate):
-            raise ValueError(f"layers {first.name!r} and {layer.name!r} lie on different grids: choose channels of one")
     return np.concatenate(channels)
+
+
+def _check_grid(first, layer) -> None:
+    """ValueError unless two napari layers have their voxels in the same places."""
+    one, other = place_of(first), place_of(layer)
+    alike = first.data.shape[: first.ndim] == layer.data.shape[: layer.ndim] and one.unit == other.unit
+    if not alike or not np.allclose(one[:2], other[:2]):
+        raise ValueError(
+            f"layers {first.name!r} and {layer.name!r} lie on different grids: choose layers of one size, scale and "
+            "place"
+        )
 
 
 def as_layers(shown: Overlay, parts: Sequence[str] | None = None, of: str = "", **keywords) -> list[LayerData]:
     """The layers of an overlay, or these parts alone, each knowing the names of the labels; `of` ends their names."""
     found = []
     for data, known, kind in overlay_napari.layers(shown):
-        metadata = known["metadata"] | {"labels": shown.labels}
-        if parts is None or metadata["part"] in parts:
-            found.append((data, known | keywords | {"name": known["name"] + of, "metadata": metadata}, kind))
+        if parts is None or known["metadata"]["part"] in parts:
+            found.append((data, known | keywords | {"name": known["name"] + of}, kind))
     return found
 
 
@@ -112,8 +120,8 @@ def segment(
 
     Objects get outlines where the network learnt interiors and boundaries. A layer in mm is resampled to the spacing of
     training when that is in mm too, any other is used as it is. `mirror` averages over the mirror images that the data
-    set allows; device and track as in `predict`. Raises FileNotFoundError for a folder that is no run directory and
-    ValueError for layers that do not fit the network.
+    set allows; device and track as in `slice_by_slice`. Raises FileNotFoundError for a folder that is no run directory
+    and ValueError for layers that do not fit the network.
     """
     model, facts = trained(run_directory)
     image, place, recipe = _read(model, facts, layers), place_of(layers[0]), facts.recipe
@@ -137,29 +145,33 @@ def segment(
     return as_layers(shown, parts, f" of {name}", translate=place.translate)
 
 
-def compare(
-    truth: np.ndarray,
-    predictions: Mapping[str, np.ndarray],
-    place: Place,
-    label_names: Mapping[str, int | Sequence[int]] | None = None,
-) -> Comparison:
-    """Hold predictions, by name, against the truth; integers (*spatial), label_names as in `overlay`.
+def compare(truth, predictions: Sequence) -> Comparison:
+    """Hold napari label layers against one that is true.
 
-    Raises ValueError for no prediction, shapes that differ, and values without a name.
+    Labels have the names that the plugin gave the truth, or else, where that was drawn by hand, the first prediction
+    that has any; otherwise "label 1", ... Raises ValueError for no prediction, layers on different grids, no label at
+    all, and values without a name.
     """
     from pandas import concat
 
     if not predictions:
         raise ValueError("no prediction is chosen: choose one to three label layers beside the truth")
+    for layer in predictions:
+        _check_grid(truth, layer)
+    every, place = [truth, *predictions], place_of(truth)
+    label_names = next(filter(None, (layer.metadata.get("labels") for layer in every)), None)
     if label_names is None:
-        values = {value for array in (truth, *predictions.values()) for value in np.unique(array).tolist()} - {0}
+        values = {value for layer in every for value in np.unique(layer.data).tolist()} - {0}
         label_names = {f"label {value}": value for value in sorted(values)}
+    if not label_names:
+        raise ValueError(f"{truth.name!r} and the predictions are empty: draw a label first, there is none to compare")
     known = {"spacing": place.spacing, "unit": place.unit}
-    nothing = np.broadcast_to(np.uint8(0), (1, *truth.shape))
-    tables, maps, slices = {}, [], {}
-    for name, found in predictions.items():
-        shown = overlay(nothing, truth=truth, prediction=found, label_names=label_names, title=name, **known)
-        tables[name] = evaluate(found, truth, labels=label_names, **known)
+    tables, maps, slices, true = {}, [], {}, np.asarray(truth.data)
+    nothing = np.broadcast_to(np.uint8(0), (1, *true.shape))
+    for layer in predictions:
+        name, found = layer.name, np.asarray(layer.data)
+        shown = overlay(nothing, truth=true, prediction=found, label_names=label_names, title=name, **known)
+        tables[name] = evaluate(found, true, labels=label_names, **known)
         maps += as_layers(shown, ["errors"], f" of {name}", translate=place.translate, visible=True)
         slices[name] = shown.initial_slice
     worst = min(tables, key=lambda name: tables[name]["dice"].mean())
@@ -173,21 +185,29 @@ def explore_layers(
     """What reaches one pixel through a run's mixers, as image layers, and the same in words.
 
     position: of the pixel, whole numbers in the order of the layers' axes. The network sees one patch around it, on the
-    layers' own grid. Every mixer has two layers (direction, head, *grid): the weights of the row, and the decay of the
-    forget gates. The effective receptive field has the image's grid. Raises FileNotFoundError for a folder that is no
-    run directory and ValueError for layers, a position or a network that do not fit.
+    layers' own grid; one trained on slices sees a patch of the slice through it. Every mixer has two layers (direction,
+    head, *grid): the weights of the row, and the decay of the forget gates. The effective receptive field has the
+    image's grid. Raises FileNotFoundError for a folder that is no run directory and ValueError for layers, a position
+    or a network that do not fit.
     """
     model, facts = trained(run_directory)
     image, (spacing, translate, unit) = _read(model, facts, layers), place_of(layers[0])
-    size, patch_size = image.shape[1:], facts.patch_size
+    size, cut = image.shape[1:], [] if facts.slice_axis is None else [facts.slice_axis]
     if len(position) != len(size) or not all(0 <= p < length for p, length in zip(position, size, strict=True)):
         raise ValueError(f"position {tuple(position)} lies outside the image of size {size}")
-    patch, start = _patch_around(normalise(image), position, patch_size)
-    place = [p - first for p, first in zip(position, start, strict=True)]
+    lowest = np.zeros(len(size), int)
+    for axis in cut:  # the network knows nothing of other slices: this one is normalised by itself
+        image, lowest[axis] = image.take([position[axis]], axis + 1), position[axis]
+    patch_size = np.insert(facts.patch_size, cut, 1)
+    patch, start = _patch_around(normalise(image), position - lowest, patch_size)
+    place, start = np.delete(position - lowest - start, cut).tolist(), start + lowest
+    patch = np.squeeze(patch, tuple(axis + 1 for axis in cut))
     rows, field = explore(model.to(device), torch.from_numpy(patch), place)
+    axes = "zyx"[-len(size) :]
 
     def layer(data: np.ndarray, name: str, limits: tuple[float, float], colormap, visible: bool = False) -> LayerData:
-        ahead = data.ndim - len(size)  # direction and head
+        ahead = data.ndim - len(place)  # direction and head
+        data = np.expand_dims(data, [ahead + axis for axis in cut])
         factors = np.divide(patch_size, data.shape[ahead:])
         # The middle of a coarse position lies between the middles of the pixels it stands for.
         corner = np.add(start, (factors - 1) / 2) * spacing + translate
@@ -197,7 +217,7 @@ def explore_layers(
             "scale": (*(1,) * ahead, *factors * spacing),
             "translate": (*(0,) * ahead, *corner),
             "units": (*("pixel",) * ahead, *(overlay_napari.UNITS[unit],) * len(size)),
-            "axis_labels": (*("direction", "head")[:ahead], *"zyx"[-len(size) :]),
+            "axis_labels": (*("direction", "head")[:ahead], *axes),
             "contrast_limits": limits,
             "colormap": colormap,
             "blending": "additive",
@@ -210,7 +230,8 @@ def explore_layers(
         largest = _above_0(np.abs(row.weights).max())
         found.append(layer(row.decay, f"decay, {name}", (0, 1), "viridis"))
         found.append(layer(row.weights, f"weights, {name}", (-largest, largest), SIGNED, visible=number == len(rows)))
-    return found, "\n".join(_in_words(name, row) for name, row in rows.items())
+    seen = np.delete(list(axes), cut)
+    return found, "\n".join(_in_words(name, row, seen) for name, row in rows.items())
 
 
 def _read(model: nn.Module, facts: RunFacts, layers: Sequence) -> np.ndarray:
@@ -228,7 +249,7 @@ def _read(model: nn.Module, facts: RunFacts, layers: Sequence) -> np.ndarray:
 
 def _patch_around(
     image: np.ndarray, position: Sequence[int], patch_size: Sequence[int]
-) -> tuple[np.ndarray, tuple[int, ...]]:
+) -> tuple[np.ndarray, np.ndarray]:
     """The patch (C, *patch_size) with a position near its middle, inside the image as far as that goes, else padded
     with zeros on both sides as in prediction; and where in the image it starts."""
     start, margins, window = [], [], []
@@ -238,19 +259,18 @@ def _patch_around(
         start.append(first)
         margins.append((before, max(first + patch - length, 0)))
         window.append(slice(first + before, first + before + patch))
-    return np.pad(image, [(0, 0), *margins])[(slice(None), *window)], tuple(start)
+    return np.pad(image, [(0, 0), *margins])[(slice(None), *window)], np.array(start)
 
 
 def _above_0(limit: float) -> float:
     return float(limit) or 1.0
 
 
-def _in_words(name: str, row: MixerRows) -> str:
+def _in_words(name: str, row: MixerRows, axes: Sequence[str]) -> str:
     grid = " x ".join(map(str, row.weights.shape[2:]))
     lines = [f"{name}, {grid} tokens, row of token {row.position}; half of it is left after that many tokens, by head:"]
     for number, (traversal, decay) in enumerate(zip(row.traversals, row.decay, strict=True)):
         way = "backward" if traversal.reverse else "forward"
-        axis = "zyx"[-(row.weights.ndim - 2) :][traversal.fastest]
         kept = ", ".join(str(np.count_nonzero(head >= HALF)) for head in decay)
-        lines.append(f"  direction {number} ({way}, {axis} fastest): {kept}")
+        lines.append(f"  direction {number} ({way}, {axes[traversal.fastest]} fastest): {kept}")
     return "\n".join(lines)

@@ -262,6 +262,7 @@ async function render({ model, el }) {
     "wheel",
     (event) => {
       const { axis, index } = geometry();
+      if (Math.abs(event.deltaX) > Math.abs(event.deltaY)) return; // sideways the page scrolls
       if (index === (event.deltaY < 0 ? shape[axis] - 1 : 0)) return; // at the end of the stack the page scrolls
       event.preventDefault();
       travel += event.deltaY * (event.deltaMode === WheelEvent.DOM_DELTA_PIXEL ? 1 : NOTCH);

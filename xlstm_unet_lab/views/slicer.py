@@ -74,6 +74,13 @@ class Slicer(anywidget.AnyWidget):
                 raise traitlets.TraitError(f"no layer is called {name!r}: {did_you_mean(name, known)}")
         return proposal["value"]
 
+    @traitlets.observe("layers")
+    def _errors_by_themselves(self, change):
+        # Errors and labels share colours, so what was painted of labels makes way for them; it can be called back.
+        if "errors" in change["new"] and "errors" not in change["old"]:
+            painted = {"truth", "prediction"}.intersection(change["old"])
+            self.layers = [name for name in change["new"] if name not in painted]
+
     @traitlets.observe("axis")
     def _stay_inside(self, _change):
         self.slice = min(self.slice, self.scene["shape"][self.axis] - 1)
@@ -116,7 +123,7 @@ def scene(overlay: Overlay) -> dict:
     flat = len(overlay.shape) == 2
     colour = [("colour", overlay.image)] if overlay.is_colour else None
     channels = colour or zip(overlay.channel_names, overlay.image[:, None], strict=True)
-    names = AXES[overlay.anatomical][: 1 if flat else 3]
+    names = AXES[overlay.anatomical][overlay.cut :][: 1 if flat else 3]
     legend = [
         {"name": name, "colour": overlay.colours[value], "dice": overlay.scores.get(name)}
         for value, name in overlay.value_names.items()
@@ -166,13 +173,14 @@ def _layers(overlay: Overlay) -> Iterator[dict]:
         yield _layer("errors", overlay.errors, dict(enumerate(ERRORS.values(), start=1)), dict(enumerate(ERRORS, 1)))
     if overlay.outlines is not None:
         yield _layer("outlines", overlay.outlines, {1: "#ffffff"}, {})
-    if overlay.entropy is not None:
+    if overlay.probabilities is not None:
         from matplotlib import colormaps
 
         table = np.rint(255 * colormaps["viridis"](np.arange(256))).astype(np.uint8)
-        table[:, 3] = np.arange(256)  # what is certain stays clear
-        layer = _layer("entropy", np.rint(255 * overlay.entropy.clip(0, 1)), {}, {})
-        yield layer | {"table": table.tobytes(), "step": 1 / 255}
+        for name in ("entropy", "probability"):
+            table[:, 3] = np.arange(256)[:: 1 if name == "entropy" else -1]  # what is certain stays clear
+            layer = _layer(name, np.rint(255 * getattr(overlay, name).clip(0, 1)), {}, {})
+            yield layer | {"table": table.tobytes(), "step": 1 / 255}
 
 
 def _layer(name: str, values: np.ndarray, colours: Mapping[int, str], names: Mapping[int, str]) -> dict:

@@ -6,17 +6,47 @@ import contextlib
 import os
 import select
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 
 SECONDS_TO_START = 60.0  # Xvfb needs less than one; a busy machine may need many
 SECONDS_TO_STOP = 10.0
+SECONDS_TO_ANSWER = 5.0  # of a screen, which may be another machine's
+X_PORT = 6000  # of screen 0
 
 
 def has_screen(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether a window can be opened here: always taken to be so on Windows and macOS, which say nothing about it."""
-    return sys.platform in ("win32", "darwin") or any(environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    """Whether a window can be opened here: Windows and macOS are taken to have a screen, elsewhere one must answer.
+
+    DISPLAY and WAYLAND_DISPLAY alone prove nothing: they outlive the screen they name.
+    """
+    return sys.platform in ("win32", "darwin") or any(map(_answers, _addresses(environ)))
+
+
+def _addresses(environ: Mapping[str, str]) -> Iterator[str | tuple[str, int]]:
+    """Where the screens that the environment names listen: paths of sockets, or host and port."""
+    host, _, screen = environ.get("DISPLAY", "").rpartition(":")
+    number = screen.partition(".")[0]  # of "0.1", the second screen of display 0
+    if number.isdecimal():
+        path = f"/tmp/.X11-unix/X{number}"  # with a zero before it: Linux's sockets without a file
+        yield from (path, f"\0{path}") if host in ("", "unix") else [(host, X_PORT + int(number))]
+    if wayland := environ.get("WAYLAND_DISPLAY"):
+        yield os.path.join(environ.get("XDG_RUNTIME_DIR", ""), wayland)
+
+
+def _answers(address: str | tuple[str, int]) -> bool:
+    try:
+        if isinstance(address, tuple):
+            socket.create_connection(address, SECONDS_TO_ANSWER).close()
+        else:
+            with socket.socket(socket.AF_UNIX) as line:
+                line.settimeout(SECONDS_TO_ANSWER)
+                line.connect(address)
+    except OSError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
