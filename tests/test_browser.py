@@ -1,18 +1,23 @@
-"""The slicer and the training plot as a student meets them: in JupyterLab, in a browser, from the keyboard."""
+"""A lesson, the slicer and the training plot as a student meets them: in JupyterLab, from the keyboard."""
 
 import base64
 import inspect
 import io
 import itertools
 import json
+import shutil
 import statistics
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
-from browser import ARTEFACTS, jupyterlab
+from browser import ARTEFACTS, PATIENCE, jupyterlab
 from PIL import Image
 
+from xlstm_unet_lab.course.feedback import COLOURS, RIGHT
+
+LESSON = Path(__file__).resolve().parent.parent / "notebooks" / "01_lstm_to_mlstm.ipynb"
 LIMIT = 50  # ms for another slice
 CANVAS = "document.querySelector('.lab-slicer canvas')"
 PLACE = "() => document.querySelector('.lab-slicer .place').textContent"
@@ -43,8 +48,10 @@ def large_case():
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory, require_browser):
-    with jupyterlab(tmp_path_factory.mktemp("jupyterlab"), require_browser) as running:
-        yield running
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAB_PROFILE", "ci")
+        with jupyterlab(tmp_path_factory.mktemp("jupyterlab"), require_browser) as running:
+            yield running
 
 
 @pytest.fixture(scope="module")
@@ -238,4 +245,51 @@ def test_training_is_watched_and_stopped_from_the_keyboard(lab):
     notebook.finish()
     assert 0 < int(notebook.text(1)) < 1_000_000
     notebook.keep("training_plot")
+    page.close()
+
+
+def test_a_student_runs_a_lesson_solves_an_exercise_and_moves_a_slider(lab):
+    from playwright.sync_api import expect
+
+    path = Path(shutil.copy(LESSON, lab.folder))
+    sources = nbformat.read(path, as_version=4).cells
+    (exercise,) = (place for place, cell in enumerate(sources) if cell.metadata.get("exercise") == "01.3")
+    (widget,) = (place for place, cell in enumerate(sources) if "widget" in cell.metadata.get("tags", ()))
+    notebook = lab.open(path)
+    page = notebook.page
+    notebook.run_all()
+    answer, check, explorer = (
+        page.locator(".jp-Notebook .jp-Cell").nth(place) for place in (exercise, exercise + 1, widget)
+    )
+    title = "Exercise 01.3, an associative memory"
+    expect(check.get_by_role("heading")).to_have_text(f"{title}: not attempted yet")
+
+    # The solution goes in place of the stub, key by key; Shift+Enter runs a cell and goes on to the next.
+    answer.locator(".cm-line", has_text="your code here").click()
+    for key in ("End", "Shift+Home"):
+        page.keyboard.press(key)
+    page.keyboard.type("return queries @ (keys.T @ values)")
+    for _ in range(2):
+        page.keyboard.press("Shift+Enter")
+    expect(check.get_by_role("heading")).to_have_text(f"{title}: right", timeout=1000 * PATIENCE)
+    colour = tuple(bytes.fromhex(COLOURS[RIGHT][1:]))
+    expect(check.get_by_role("status")).to_have_css("border-left-color", f"rgb{colour}")
+    assert sources[exercise].source.replace("...  # your code here", "return queries @ (keys.T @ values)") == "\n".join(
+        answer.locator(".cm-line").all_inner_texts()
+    )
+    check.scroll_into_view_if_needed()
+    notebook.keep("lesson_check")
+
+    explorer.scroll_into_view_if_needed()
+    slider = explorer.locator(".widget-slider", has_text="forget gate")
+    picture, words = explorer.locator("img"), explorer.get_by_role("status")
+    for key, value in [("ArrowLeft", "5.50"), ("Home", "\N{MINUS SIGN}6.00")]:
+        drawn, said = picture.get_attribute("src"), words.text_content()
+        slider.get_by_role("slider").focus()
+        page.keyboard.press(key)
+        expect(slider.locator(".widget-readout")).to_have_text(value)
+        expect(picture).not_to_have_attribute("src", drawn, timeout=1000 * PATIENCE)
+        expect(words).not_to_have_text(said)
+    explorer.scroll_into_view_if_needed()
+    notebook.keep("lesson_slider")
     page.close()

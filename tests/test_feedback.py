@@ -1,5 +1,6 @@
 """Every exercise: the stub, the solution and every planted mistake get the words they deserve."""
 
+import inspect
 import re
 from collections import Counter
 from html.parser import HTMLParser
@@ -80,7 +81,8 @@ def test_the_solution_passes_and_hears_what_was_not_tested(exercise):
 
 @every_exercise
 def test_the_revealed_source_is_a_solution(exercise):
-    namespace = {"np": np, "torch": torch}
+    around = vars(inspect.getmodule(exercise.reference))
+    namespace = {name: value for name, value in around.items() if inspect.ismodule(value)}  # np, torch, math, ...
     exec(reveal(exercise.number).code, namespace)
     assert check(exercise.number, namespace[exercise.reference.__name__]).passed
 
@@ -188,6 +190,26 @@ def test_tensors_are_compared_too(dtype):
     assert fault(Outcome(right), Outcome(right.detach()), 1e-6) == ""
     assert "NaN (not a number): 1 of 4 values, the first at [1, 0]" in fault(Outcome(right), Outcome(wrong), 1e-6)
     assert "Wrong dtype" in fault(Outcome(right), Outcome(wrong.double()), 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("expected", "got", "words"),
+    [
+        ([np.inf, 1.0], [np.inf, 3.0], "expected 1, got 3. The largest difference is 2."),
+        ([-np.inf, 1.0, 2.0], [-np.inf, 3.0, 2.5], "expected 1, got 3. The largest difference is 2."),
+        ([np.inf, 1.0], [5.0, 1.0], "expected inf, got 5."),
+        ([np.nan, 1.0], [5.0, 1.0], "expected nan, got 5."),
+        ([np.inf, 1.0], [-np.inf, 3.0], "Not finite: 1 of 2 values, the first at [0]: expected inf, got -inf."),
+        (
+            [np.inf, 1.0],
+            [np.nan, np.nan],
+            "NaN (not a number): 2 of 2 values, the first at [0]: expected inf, got nan.",
+        ),
+    ],
+)
+def test_infinite_values_are_compared_without_a_warning(expected, got, words, recwarn):
+    assert fault(Outcome(np.array(expected)), Outcome(np.array(got)), 1e-6).endswith(words)
+    assert not recwarn.list
 
 
 def test_what_python_would_warn_about_is_said_once(recwarn):

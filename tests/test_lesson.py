@@ -1,13 +1,20 @@
 """From master to notebooks: what is taken out, what is kept, the same bytes every time, and faults that are named."""
 
+import asyncio
 import json
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
+import zmq.asyncio
+from jupyter_client.channels import AsyncZMQSocketChannel
+from jupyter_client.session import Session
 
 from xlstm_unet_lab.course import build
 from xlstm_unet_lab.course.lesson import (
+    OutputWidget,
     execute,
     notebook_bytes,
     read_master,
@@ -282,6 +289,29 @@ def test_a_cell_that_takes_too_long_is_named(write_master):
     notebook = read_master(write_master("# %%\nimport time\ntime.sleep(60)\n"))
     with pytest.raises(RuntimeError, match=r"^cell 1 .*failed"):
         execute(notebook, Path.cwd(), "ci", timeout=1)
+
+
+def test_a_reply_that_comes_while_a_widget_sends_is_seen_at_once():
+    async def exchange(session):
+        with zmq.Context() as context, zmq.asyncio.Context() as own:
+            kernel, channel = context.socket(zmq.ROUTER), AsyncZMQSocketChannel(own.socket(zmq.DEALER), session)
+            channel.socket.connect(f"tcp://127.0.0.1:{kernel.bind_to_random_port('tcp://127.0.0.1')}")
+            widget = OutputWidget("1", {"outputs": []}, SimpleNamespace(session=session, shell_channel=channel), None)
+            widget.parent_header = {}
+            try:
+                widget.send({"method": "update"})
+                sender, _ = session.recv(kernel, mode=0)
+                waiting = asyncio.ensure_future(channel.get_msg())
+                await asyncio.sleep(0.5)  # until it waits
+                session.send(kernel, "execute_reply", ident=sender)
+                time.sleep(0.5)  # until the reply is there, while the loop is kept from seeing it
+                widget.send({"method": "update"})
+                return await asyncio.wait_for(waiting, 20)
+            finally:
+                kernel.close(linger=0)
+                channel.close()
+
+    assert asyncio.run(exchange(Session()))["msg_type"] == "execute_reply"
 
 
 def test_the_users_own_progress_is_left_alone(write_master, tmp_path, monkeypatch):

@@ -174,9 +174,8 @@ def _wrong_numbers(expected: np.ndarray, got: np.ndarray, tolerance: float, at: 
         return f"{name}{at}: {pair}."
     place = "[" + ", ".join(map(str, first)) + "]"
     words = f"{name}{at}: {marked.sum()} of {marked.size} values, the first at {place}: {pair}."
-    if not_finite.any():
-        return words
-    return f"{words} The largest difference is {np.abs(got - expected).max():.6g}."
+    largest = np.abs(got[wrong] - expected[wrong]).max()  # elsewhere both may be infinite, and their difference NaN
+    return f"{words} The largest difference is {largest:.6g}." if np.isfinite(largest) else words
 
 
 def _known_mistake(exercise: Exercise, outcomes: list[Outcome]) -> list[str]:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jupytext
+import nbclient.output_widget
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
@@ -87,6 +88,18 @@ def solution_notebook(master: NotebookNode) -> NotebookNode:
     return _notebook(master.cells)
 
 
+class OutputWidget(nbclient.output_widget.OutputWidget):
+    """What stands in for an output widget while a notebook is executed, without making the cell's end go unnoticed."""
+
+    def send(self, *message, **options) -> None:
+        """Tell the kernel what the widget shows."""
+        super().send(*message, **options)
+        # A socket says only once that something has come in, to whoever uses it next. The reply to the running cell is
+        # awaited on the asyncio socket that this message went past: had it come just then, it would not be seen before
+        # the cell's timeout (nbclient's issue 312). Asked for its events, the asyncio socket looks again.
+        _ = self.kernel_client.shell_channel.socket.events
+
+
 def execute(
     notebook: NotebookNode,
     folder: str | Path,
@@ -121,6 +134,7 @@ def execute(
         coalesce_streams=True,
         on_cell_start=note,
     )
+    client.widget_registry["@jupyter-widgets/output"]["OutputModel"] = OutputWidget
     try:
         with tempfile.TemporaryDirectory() as private:
             environment |= {"LAB_PROFILE": profile, "LAB_PROGRESS": f"{private}/progress.json"}
