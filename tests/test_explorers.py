@@ -1,5 +1,6 @@
 """Explorers, driven as a keyboard would drive them: a control changes, and picture and text follow."""
 
+import functools
 import re
 
 import numpy as np
@@ -9,6 +10,7 @@ from random_pairs import pair, random_source
 
 from xlstm_unet_lab.data.patches import sample_patch
 from xlstm_unet_lab.evaluation import metrics
+from xlstm_unet_lab.ops import mlstm
 from xlstm_unet_lab.ops.scan_order import traversals
 from xlstm_unet_lab.views import explorers
 from xlstm_unet_lab.views.accessibility import widget_problems
@@ -99,6 +101,25 @@ def test_smaller_chunks_keep_more_states_and_smaller_squares():
     assert kept[4] > kept[32] < kept[256]
     assert kept[256] > 256 * 256 * 4, "the square of one large chunk, in float32"
     assert kept[4] > 64 * 32 * 33 * 4, "a state for every chunk"
+
+
+def test_kept_bytes_are_those_of_the_tensors_autograd_keeps():
+    x, y = torch.randn(5, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+    assert explorers.kept_bytes(lambda x, y: x + y, [x, y]) == 0, "the gradient of a sum needs no value"
+    assert explorers.kept_bytes(lambda x, y: x * y, [x, y]) == 2 * 5 * 8
+    assert explorers.kept_bytes(lambda x: x * x, [x]) == 5 * 8, "one tensor kept twice"
+    assert explorers.kept_bytes(lambda x: x.exp().exp(), [x]) == 2 * 5 * 8, "the result inside, and the last"
+    assert not x.requires_grad
+
+
+def test_only_the_parallel_form_keeps_squares():
+    def kept(form, length):
+        inputs = [torch.randn(1, 1, length, 8) for _ in "qkv"] + [torch.randn(1, 1, length) for _ in "if"]
+        return explorers.kept_bytes(form, inputs)
+
+    assert kept(mlstm.parallel, 256) > 3 * kept(mlstm.parallel, 128)
+    for form in (mlstm.recurrent, functools.partial(mlstm.chunkwise, chunk_size=16)):
+        assert kept(form, 256) < 2.2 * kept(form, 128)
 
 
 @pytest.mark.parametrize("size", [(3, 4), (2, 3, 4)])

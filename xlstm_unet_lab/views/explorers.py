@@ -7,6 +7,7 @@ the package's functions; what they draw by its figures.
 Every control is a native widget with a label: Tab goes to it, the arrow keys change it.
 """
 
+import functools
 import html
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -88,27 +89,38 @@ def gate_explorer(pairs: int = 6, width: int = 8, seed: int = 0) -> Explorer:
     )
 
 
-def measure_chunk_size(inputs: Sequence[Tensor], chunk_size: int) -> tuple[float, int]:
-    """Seconds of `mlstm.chunkwise` forward and backward, and bytes it keeps in between, inputs and outputs included.
+def kept_bytes(form: Callable[..., Tensor], inputs: Sequence[Tensor]) -> int:
+    """Bytes of all tensors that `form(*inputs)` keeps for its backward pass; one kept twice counts once.
 
-    inputs: q, k, v, i, f as `mlstm.run` takes them. The least of a few runs, as others only add to it.
+    form: takes q, k, v, i, f and returns h, as `mlstm.run` does, or any other function of tensors.
     """
-    inputs, kept, seconds = [x.detach().requires_grad_() for x in inputs], {}, []
+    kept: dict[int, int] = {}
 
     def note(x: Tensor) -> Tensor:
         kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
         return x
 
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+        h = form(*(x.detach().requires_grad_() for x in inputs))
+    del h  # not before all is noted: it holds what was kept, and freed memory may be handed out again
+    return sum(kept.values())
+
+
+def measure_chunk_size(inputs: Sequence[Tensor], chunk_size: int) -> tuple[float, int]:
+    """Seconds of `mlstm.chunkwise` forward and backward, and bytes it keeps in between, inputs and outputs included.
+
+    inputs: q, k, v, i, f as `mlstm.run` takes them. The least of a few runs, as others only add to it.
+    """
+    form = functools.partial(mlstm.chunkwise, chunk_size=chunk_size)
+    inputs, seconds = [x.detach().requires_grad_() for x in inputs], []
     for _ in range(BEST_OF):
-        kept.clear()
         start = time.perf_counter()
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
-            h = mlstm.chunkwise(*inputs, chunk_size=chunk_size)
+        h = form(*inputs)
         torch.autograd.grad(h.sum(), inputs)
         if h.is_cuda:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
-    return min(seconds), sum(kept.values())
+    return min(seconds), kept_bytes(form, inputs)
 
 
 def chunk_size_explorer(

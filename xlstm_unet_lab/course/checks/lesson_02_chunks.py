@@ -1,0 +1,303 @@
+"""Lesson 02: two memories made one, what chunks cost, and the chunkwise form."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from xlstm_unet_lab.course.checks.lesson_02 import _random, _tokens
+from xlstm_unet_lab.course.exercise import Case, Exercise, Mistake
+from xlstm_unet_lab.ops import mlstm
+
+# ------------------------------------------------------------------------------------- 02.3, two memories made one
+
+
+def join(first, m_first, second, m_second, decay):
+    m = torch.maximum(decay + m_first, m_second)
+    return torch.exp(decay + m_first - m) * first + torch.exp(m_second - m) * second
+
+
+def _no_decay(first, m_first, second, m_second, decay):
+    m = torch.maximum(m_first, m_second)
+    return torch.exp(m_first - m) * first + torch.exp(m_second - m) * second
+
+
+def _decays_both(first, m_first, second, m_second, decay):
+    m = torch.maximum(decay + m_first, decay + m_second)
+    return torch.exp(decay) * (torch.exp(decay + m_first - m) * first + torch.exp(decay + m_second - m) * second)
+
+
+def _no_units(first, m_first, second, m_second, decay):
+    return torch.exp(decay) * first + second
+
+
+def _true_size(first, m_first, second, m_second, decay):
+    return torch.exp(decay + m_first) * first + torch.exp(m_second) * second
+
+
+def _larger_m_without_decay(first, m_first, second, m_second, decay):
+    m = torch.maximum(m_first, m_second)
+    return torch.exp(decay + m_first - m) * first + torch.exp(m_second - m) * second
+
+
+def _number(value: float) -> torch.Tensor:
+    return torch.tensor(value, dtype=torch.float64)
+
+
+JOIN = Exercise(
+    number="02.3",
+    title="two memories made one",
+    goal="Write `join(first, m_first, second, m_second, decay)`: the memory after two stretches of tokens, from the "
+    "memories of each, stored divided by exp(m), in the same way.",
+    minutes=10,
+    difficulty=3,
+    reference=join,
+    cases=(
+        Case(
+            "two memories in the same units, no decay",
+            (*_random((2, 2)), _number(0), *_random((2, 2), seed=1), _number(0), _number(0)),
+        ),
+        Case(
+            "a decay of log(1/2)", (*_random((2, 3)), _number(1), *_random((2, 3), seed=1), _number(0.5), _number(-0.7))
+        ),
+        Case(
+            "the first in larger units",
+            (*_random((3, 3)), _number(4), *_random((3, 3), seed=1), _number(-2), _number(-1)),
+        ),
+        Case(
+            "an empty first memory",
+            (torch.zeros(2, 2).double(), _number(-math.inf), *_random((2, 2)), _number(3), _number(-1)),
+        ),
+        Case(
+            "units so large that exp overflows",
+            (*_random((2, 2)), _number(900), *_random((2, 2), seed=1), _number(898), _number(-1)),
+        ),
+    ),
+    hints=(
+        "Unscaled, the first memory is exp(m_first) * first. The second stretch multiplies it by exp(decay), then adds "
+        "its own.",
+        "So the sum is exp(decay + m_first) first + exp(m_second) second. Divide by exp(m) with an m that leaves both "
+        "exponents at 0 or below.",
+        "m = max(decay + m_first, m_second): it is the rule of one token, with stretches in place of tokens.",
+    ),
+    mistakes=(
+        Mistake(
+            "no decay",
+            _no_decay,
+            "the first memory has to pass through the second stretch, whose forget gates multiply it by exp(decay).",
+        ),
+        Mistake(
+            "both decay",
+            _decays_both,
+            "you let both memories decay. The second was made during that stretch: its own gates are in it already.",
+        ),
+        Mistake(
+            "units ignored",
+            _no_units,
+            "the two memories are stored in different units, divided by exp(m_first) and exp(m_second). Bring both to "
+            "one before adding.",
+        ),
+        Mistake(
+            "not scaled",
+            _true_size,
+            "this is the memory itself, which can overflow; it should be stored divided by exp(m), with "
+            "m = max(decay + m_first, m_second).",
+        ),
+        Mistake(
+            "m without the decay",
+            _larger_m_without_decay,
+            "you chose m = max(m_first, m_second). The first memory has shrunk by exp(decay); its unit is "
+            "decay + m_first now.",
+        ),
+    ),
+    not_tested="the normaliser, which is joined in the same way.",
+)
+
+# --------------------------------------------------------------------------------------- 02.4, count multiplications
+
+
+def multiplications(length, width, chunk_size):
+    return 2 * length * chunk_size * width + 2 * length * width**2
+
+
+def _inside_only(length, width, chunk_size):
+    return 2 * length * chunk_size * width
+
+
+def _whole_square(length, width, chunk_size):
+    return 2 * length**2 * width + 2 * length * width**2
+
+
+def _one_product(length, width, chunk_size):
+    return length * chunk_size * width + length * width**2
+
+
+def _state_once_a_chunk(length, width, chunk_size):
+    return 2 * length * chunk_size * width + 2 * (length // chunk_size) * width**2
+
+
+def _chunk_squared(length, width, chunk_size):
+    return 2 * length * chunk_size**2 * width + 2 * length * width**2
+
+
+MULTIPLICATIONS = Exercise(
+    number="02.4",
+    title="count the multiplications",
+    goal="Write `multiplications(length, width, chunk_size)`: how many the matrix products of the chunkwise form need.",
+    minutes=10,
+    difficulty=3,
+    reference=multiplications,
+    cases=(
+        Case("8 tokens of width 4 in chunks of 2", (8, 4, 2)),
+        Case(
+            "64 tokens of width 16 in one chunk: the parallel form, and a memory for whoever comes next", (64, 16, 64)
+        ),
+        Case("6400 tokens of width 64 in chunks of 128", (6400, 64, 128)),
+        Case("6400 tokens of width 64 one by one", (6400, 64, 1)),
+    ),
+    hints=(
+        "There are four products a chunk of c tokens: Q K^T, weights times V, Q C, and K^T V for the memory. "
+        "A product of (a, b) and (b, c) takes a b c multiplications.",
+        "Q K^T and weights times V take c c D each; Q C and K^T V take c D D each. There are S / c chunks.",
+        "(S / c) (2 c c D + 2 c D D) = 2 S c D + 2 S D D.",
+    ),
+    mistakes=(
+        Mistake("inside only", _inside_only, "the memory is missing: reading it (Q C) and writing it (K^T V)."),
+        Mistake(
+            "the whole square",
+            _whole_square,
+            "you count the S x S matrix of the parallel form. A chunk's matrix is only c x c, and there are S / c.",
+        ),
+        Mistake(
+            "one product of each kind",
+            _one_product,
+            "there are two products of each kind: Q K^T and weights times V inside; Q C and K^T V with the memory.",
+        ),
+        Mistake(
+            "the memory once a chunk",
+            _state_once_a_chunk,
+            "every token reads the memory and is written into it: c D D a chunk and product, not D D.",
+        ),
+        Mistake(
+            "chunk size squared",
+            _chunk_squared,
+            "a chunk's matrix has c c entries, but there are only S / c chunks: one factor c cancels.",
+        ),
+    ),
+    not_tested="lengths that are no multiple of the chunk size; the exponentials, of which there are S c.",
+)
+
+# ------------------------------------------------------------------------------------------ 02.5, the chunkwise form
+
+
+def chunkwise(q, k, v, i, f, chunk_size):
+    k = k / k.shape[1] ** 0.5
+    C, n = q.new_zeros(k.shape[1], v.shape[1]), q.new_zeros(k.shape[1])
+    m = q.new_tensor(-torch.inf)
+    outputs = []
+    for start in range(0, len(q), chunk_size):
+        here = slice(start, start + chunk_size)
+        b = torch.nn.functional.logsigmoid(f[here]).cumsum(0)
+        inside = b[:, None] - b[None, :] + i[here]
+        inside = inside.masked_fill(torch.ones_like(inside, dtype=torch.bool).triu(1), -torch.inf)
+        unit = torch.maximum(inside.max(1).values, b + m)  # the m_t of the chunk's tokens
+        attention = (q[here] @ k[here].T) * torch.exp(inside - unit[:, None])
+        carried = torch.exp(b + m - unit)
+        overlap = attention.sum(1) + carried * (q[here] @ n)
+        numerator = attention @ v[here] + carried[:, None] * (q[here] @ C)
+        outputs.append(numerator / torch.maximum(overlap.abs(), torch.exp(-unit))[:, None])
+        stored = torch.exp(inside[-1] - unit[-1])[:, None] * k[here]
+        C = carried[-1] * C + stored.T @ v[here]
+        n = carried[-1] * n + stored.sum(0)
+        m = unit[-1]
+    return torch.cat(outputs)
+
+
+def _chunkwise(q, k, v, i, f, chunk_size, *, drop=False, forget=False, decays=True, own_m=False, no_n=False, last=True):
+    """The chunkwise form with parts left out, for the planted mistakes."""
+    k = k / k.shape[1] ** 0.5
+    C, n = q.new_zeros(k.shape[1], v.shape[1]), q.new_zeros(k.shape[1])
+    m = q.new_tensor(-torch.inf)
+    outputs = []
+    for start in range(0, len(q) - len(q) % chunk_size if drop else len(q), chunk_size):
+        here = slice(start, start + chunk_size)
+        exponents, b = mlstm.decay_matrix(i[here], f[here]), F.logsigmoid(f[here]).cumsum(0)
+        reach = b if decays else torch.zeros_like(b)
+        inside = exponents.max(1).values
+        unit = inside if own_m else torch.maximum(inside, reach + m)
+        attention = (q[here] @ k[here].T) * torch.exp(exponents - unit[:, None])
+        carried = torch.exp(reach + m - unit)
+        overlap = attention.sum(1) + (0 if no_n else carried * (q[here] @ n))
+        numerator = attention @ v[here] + carried[:, None] * (q[here] @ C)
+        outputs.append(numerator / torch.maximum(overlap.abs(), torch.exp(-unit))[:, None])
+        if forget:
+            continue
+        after = torch.maximum(inside[-1], b[-1] + m)
+        stored, kept = torch.exp(exponents[-1] - after)[:, None] * k[here], torch.exp(b[-1] + m - after)
+        kept = kept if last else torch.zeros_like(kept)
+        C, n, m = kept * C + stored.T @ v[here], kept * n + stored.sum(0), after
+    return torch.cat(outputs)
+
+
+CHUNKWISE = Exercise(
+    number="02.5",
+    title="the chunkwise form",
+    goal="Write `chunkwise(q, k, v, i, f, chunk_size)`: matrices inside chunks, a memory carried from chunk to chunk.",
+    minutes=45,
+    difficulty=5,
+    reference=chunkwise,
+    cases=(
+        Case("one chunk that holds everything", (*_tokens(5, 0), 8)),
+        Case("two chunks of three tokens", (*_tokens(6, 1), 3)),
+        Case("three full chunks and a last one of two tokens", (*_tokens(11, 2), 3)),
+        Case("chunks of one token, which is the recurrence", (*_tokens(5, 3), 1)),
+        Case("weak input gates, where the floor acts", (*_tokens(10, 4, shift=-3.0), 4)),
+        Case("gates so large that exp overflows", (*_tokens(10, 5, gates=900.0), 4)),
+    ),
+    hints=(
+        "Inside a chunk do as in 02.2. What came before the chunk is summed up in (C, n, m); token t of the chunk sees "
+        "it through the chunk's forget gates up to t, so with the exponent b_t + m.",
+        "The m_t of row t is the largest of its exponents inside the chunk and b_t + m. Numerator and q . n are "
+        "each a sum of two parts: from inside, and exp(b_t + m - m_t) times what the memory answers.",
+        "At the end of a chunk, join as in 02.3: the last row of the weights says how strongly each token of the chunk "
+        "is stored, and exp(b_last + m - m_last) how much of the old memory is left.",
+    ),
+    mistakes=(
+        Mistake(
+            "the last tokens dropped",
+            lambda *inputs: _chunkwise(*inputs, drop=True),
+            "the tokens after the last full chunk are missing. The last chunk may be shorter.",
+        ),
+        Mistake(
+            "nothing carried",
+            lambda *inputs: _chunkwise(*inputs, forget=True),
+            "every chunk begins with an empty memory: nothing is carried from one to the next.",
+        ),
+        Mistake(
+            "the carried memory does not decay",
+            lambda *inputs: _chunkwise(*inputs, decays=False),
+            "inside a chunk you read the carried memory as it was at the chunk's beginning. By token t the chunk's "
+            "own forget gates have weakened it by exp(b_t).",
+        ),
+        Mistake(
+            "units of the inside only",
+            lambda *inputs: _chunkwise(*inputs, own_m=True),
+            "your m_t looks at the exponents inside the chunk alone; when the carried memory is stronger, its factor "
+            "overflows. Take the larger of the two.",
+        ),
+        Mistake(
+            "normaliser of the inside only",
+            lambda *inputs: _chunkwise(*inputs, no_n=True),
+            "the carried memory is in your numerator and not in your normaliser: add its part of q . n.",
+        ),
+        Mistake(
+            "only the last chunk remembered",
+            lambda *inputs: _chunkwise(*inputs, last=False),
+            "at the end of a chunk you replace the memory by the chunk's own; older chunks are lost. Join the two.",
+        ),
+    ),
+    not_tested="batches and heads; gradients, which the package computes chunk by chunk as well.",
+    tolerance=1e-5,
+)
+
+EXERCISES = (JOIN, MULTIPLICATIONS, CHUNKWISE)
