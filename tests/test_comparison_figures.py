@@ -55,3 +55,18 @@ def test_slopes_are_exponents(exponent):
 def test_one_point_has_no_slope():
     assert np.isnan(figures.fitted_slope({64: 1.0}))
     assert "slope" not in figures.cost_curves({"form": {64: 1.0}}).description
+
+
+def test_flaws_stand_with_their_scores():
+    truth = np.zeros((4, 6), int)
+    truth[1:3, 1:3] = 7
+    predictions = {"the same": truth, "more": np.maximum(truth, np.eye(4, 6, dtype=int)), "nothing": 0 * truth}
+    scores = {name: {"Dice": value, "HD95": 2 * value} for value, name in enumerate(predictions)}
+    picture = figures.flaws(truth, predictions, scores)
+    assert "3 predictions of the same image. the same: Dice 0.00, HD95 0.00; more: Dice 1.00, HD95 2.00" in (
+        picture.description
+    )
+    panels = [np.unique(axes.images[0].get_array().reshape(-1, 3), axis=0) for axes in picture.figure.axes]
+    assert [len(colours) for colours in panels] == [2, 3, 2]  # background; both, extra, missed where there are any
+    with pytest.raises(ValueError, match="the same"):
+        figures.flaws(truth, {"turned": truth.T}, {"turned": {}})

@@ -10,7 +10,7 @@ from lesson_template import symbols, template_faults
 
 from xlstm_unet_lab.course import check
 from xlstm_unet_lab.course.lesson import read_master, student_notebook
-from xlstm_unet_lab.course.times import budget
+from xlstm_unet_lab.course.times import TIME_LINE, budget
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MASTERS = sorted((REPOSITORY / "solutions").glob("[0-9][0-9]_*.py"))
@@ -113,3 +113,12 @@ def test_exercises_are_counted_and_rise(tmp_path):
 )
 def test_symbols_are_found(text, found):
     assert symbols(text) == found
+
+
+@every_master
+def test_the_readme_lists_the_lesson_with_its_minutes(master):
+    number, slug = master.stem.split("_", 1)
+    computing, _, _, exercises = TIME_LINE.search(master.read_text()).groups()
+    rows = [line for line in (REPOSITORY / "README.md").read_text().splitlines() if line.startswith(f"| {number} ")]
+    assert len(rows) == 1 and f"[{slug}](notebooks/{master.stem}.ipynb)" in rows[0], rows
+    assert rows[0].endswith(f"| {computing} + {exercises} |"), "write the measured minutes into the README's table"

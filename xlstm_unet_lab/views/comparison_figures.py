@@ -1,6 +1,7 @@
 """Figures that compare: runs, models, forms of an operator. Numbers in, a `Picture` out."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -8,8 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 
 from xlstm_unet_lab.evaluation.report import bootstrap_interval
-from xlstm_unet_lab.views.figures import smoothed_loss
-from xlstm_unet_lab.views.picture import BLUE, Picture, in_words, line_style, new_figure
+from xlstm_unet_lab.views.figures import ERRORS, _legend, error_map, paint, smoothed_loss
+from xlstm_unet_lab.views.picture import BLUE, GREY, Picture, in_words, line_style, new_figure
+
+COLUMNS = 4  # of `flaws`
+HEIGHT = 36  # letters that fit along the y axis of `lines`
 
 
 def lines(
@@ -38,7 +42,12 @@ def lines(
         style = line_style(place) | ({"linestyle": "--", "marker": ""} if name in dashed else {})
         axes.plot(x, y, **style, markevery=max(1, len(x) // 12), label=name)
         sentences.append(_course(name, x, y))
-    axes.set(xlabel=x_label, ylabel=y_label, xscale="log" if log_x else "linear", yscale="log" if log_y else "linear")
+    axes.set(xlabel=x_label, xscale="log" if log_x else "linear", yscale="log" if log_y else "linear")
+    axes.set_ylabel(textwrap.fill(y_label, HEIGHT))
+    if log_x:  # powers of ten alone would leave most of the points without a number
+        ticks = x[:: max(1, len(x) // 12)]
+        axes.set_xticks(ticks, [f"{value:g}" for value in ticks], fontsize=7)
+        axes.xaxis.set_minor_formatter(NullFormatter())
     axes.legend(fontsize=8, frameon=False)
     return Picture(figure, f"{y_label} against {x_label}. {' '.join(sentences)}")
 
@@ -65,6 +74,30 @@ def loss_curves(runs: Mapping[str, Sequence]) -> Picture:
     axes.set(xlabel="step", ylabel="loss, running mean", ylim=(0, None))
     axes.legend(fontsize=8, frameon=False)
     return Picture(figure, f"The loss of {len(runs)} runs. {'; '.join(lines)}.")
+
+
+def flaws(
+    truth: np.ndarray, predictions: Mapping[str, np.ndarray], scores: Mapping[str, Mapping[str, float]]
+) -> Picture:
+    """Predictions of one image beside each other: what is right, missed and extra in each, and its scores.
+
+    truth (y, x); predictions: name -> mask (y, x), where what is not 0 counts; scores: the same names -> score ->
+    value. Raises ValueError for shapes that differ, KeyError for a prediction without scores.
+    """
+    rows = math.ceil(len(predictions) / COLUMNS)
+    figure, sentences = new_figure(10, 3.1 * rows), []
+    for place, (name, prediction) in enumerate(predictions.items(), start=1):
+        errors = error_map(prediction > 0, truth > 0)
+        both = paint(np.ones((*truth.shape, 3)), (truth > 0) & (errors == 0), [GREY], opacity=1)
+        values = [f"{score} {value:.2f}" for score, value in scores[name].items()]
+        axes = figure.add_subplot(rows, COLUMNS, place, xticks=[], yticks=[])
+        axes.imshow(paint(both, errors, list(ERRORS.values()), opacity=1))
+        axes.set_title(name, fontsize=9)
+        axes.set_xlabel("\n".join(values), fontsize=8)  # a label, so that the layout leaves room for it
+        axes.spines[:].set_visible(False)
+        sentences.append(f"{name}: {', '.join(values)}")
+    _legend(figure, {"both": GREY} | {kind: ERRORS[kind] for kind in ("missed", "extra")})
+    return Picture(figure, f"{len(predictions)} predictions of the same image. {'; '.join(sentences)}.")
 
 
 def model_comparison(scores: Mapping[str, Sequence[float]], metric: str = "Dice") -> Picture:
