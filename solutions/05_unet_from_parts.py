@@ -11,7 +11,7 @@
 # * assemble an encoder and a decoder with skips, for images of any size,
 # * say what a skip is for, with numbers: by taking it away and measuring.
 #
-# **Time.** not measured yet
+# **Time.** 4 minutes of computing in profile `cpu` (measured on 2 cores, 1.5 GB of memory), 66 minutes of exercises.
 #
 # **You need** lesson 00, and convolutions, modules and autograd in PyTorch. Nothing about LSTMs.
 #

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import xlstm_unet_lab as lab
+from xlstm_unet_lab.course.checks.published_reference import as_released
 
 NETWORKS = ("bot_2d", "bot_3d", "enc_2d", "enc_3d")
 TOLERANCE = 2e-5  # of the largest value: the reference is stored in float32
@@ -24,18 +25,6 @@ def published(folder, **changes):
     options |= {"strides": facts["strides"], "kernel_sizes": facts["kernels"], "encoder_blocks": facts["blocks"]}
     options |= {"decoder_blocks": facts["decoder_blocks"], "deep_supervision": True}
     return lab.UNet(lab.published_config(facts["variant"], **(options | changes)))
-
-
-def as_released(weights):
-    """With what a real checkpoint repeats, and the prefix a network trained on several GPUs has."""
-    released = dict(weights)
-    for name, tensor in weights.items():
-        for part, number in ((".conv.", 0), (".norm.", 1)):
-            before, found, after = name.rpartition(part)
-            if found and before.endswith((".conv1", ".conv2")):
-                released[f"{before}.all_modules.{number}.{after}"] = tensor
-    released |= {f"decoder.{name}": tensor for name, tensor in released.items() if name.startswith("encoder.")}
-    return {f"module.{name}": tensor for name, tensor in released.items()}
 
 
 def nnunet_checkpoint(weights):
