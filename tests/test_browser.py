@@ -19,6 +19,7 @@ from xlstm_unet_lab.course.feedback import COLOURS, RIGHT
 
 LESSON = Path(__file__).resolve().parent.parent / "notebooks" / "01_lstm_to_mlstm.ipynb"
 LIMIT = 50  # ms for another slice
+LONG_ENOUGH = 3000  # ms in which a training that is not held would have drawn its curve anew
 CANVAS = "document.querySelector('.lab-slicer canvas')"
 PLACE = "() => document.querySelector('.lab-slicer .place').textContent"
 
@@ -217,7 +218,7 @@ def test_a_photograph_in_colour_has_no_slices(lab):
     notebook.page.close()
 
 
-def test_training_is_watched_and_stopped_from_the_keyboard(lab):
+def test_training_is_watched_held_and_stopped_from_the_keyboard(lab):
     code = f"""
     import sys
     import torch
@@ -239,6 +240,15 @@ def test_training_is_watched_and_stopped_from_the_keyboard(lab):
     first = picture.get_attribute("src")
     notebook.wait_until(f"document.querySelector('.jp-OutputArea img').src !== {json.dumps(first)}")
     page.get_by_role("button", name="pause").focus()
+    page.keyboard.press("Enter")
+    held = page.locator(".jp-OutputArea").get_by_text("held after step").first
+    held.wait_for()
+    page.wait_for_timeout(LONG_ENOUGH)  # for the last drawing to arrive
+    said, shown = held.text_content(), picture.get_attribute("src")
+    page.wait_for_timeout(LONG_ENOUGH)
+    assert (held.text_content(), picture.get_attribute("src")) == (said, shown), "the training went on"
+    page.keyboard.press("Enter")
+    notebook.wait_until(f"document.querySelector('.jp-OutputArea img').src !== {json.dumps(shown)}")
     page.keyboard.press("Tab")
     assert page.evaluate("() => document.activeElement.textContent.trim()") == "stop"
     page.keyboard.press("Enter")

@@ -113,7 +113,7 @@ def model_comparison(scores: Mapping[str, Sequence[float]], metric: str = "Dice"
         axes.plot([low, high], [place, place], color=BLUE, linewidth=2)
         axes.plot(mean, place, "D", color=BLUE, markersize=6)
     axes.set(yticks=range(len(rows)), yticklabels=[row[-1] for row in rows], ylim=(len(rows) - 0.5, -0.5))
-    axes.set_xlabel(f"{metric}, diamond: mean over cases, bar: 95% interval of the mean")
+    axes.set_xlabel(f"{metric}\ndiamond: mean over cases, bar: 95% interval of the mean")
     lines = [f"{name}: {mean:.3f} [{low:.3f}, {high:.3f}] over {n} cases" for mean, low, high, n, name in rows]
     return Picture(figure, f"Mean {metric} of {len(rows)} models, best first, with 95% intervals. {'; '.join(lines)}.")
 

@@ -170,7 +170,7 @@ def score_strip(
         axes.plot([values.mean()] * 2, [row - 0.35, row + 0.35], color="black", linewidth=2)
         lines.append(f"{names[-1]}: mean {values.mean():.2f}, from {values.min():.2f} to {values.max():.2f}")
     axes.set(yticks=range(len(rows)), yticklabels=names, ylim=(len(rows) - 0.5, -0.5), xlim=(-0.02, 1.02))
-    axes.set_xlabel(f"{metric}, one dot a{'n' if case[0] in 'aeiou' else ''} {case}, bar: mean")
+    axes.set_xlabel(f"{metric}\none dot a{'n' if case[0] in 'aeiou' else ''} {case}, bar: mean")
     return Picture(figure, f"{metric} of {max(len(values) for *_, values in rows)} {case}s. {'; '.join(lines)}.")
 
 
