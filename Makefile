@@ -38,7 +38,7 @@ test: say-test system-if-missing $(STAMP) ## set everything up and run every che
 	@$(RUN) -m pytest $(TEST_ARGS)
 
 say-test:
-	@echo "make test: runs ruff and every test; the first time it installs into $(VENV) (about 5 minutes on a fast line, 3.3 GB to download), later the tests start within seconds and take about 3 minutes on 2 cores"
+	@echo "make test: runs ruff and every test; the first time it installs into $(VENV) (about 5 minutes on a fast line, 3.3 GB to download), later the tests start within seconds and take about 17 minutes on 2 cores"
 
 lint: $(STAMP) ## check style and formatting
 	@$(RUN) -m ruff check .

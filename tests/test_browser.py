@@ -114,7 +114,10 @@ def test_every_control_has_a_name_and_works_from_the_keyboard(slicer):
     control(slicer, "axis").focus()
     page.keyboard.press("ArrowDown")
     assert "slice 129 of 256, coronal (y) 102.4 mm" in page.evaluate(PLACE)
-    assert slicer.run(2, "widget.axis, widget.slice, widget.layers") == "(1, 128, ['prediction', 'errors'])"
+    assert slicer.run(2, "widget.axis, widget.slice, widget.layers") == "(1, 128, ['errors'])", (
+        "errors show by themselves"
+    )
+    assert not control(slicer, "prediction").is_checked()
 
 
 @pytest.mark.parametrize(("axis", "index"), [(0, 60), (1, 100), (2, 150)])
