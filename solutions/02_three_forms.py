@@ -12,7 +12,7 @@
 # * show that the forms are equal, and say how far apart float64, float32 and bfloat16 put them,
 # * predict and measure how time and memory grow with the length, and choose a chunk size.
 #
-# **Time.** 3 minutes of computing in profile `cpu` (measured on 2 cores, 1.6 GB of memory), 97 minutes of exercises.
+# **Time.** 1 minute of computing in profile `cpu` (measured on 2 cores, 1.5 GB of memory), 97 minutes of exercises.
 #
 # **You need** lesson 01: the mLSTM token by token, its normaliser and its stabiliser. Its exercises may be unsolved; this
 # lesson uses the package's functions.

@@ -12,7 +12,7 @@
 # * say what changed from Vision-LSTM version 1 to version 2, and why,
 # * train a Vision-LSTM classifier, build it through timm, and load weights in the released layout.
 #
-# **Time.** 2 minutes of computing in profile `cpu` (measured on 2 cores, 1.2 GB of memory), 65 minutes of exercises.
+# **Time.** 1 minute of computing in profile `cpu` (measured on 2 cores, 1.2 GB of memory), 65 minutes of exercises.
 #
 # **You need** lessons 01 and 02 (what an mLSTM computes, and that its forms agree), the block of lesson 03,
 # convolutions.

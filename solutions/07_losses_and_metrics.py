@@ -969,7 +969,7 @@ display(lines(range(6), shrunk, x_label="pixels taken off every cell", y_label="
 
 # %%
 steps = choose(ci=25, cpu=100)
-print(f"five small runs: {estimate(ci=25, cpu=60)}")
+print(f"five small runs: {estimate(ci=8, cpu=25)}")
 runs = {name: failure_runs.start(name, steps) for name in tqdm("ABCDE", "runs")}
 
 # %%
