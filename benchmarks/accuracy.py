@@ -120,7 +120,7 @@ GOALS = [
 ]
 COMPARED = ("xlstm_unet_enc", "xlstm_unet_bot", "unet", "nnunet", "segresnet", "swin_unetr")
 COMPARISON = [
-    Run(task, model, 4, seed) for seed in range(3) for task in ("hippocampus", "nuclei") for model in COMPARED
+    Run(task, model, 2, seed) for seed in range(3) for task in ("hippocampus", "nuclei") for model in COMPARED
 ]
 SETS = {"goals": GOALS, "comparison": COMPARISON}
 
