@@ -5,6 +5,7 @@ import json
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 
 import xlstm_unet_lab as lab
@@ -18,6 +19,38 @@ versions = pytest.mark.parametrize("version", ["v1", "v2"])
 def small(version="v1", **changes):
     options = {"in_channels": 2, "image_size": 16, "patch_size": 4, "dim": 8, "depth": 2, "num_classes": 5}
     return lab.VisionLSTM(version, **(options | changes))
+
+
+def randomised(model):
+    """All weights drawn anew, so that no norm and no gate stands at its neutral start."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.5)
+    return model.eval()
+
+
+def names_of_the_training_run(model):
+    """The state dict of a classifier as the released ImageNet files name it, both versions with their norms."""
+    layer = {"up": "proj_up", "down": "proj_down", "q": "q_proj", "k": "k_proj", "v": "v_proj"}
+    layer |= {"conv.conv": "conv1d.conv" if model.version == "v1" else "conv1d", "cell.norm": "mlstm_cell.outnorm"}
+    norms = ("post_blocks_norm", "head.0") if model.version == "v2" else ("head.0", "post_blocks_norm")
+    whole = {"embedding": "patch_embed.proj", "head": "head.1"} | dict(zip(("norm", "second_norm"), norms, strict=True))
+    named = {"pos_embed.embed": model.position}
+    for name, tensor in model.state_dict().items():
+        part, _, kind = name.rpartition(".")
+        block, inside, place = part.partition(".layer.")
+        if place == "cell.gates":
+            for gate, half in zip(("igate", "fgate"), tensor.chunk(2), strict=True):
+                named[f"xlstm.{block}.xlstm.mlstm_cell.{gate}.{kind}"] = half.clone()
+        elif inside:
+            named[f"xlstm.{block}.xlstm.{layer[place]}.{kind}"] = tensor
+        elif name.endswith(".layer.skip"):
+            named[f"xlstm.{block.removesuffix('.layer')}.xlstm.learnable_skip"] = tensor
+        elif part.startswith("blocks."):
+            named[f"xlstm.{part.replace('.norm', '.xlstm_norm')}.{kind}"] = tensor
+        elif part:
+            named[f"{whole[part]}.{kind}"] = tensor
+    return named
 
 
 @versions
@@ -45,6 +78,39 @@ def test_weights_of_the_other_version_are_refused(shared_golden, version):
     with pytest.raises(ValueError, match="another configuration"):
         lab.load_published(model, shared_golden / f"vil_{other}" / "weights.safetensors")
     assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
+
+
+@versions
+def test_second_norm(version):
+    model = randomised(small(version, second_norm=True))
+    image = torch.randn(2, 2, 16, 16)
+    tokens, second, last = model.forward_features(image), model.second_norm, model.norm
+    if version == "v1":
+        tokens = F.layer_norm(tokens, (8,), 1 + second.weight, None, 1e-5)
+        pooled = F.layer_norm((tokens[:, 0] + tokens[:, -1]) / 2, (8,), last.weight, last.bias, 1e-6)
+    else:
+        tokens = F.layer_norm(tokens, (8,), 1 + last.weight, last.bias, 1e-6)
+        pooled = F.layer_norm(torch.cat([tokens[:, 0], tokens[:, -1]], 1), (16,), second.weight, second.bias, 1e-5)
+    torch.testing.assert_close(model(image), pooled @ model.head.weight.T + model.head.bias)
+
+
+@versions
+@pytest.mark.parametrize("second_norm", [True, False])
+def test_file_with_the_names_of_the_training_run(version, second_norm, tmp_path):
+    trained = randomised(small(version, second_norm=second_norm))
+    torch.save({"state_dict": names_of_the_training_run(trained)}, tmp_path / "vil.th")
+    fresh, image = randomised(small(version, second_norm=second_norm)), torch.randn(2, 2, 16, 16)
+    assert not torch.equal(fresh(image), trained(image))
+    lab.load_published(fresh, tmp_path / "vil.th")
+    assert torch.equal(fresh(image), trained(image))
+
+
+@versions
+def test_second_norm_is_never_dropped_silently(version):
+    with pytest.raises(ValueError, match=r"unexpected: second_norm\.weight"):
+        lab.load_published(small(version), names_of_the_training_run(small(version, second_norm=True)))
+    with pytest.raises(ValueError, match=r"missing: second_norm\.weight"):
+        lab.load_published(small(version, second_norm=True), names_of_the_training_run(small(version)))
 
 
 def test_all_sizes_are_registered_with_timm():

@@ -23,7 +23,7 @@ LAYER = (
     (r"\.proj_down\.", ".down."),
     (r"\.([qkv])_proj\.", r".\1."),
     (r"\.conv1d\.conv\.", ".conv.conv."),
-    (r"\.layer\.conv\.(weight|bias)$", r".layer.conv.conv.\1"),
+    (r"\.layer\.(?:conv|conv1d)\.(weight|bias)$", r".layer.conv.conv.\1"),
     (r"\.learnable_skip$", ".skip"),
     (r"\.mlstm_cell\.outnorm\.", ".cell.norm."),
     (r"\.mlstm_cell\.([if])gate\.", r".cell.gates.\1."),
@@ -39,9 +39,19 @@ UNET = (
     (r"\.conv3\.", ".projection."),
 )
 CLASSIFIER = (
+    (r"^xlstm\.", ""),  # this and the next two: names of the training run, which the released ImageNet files carry
+    (r"^(blocks\.\d+\.)xlstm\.", r"\1layer."),
+    (r"^(blocks\.\d+\.)xlstm_norm\.", r"\1norm."),
+    (r"^head\.1\.", "head."),
     (r"^patch_embed\.proj\.", "embedding."),
     (r"^pos_embed\.embed$", "position"),
+    (r"^legacy_norm\.", "second_norm."),
 )
+# The training run names norms by where they stand, we by which of the two the paper draws.
+CLASSIFIER_NORMS = {
+    "v1": ((r"^post_blocks_norm\.", "second_norm."), (r"^head\.0\.", "norm.")),
+    "v2": ((r"^post_blocks_norm\.", "norm."), (r"^head\.0\.", "second_norm.")),
+}
 WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")  # DistributedDataParallel, torch.compile
 
 
@@ -92,12 +102,13 @@ def translate(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor
     """Released names to ours; the two gate maps become one. Repeats and unused parameters are left out."""
     wanted = set(model.state_dict())
     last = max((int(name.split(".")[2]) for name in wanted if name.startswith("encoder.mixers.")), default=0)
+    rules = (*UNET, *CLASSIFIER, *CLASSIFIER_NORMS.get(getattr(model, "version", None), ()), *LAYER)
     renamed = {}
     for name, tensor in state.items():
         name = WRAPPERS.sub("", name)
         if name not in wanted and any(re.search(pattern, name) for pattern in IGNORED):
             continue
-        for pattern, replacement in (*UNET, *CLASSIFIER, *LAYER):
+        for pattern, replacement in rules:
             name = re.sub(pattern, replacement, name)
         name = name.replace(".LAST.", f".{last}.")
         prefix, inside, rest = name.partition(".VIL.")
@@ -129,6 +140,7 @@ def differences(state: Mapping[str, Tensor], model: nn.Module) -> list[str]:
 def load_published(model: nn.Module, path_or_state_dict: str | Path | Mapping[str, Tensor]) -> nn.Module:
     """Load released weights into `UNet(published_config(...))` or `VisionLSTM`, in place; returns the model.
 
+    The ImageNet weights of Vision-LSTM need `VisionLSTM(..., second_norm=True)`.
     Heads of lower resolution are left out for a model without deep supervision, which has none.
     Raises ValueError that lists every missing, unexpected or differently shaped parameter; the model is then untouched.
     """

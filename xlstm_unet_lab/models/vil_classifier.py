@@ -36,6 +36,8 @@ class VisionLSTM(nn.Module):
     Patches become tokens; blocks look forward and backward in turn; the first and the last token, which have seen
     everything, are averaged (v1) or put side by side (v2). `depth` counts blocks in v1 and pairs of blocks in v2.
     Any image whose sides the patch size divides runs: the position embedding is interpolated for it.
+    The released ImageNet weights were trained with one more norm than the paper draws, so they need `second_norm=True`:
+    in v1 over the tokens before pooling, in v2 over the pooled features.
     Raises ValueError for an unknown version and for sizes that do not fit.
     """
 
@@ -50,6 +52,7 @@ class VisionLSTM(nn.Module):
         num_classes: int = 1000,
         drop_path_rate: float = 0.0,
         form: str = "auto",
+        second_norm: bool = False,
     ):
         super().__init__()
         if version not in VERSIONS:
@@ -65,8 +68,13 @@ class VisionLSTM(nn.Module):
         self.blocks = nn.ModuleList(
             ViLBlock(dim, version, DropPath(rate) if rate else None, form=form) for rate in rates
         )
-        self.norm = OffsetLayerNorm(dim, bias=True, eps=EPSILON) if version == "v2" else nn.LayerNorm(dim, eps=EPSILON)
         self.num_features = self.head_hidden_size = dim * (2 if version == "v2" else 1)
+        if version == "v2":
+            self.norm = OffsetLayerNorm(dim, bias=True, eps=EPSILON)
+            self.second_norm = nn.LayerNorm(self.num_features) if second_norm else nn.Identity()
+        else:
+            self.norm = nn.LayerNorm(dim, eps=EPSILON)
+            self.second_norm = OffsetLayerNorm(dim) if second_norm else nn.Identity()
         self.head = self._make_head(num_classes)
         self.feature_info = [
             {"num_chs": dim, "reduction": max(self.patch_size), "module": f"blocks.{n}"} for n in range(blocks)
@@ -139,11 +147,11 @@ class VisionLSTM(nn.Module):
 
     def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:
         """Pool the first and last token, normalise, classify."""
+        ends = tokens[:, [0, -1]]  # every token is normalised on its own, so these two are enough
         if self.version == "v2":
-            ends = self.norm(tokens)[:, [0, -1]]
-            pooled = ends.flatten(1)
+            pooled = self.second_norm(self.norm(ends).flatten(1))
         else:
-            pooled = self.norm((tokens[:, 0] + tokens[:, -1]) / 2)
+            pooled = self.norm(self.second_norm(ends).mean(1))
         return pooled if pre_logits else self.head(pooled)
 
     def forward(self, image: Tensor) -> Tensor:
