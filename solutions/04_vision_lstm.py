@@ -490,13 +490,12 @@ for version in ("v1", "v2"):
 width, patch = 32, 8
 
 
-def classifier(version):
+def classifier(version, **options):
     """Four blocks on 4 x 4 tokens; the same numbers every time."""
     torch.manual_seed(0)
     depth = {"v1": 4, "v2": 2}[version]  # blocks in version 1, pairs in version 2
-    return lab.VisionLSTM(
-        version, in_channels=1, image_size=SIZE, patch_size=patch, dim=width, depth=depth, num_classes=len(KINDS)
-    )
+    options |= {"in_channels": 1, "image_size": SIZE, "patch_size": patch, "dim": width, "num_classes": len(KINDS)}
+    return lab.VisionLSTM(version, depth=depth, **options)
 
 
 models = {version: classifier(version) for version in ("v1", "v2")}
@@ -660,7 +659,8 @@ print("maps after blocks 1 and 3 on a grid of:", [tuple(x.shape[2:]) for x in ba
 # The authors offer weights trained on ImageNet-1K at `https://ml.jku.at/research/vision_lstm/download/`; their code is
 # at `https://github.com/NX-AI/vision-lstm`. Nothing is downloaded here. Instead we write a file in the layout of their
 # released classes, with the weights trained above, and load it as one would load theirs. The layout is another one than
-# ours: other names, one module for each direction, and the two kinds of gates apart.
+# ours: other names, one module for each direction, and the two kinds of gates apart. (The files on that page carry the
+# names of the training run, a third set. `lab.load_published` knows it too.)
 
 
 # %%
@@ -703,8 +703,8 @@ for name in of_block:
     print(f"    {name.removeprefix('blocks.1.rowwise_from_bot_right.'):30} {tuple(released[name].shape)}")
 
 # %% [markdown]
-# `lab.load_published(model, path)` knows both layouts of names. It compares every name and every shape first, and
-# changes the model only if all of them fit.
+# `lab.load_published(model, path)` translates the names. It compares every name and every shape first, and changes the
+# model only if all of them fit.
 
 # %% tags=["nbval-check-output"]
 with tempfile.TemporaryDirectory() as folder:
@@ -724,14 +724,21 @@ with tempfile.TemporaryDirectory() as folder:
         lab.load_published(classifier("v2"), released)
     except ValueError as error:
         print("with one more norm, refused:", *str(error).splitlines()[1:], sep="\n")
+    with_norm = lab.load_published(classifier("v2", second_norm=True).eval(), released)
+    assert not torch.allclose(answers(with_norm, test_images), logits["v2"], rtol=0.1)
+    print("into a network with that norm: loaded, and its logits are others")
 
 # %% [markdown]
 # The last refusal is one you may meet. The authors' ImageNet models were trained with one more norm before the head,
-# which they later found unnecessary: their class has it only when asked (`legacy_norm=True`), ours never. Weights of a
-# network with that norm are weights of another function. A loader that skipped what it does not know would give a
-# classifier that runs and is wrong. Their files also carry the names of the training run;
-# `torch.hub.load("nx-ai/vision-lstm", "vil2-tiny")` translates these and gives their model. It downloads and runs their
-# code, so decide whether you want that.
+# which they later found unnecessary: `second_norm=True` builds it. Here its scale is 1 and its offset 0, as at the start
+# of a training, and still the logits change: weights of a network with that norm are weights of another function. A
+# loader that skipped what it does not know would give a classifier that runs and is wrong. Once you have downloaded
+# their file, this is all:
+#
+# ```python
+# model = timm.create_model("vil2_tiny_patch16_224", second_norm=True)
+# lab.load_published(model, "vil2_tiny16_e800_in1k.th")
+# ```
 
 # %%
 progress("04")
