@@ -33,6 +33,7 @@ ORIGINALS = {  # below LAB_REAL_DATA
 }
 PROBE = 40  # steps that are timed to learn how many fit into the minutes
 AVERAGE = 0.99  # of the running mean of the weights, which is what is tested
+MULTIPLES = {"swin_unetr": 32}  # it halves every axis five times, so its patches are rounded up
 SHARE = 0.97  # of the minutes that is planned for; the rest is for turns that take longer
 
 
@@ -133,6 +134,11 @@ def datasets(recipe: str) -> tuple:
     return lab.load_dataset(recipe, "all"), lab.load_dataset(recipe, "test")
 
 
+def patch_size(task: Task, name: str) -> tuple[int, ...]:
+    multiple = MULTIPLES.get(name, 1)
+    return tuple(-(-length // multiple) * multiple for length in task.patch_size)
+
+
 def network(task: Task, name: str, train) -> torch.nn.Module:
     recipe = train.recipe
     features = task.wider if name == "unet" and task.wider else task.features
@@ -141,15 +147,15 @@ def network(task: Task, name: str, train) -> torch.nn.Module:
         spatial_dims=recipe.spatial_dims,
         in_channels=len(recipe.channel_names),
         num_classes=recipe.num_classes,
-        patch_size=task.patch_size,
+        patch_size=patch_size(task, name),
         **({} if name in BASELINES else {"features": features}),
     )
 
 
-def settings(task: Task, seed: int, steps: int) -> lab.TrainConfig:
+def settings(task: Task, name: str, seed: int, steps: int) -> lab.TrainConfig:
     """The same for every network: bfloat16 where the processor computes in it, channels last."""
     return lab.TrainConfig(
-        patch_size=task.patch_size,
+        patch_size=patch_size(task, name),
         steps=steps,
         batch_size=task.batch_size,
         learning_rate=task.learning_rate,
@@ -165,7 +171,7 @@ def steps_within(seconds: float, task: Task, name: str, train) -> int:
     """How many steps fit into the time, from a short training of a network that is thrown away."""
     for case in range(len(train)):
         train[case]  # read once, as the training itself will find it
-    records = list(lab.fit(network(task, name, train), train, None, settings(task, 0, PROBE)))
+    records = list(lab.fit(network(task, name, train), train, None, settings(task, name, 0, PROBE)))
     later = records[PROBE // 2 :]
     return max(1, int(SHARE * seconds * (len(later) - 1) / (later[-1].seconds - later[0].seconds)))
 
@@ -174,7 +180,7 @@ def trained(run: Run, task: Task, train, seed: int, steps: int) -> tuple[torch.n
     """One member after its part of the minutes, and the last record of its training."""
     torch.manual_seed(seed)
     model = network(task, run.model, train)
-    for record in lab.fit(model, train, None, settings(task, seed, steps)):
+    for record in lab.fit(model, train, None, settings(task, run.model, seed, steps)):
         if record.seconds > 60 * run.minutes / run.members:
             break
     return model, record
@@ -186,7 +192,7 @@ def measure(run: Run) -> dict:
     steps = steps_within(60 * run.minutes / run.members, task, run.model, train)
     seeds = range(run.seed, run.seed + run.members)
     models, last = zip(*(trained(run, task, train, seed, steps) for seed in seeds), strict=True)
-    known = {"patch_size": task.patch_size, "mirror": task.mirror}
+    known = {"patch_size": patch_size(task, run.model), "mirror": task.mirror}
     started = time.perf_counter()
     scores: dict[str, list[float]] = {}
     for case in range(len(test)):
@@ -198,6 +204,7 @@ def measure(run: Run) -> dict:
     means = {name: float(np.mean(values)) for name, values in scores.items()} | {"mean": float(per_case.mean())}
     return {
         **dataclasses.asdict(run),
+        "patch size": known["patch_size"],
         "training cases": len(train),
         "test cases": len(test),
         "parameters": sum(parameter.numel() for model in models for parameter in model.parameters()),

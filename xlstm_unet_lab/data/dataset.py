@@ -12,6 +12,8 @@ import torch
 from torch.utils.data import Dataset
 
 from xlstm_unet_lab.data.kept_cases import KeptCases, Origin, origin_of
+from xlstm_unet_lab.data.nnunet_raw import load_volume, voxels
+from xlstm_unet_lab.data.pictures import read_picture
 from xlstm_unet_lab.data.recipe import FOLDS, Recipe, data_root, get_recipe, prepare, prepared_folder
 from xlstm_unet_lab.ops.checks import did_you_mean
 
@@ -60,23 +62,21 @@ def read_array(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
 
     .png has spacing 1 (pixels); .nii.gz and .nii that of the affine in mm, which alone says where voxels lie, in the
     order (z, y, x).
-    Raises FileNotFoundError, and ValueError for another ending or a NIfTI file that is not three-dimensional.
+    Raises FileNotFoundError, and ValueError for another ending, a file that breaks off and a NIfTI file that is not
+    three-dimensional.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; delete its data set folder and prepare the data set again")
     if path.name.endswith(".png"):
-        from imageio.v3 import imread
-
-        return imread(path, plugin="pillow"), (1.0, 1.0)
+        return read_picture(path), (1.0, 1.0)
     if path.name.endswith((".nii.gz", ".nii")):
-        import nibabel
         from nibabel.affines import voxel_sizes
 
-        volume = nibabel.load(path)
+        volume = load_volume(path)
         if volume.ndim != 3:
             raise ValueError(f"{path} has shape {volume.shape}; one three-dimensional volume a file is expected")
         spacing = tuple(float(size) for size in reversed(voxel_sizes(volume.affine)))
-        return np.asarray(volume.dataobj).transpose(), spacing  # NIfTI stores (x, y, z)
+        return voxels(path.name, volume).transpose(), spacing  # NIfTI stores (x, y, z)
     raise ValueError(f"{path.name} has an ending that cannot be read; .png, .nii.gz and .nii can")
 
 

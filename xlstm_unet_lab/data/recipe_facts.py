@@ -107,6 +107,11 @@ class Recipe:
         return len(self.targets.names)
 
     @property
+    def credit(self) -> str:
+        """What to print beside a picture of the data: whose it is, and its licence."""
+        return f"Data: {self.title}. {self.citation}. Licence: {self.licence}."
+
+    @property
     def made_here(self) -> bool:
         """Whether the data set is generated from a seed and needs no files."""
         return not self.files and self.registration is None and not self.of_own_files

@@ -106,7 +106,7 @@ def from_run(
     def image(name: str) -> np.ndarray:
         return cases.raw(place[name])
 
-    return Predictions(tuple(cases.names), outcome, image, _scoring(recipe), recipe.colours, _credit(recipe), cases)
+    return Predictions(tuple(cases.names), outcome, image, _scoring(recipe), recipe.colours, recipe.credit, cases)
 
 
 def from_folders(
@@ -146,8 +146,8 @@ def from_folders(
     def image(name: str) -> np.ndarray:
         return read_case(channels[name]).image
 
-    scoring, colours = (_found_in(wanted.values()), {}) if recipe is None else (_scoring(recipe), recipe.colours)
-    return Predictions(tuple(wanted), outcome, image if channels else None, scoring, colours, _credit(recipe))
+    known = (_scoring(recipe), recipe.colours, recipe.credit) if recipe else (_found_in(wanted.values()), {}, "")
+    return Predictions(tuple(wanted), outcome, image if channels else None, *known)
 
 
 def _outcome(
@@ -166,10 +166,6 @@ def _scoring(recipe: Recipe) -> dict:
         "unit": recipe.spacing_unit,
         "labelled_slices_only": recipe.labelled_slices_only,
     }
-
-
-def _credit(recipe: Recipe | None) -> str:
-    return "" if recipe is None else f"Data: {recipe.title}. {recipe.citation}. Licence: {recipe.licence}."
 
 
 def _found_in(paths) -> dict:

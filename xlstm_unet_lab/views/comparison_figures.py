@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 
 from xlstm_unet_lab.evaluation.report import bootstrap_interval
-from xlstm_unet_lab.views.figures import ERRORS, _legend, error_map, paint, smoothed_loss
+from xlstm_unet_lab.views.figures import ERRORS, error_map, legend, paint, smoothed_loss
 from xlstm_unet_lab.views.picture import BLUE, GREY, Picture, in_words, line_style, new_figure
 
 COLUMNS = 4  # of `flaws`
@@ -44,12 +44,16 @@ def lines(
         sentences.append(_course(name, x, y))
     axes.set(xlabel=x_label, xscale="log" if log_x else "linear", yscale="log" if log_y else "linear")
     axes.set_ylabel(textwrap.fill(y_label, HEIGHT))
-    if log_x:  # powers of ten alone would leave most of the points without a number
-        ticks = x[:: max(1, len(x) // 12)]
-        axes.set_xticks(ticks, [f"{value:g}" for value in ticks], fontsize=7)
-        axes.xaxis.set_minor_formatter(NullFormatter())
+    if log_x:
+        _number_ticks(axes, x[:: max(1, len(x) // 12)])
     axes.legend(fontsize=8, frameon=False)
     return Picture(figure, f"{y_label} against {x_label}. {' '.join(sentences)}")
+
+
+def _number_ticks(axes: Axes, ticks: Sequence[float], rotation: float = 0) -> None:
+    """Plain numbers on a logarithmic axis: powers of ten alone would leave most of the points without one."""
+    axes.set_xticks(ticks, [f"{value:.10g}" for value in ticks], rotation=rotation, fontsize=7)
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _course(name: str, x: np.ndarray, y: np.ndarray) -> str:
@@ -96,7 +100,7 @@ def flaws(
         axes.set_xlabel("\n".join(values), fontsize=8)  # a label, so that the layout leaves room for it
         axes.spines[:].set_visible(False)
         sentences.append(f"{name}: {', '.join(values)}")
-    _legend(figure, {"both": GREY} | {kind: ERRORS[kind] for kind in ("missed", "extra")})
+    legend(figure, {"both": GREY} | {kind: ERRORS[kind] for kind in ("missed", "extra")})
     return Picture(figure, f"{len(predictions)} predictions of the same image. {'; '.join(sentences)}.")
 
 
@@ -165,9 +169,7 @@ def _log_lines(axes: Axes, lines: Mapping, against: str, what: str, slopes: bool
             sentence += f", {high:.2g} at {last}{slope}" if last > first else ""
         sentences.append(sentence + ".")
     axes.set(xscale="log", yscale="log", xlabel=against, ylabel=what)
-    ticks = sorted({x for values in lines.values() for x in values})
-    axes.set_xticks(ticks, [str(x) for x in ticks], rotation=45, fontsize=7)
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    _number_ticks(axes, sorted({x for values in lines.values() for x in values}), rotation=45)
     if axes.lines:
         axes.legend(fontsize=7, frameon=False)
     return sentences

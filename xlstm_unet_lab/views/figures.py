@@ -59,7 +59,8 @@ def _panel(axes: Axes, picture: np.ndarray, title: str = "") -> None:
     axes.set_axis_off()
 
 
-def _legend(figure, colours: Mapping[str, str]) -> None:
+def legend(figure, colours: Mapping[str, str]) -> None:
+    """What each colour stands for, in one row below the whole figure."""
     handles = [Patch(color=colour, label=name) for name, colour in colours.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
 
@@ -73,7 +74,7 @@ def samples(images: Sequence[np.ndarray], labels: Sequence[np.ndarray], colours:
         _panel(
             figure.add_subplot(2, len(images), len(images) + column + 1), paint(picture, label, list(colours.values()))
         )
-    _legend(figure, colours)
+    legend(figure, colours)
     shares = {
         name: np.mean([(label == value).mean() for label in labels]) for value, name in enumerate(colours, start=1)
     }
@@ -96,7 +97,7 @@ def comparison(
     }
     for place, (name, panel) in enumerate(panels.items(), start=1):
         _panel(figure.add_subplot(1, 4, place), panel, name)
-    _legend(figure, {**colours, **ERRORS})
+    legend(figure, {**colours, **ERRORS})
     counts = ", ".join(f"{name} {np.mean(errors == code):.1%}" for code, name in enumerate(ERRORS, start=1))
     text = (
         f"{title or 'One image'} beside its true labels, the predicted labels and the errors: of all pixels {counts}."
@@ -188,7 +189,7 @@ def boundary_tolerance(
     agreed = paint(np.ones((*truth.shape, 3)), truth.astype(bool) & prediction.astype(bool), [GREY], opacity=1)
     errors = error_map(prediction, truth)
     _panel(figure.add_subplot(1, 2, 1), paint(agreed, errors, list(ERRORS.values()), opacity=1), "both, and errors")
-    _legend(figure, {"both": GREY} | {kind: ERRORS[kind] for kind in ("missed", "extra")})
+    legend(figure, {"both": GREY} | {kind: ERRORS[kind] for kind in ("missed", "extra")})
     tolerances = np.linspace(0, max(2 * tolerance, 4 * max(spacing)), 13)
     shared = {"spacing": spacing}
     curve = [metrics.surface_dice(prediction, truth, tolerance=float(t), **shared) for t in tolerances]
@@ -230,7 +231,7 @@ def patch_places(
         corner, sizes = (columns.start - 0.5, rows.start - 0.5), (columns.stop - columns.start, rows.stop - rows.start)
         colour, line = (VERMILION, "-") if share else (GREY, "--")
         axes.add_patch(Rectangle(corner, *sizes, fill=False, edgecolor=colour, linewidth=1.2, linestyle=line))
-    _legend(figure, {**colours, "patch with foreground": VERMILION, "without": GREY})
+    legend(figure, {**colours, "patch with foreground": VERMILION, "without": GREY})
     right = figure.add_subplot(1, 2, 2)
     right.hist(shares, bins=np.linspace(0, 1, 21), color=BLUE)
     right.axvline(whole, color="black", linestyle="--")

@@ -296,7 +296,7 @@ def overlay_case(
         label_names=recipe.targets.foreground,
         colours={recipe.labels[name]: colour for name, colour in recipe.colours.items()},
         title=case["name"],
-        credit=f"Data: {recipe.title}. {recipe.citation}. Licence: {recipe.licence}.",
+        credit=recipe.credit,
         anatomical=recipe.file_ending == ".nii.gz",
         cut=getattr(dataset, "axis", 0),  # of a SliceDataset
     )
