@@ -58,8 +58,7 @@ course: $(STAMP) ## build both notebooks of every lesson from solutions/*.py; CH
 	@$(RUN) -m xlstm_unet_lab.course.build $(if $(CHECK),--check)
 
 course-times: $(STAMP) ## run every lesson in profile cpu, write the minutes into their headers, build them anew
-	@$(RUN) -m xlstm_unet_lab.course.build --times
-	@$(RUN) -m xlstm_unet_lab.course.build
+	@$(RUN) -m xlstm_unet_lab.course.build --times; status=$$?; $(RUN) -m xlstm_unet_lab.course.build && exit $$status
 
 nbgrader: $(STAMP) ## write the lessons as a course for nbgrader into runs/nbgrader
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) -m xlstm_unet_lab.course.build --nbgrader runs/nbgrader

@@ -23,17 +23,22 @@ def marked(notebook):
     return {cell.metadata.nbgrader.grade_id: cell for cell in notebook.cells if "nbgrader" in cell.metadata}
 
 
+def release(course, name):
+    """What nbgrader's own command makes of an exported assignment."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # for alembic, which nbgrader calls
+    command = [sys.executable, "-m", "nbgrader", "generate_assignment", name]
+    run = subprocess.run(command, cwd=course, env=os.environ | {"PATH": path}, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return nbformat.read(course / "release" / name / f"{name}.ipynb", as_version=4)
+
+
 @pytest.fixture(scope="module")
 def released(tmp_path_factory):
-    """A small course exported and released by nbgrader's own command."""
+    """A small course exported and released."""
     root, course = tmp_path_factory.mktemp("repository"), tmp_path_factory.mktemp("course")
     write_lesson(root)
     assert build.main(["--root", str(root), "--nbgrader", str(course)]) == 0
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # for alembic, which nbgrader calls
-    command = [sys.executable, "-m", "nbgrader", "generate_assignment", "00_example"]
-    run = subprocess.run(command, cwd=course, env=os.environ | {"PATH": path}, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    return nbformat.read(course / "release" / "00_example" / "00_example.ipynb", as_version=4)
+    return release(course, "00_example")
 
 
 def test_nbgrader_releases_our_stubs(released, tmp_path):
@@ -71,6 +76,24 @@ def test_linked_pages_come_along(tmp_path):
     assert (source.parent / "docs" / "glossary.md").read_text(encoding="utf-8").startswith("# Glossary")
     notebook = nbformat.read(source, as_version=4)
     assert "](docs/glossary.md#mask)" in notebook.cells[0].source and "../docs" not in notebook.cells[0].source
+
+
+def test_nbgrader_releases_the_longest_lesson(tmp_path):
+    assert build.main(["07", "--root", str(REPOSITORY), "--nbgrader", str(tmp_path)]) == 0
+    (master,) = (master for master in MASTERS if master.name.startswith("07"))
+    stubs = [cell.source for cell in student_notebook(read_master(master)).cells if "exercise" in cell.metadata]
+    theirs = marked(release(tmp_path, master.stem)).items()
+    assert [cell.source for name, cell in theirs if name.startswith("exercise_")] == stubs
+
+
+@pytest.mark.parametrize("master", MASTERS, ids=lambda master: master.stem)
+def test_links_lead_somewhere_from_the_assignment(master, tmp_path):
+    source = assignments.export(master, tmp_path)
+    cells = nbformat.read(source, as_version=4).cells
+    texts = [cell.source for cell in cells if cell.cell_type == "markdown"]
+    found = {link.partition("#")[0] for text in texts for link in assignments.links(text)}
+    assert "docs/glossary.md" in found
+    assert [link for link in found if not (source.parent / link).is_file()] == []
 
 
 def test_a_master_that_cannot_be_read_is_named(tmp_path, capsys):

@@ -205,6 +205,7 @@ def test_tensors_are_compared_too(dtype):
             [np.nan, np.nan],
             "NaN (not a number): 2 of 2 values, the first at [0]: expected inf, got nan.",
         ),
+        ([1.0, 1.0], [np.inf, np.nan], "NaN (not a number): 1 of 2 values, the first at [1]: expected 1, got nan."),
     ],
 )
 def test_infinite_values_are_compared_without_a_warning(expected, got, words, recwarn):

@@ -121,7 +121,11 @@ def third_party_imports(*folders: str) -> set[str]:
 
 @pytest.mark.parametrize(
     ("folders", "extras"),
-    [(("xlstm_unet_lab", "data_recipes"), ("notebooks", "napari", "nnunet")), (("tests", "benchmarks"), INSTALLED)],
+    [
+        (("xlstm_unet_lab", "data_recipes"), ("notebooks", "napari", "nnunet")),
+        (("solutions",), ("notebooks", "napari")),
+        (("tests", "benchmarks"), INSTALLED),
+    ],
 )
 def test_every_import_is_declared(folders: tuple[str, ...], extras: tuple[str, ...]) -> None:
     declared = by_name([*PROJECT["dependencies"], *(line for extra in extras for line in EXTRAS[extra])])
@@ -180,6 +184,8 @@ def test_make_test() -> None:
     [
         (["course"], "xlstm_unet_lab.course.build"),
         (["course", "CHECK=1"], "xlstm_unet_lab.course.build --check"),
+        (["course-times"], "xlstm_unet_lab.course.build && exit $status"),
+        (["nbgrader"], "xlstm_unet_lab.course.build --nbgrader runs/nbgrader"),
         (["bench"], "-m benchmarks"),
         (["system"], "tools/system_packages.sh install"),
         (["lint"], "ruff check ."),

@@ -123,9 +123,13 @@ def test_lessons_are_measured_reported_and_written(tmp_path, monkeypatch, capsys
 
 
 def test_a_lesson_that_fails_is_named(tmp_path, monkeypatch, capsys):
+    write_lesson(tmp_path).rename(tmp_path / "solutions" / "01_next.py")
     write_lesson(tmp_path, LESSON.replace('seconds={"ci": 30, "cpu": 60, "gpu": 60} ', ""))
+    monkeypatch.setattr(times, "execute", lambda notebook, *arguments, **options: notebook)
     assert build.main(["--root", str(tmp_path), "--times"]) == 1
-    assert "00_example.py: the first cell declares no budget for profile cpu" in capsys.readouterr().err
+    shown = capsys.readouterr().out
+    assert "00_example.py: the first cell declares no budget for profile cpu" in shown
+    assert "01_next: 0 s" in shown, "the others are measured all the same"
 
 
 @pytest.mark.parametrize("minutes", [1, 12])

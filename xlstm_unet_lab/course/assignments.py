@@ -59,11 +59,11 @@ def export(master: Path, folder: Path) -> Path:
     home.mkdir(parents=True, exist_ok=True)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            for target in {link.partition("#")[0] for link in links(cell.source) if link.startswith("../docs/")}:
+            for target in {link.partition("#")[0] for link in links(cell.source) if link.startswith("../")}:
                 page = home / target.removeprefix("../")
                 page.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(master.parent / target, page)
-            cell.source = cell.source.replace("](../docs/", "](docs/")
+                cell.source = cell.source.replace(target, target.removeprefix("../"))
     write_whole(folder / "nbgrader_config.py", CONFIG.encode())
     return write_notebook(notebook, home / f"{master.stem}.ipynb")
 

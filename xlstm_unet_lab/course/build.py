@@ -121,12 +121,13 @@ def _say(line: str) -> None:
 
 
 def time_lesson(master: Path, say: Callable[[str], None]) -> bool:
-    """Run a lesson in profile cpu and write the minutes into its header; returns whether all is as it should be.
-
-    Raises ValueError or RuntimeError naming file and cell, as `measure` does.
-    """
-    watch, faults = measure(master, "cpu")
-    write_times(master, watch)
+    """Run a lesson in profile cpu and write the minutes into its header; returns whether all is as it should be."""
+    try:
+        watch, faults = measure(master, "cpu")
+        write_times(master, watch)
+    except (ValueError, RuntimeError) as error:  # the other lessons are measured all the same
+        say(f"{master.stem}: {error}")
+        return False
     say(f"{master.stem}: {watch.seconds:.0f} s, {watch.gigabytes:.2f} GB in profile cpu")
     for fault in faults:
         say(f"  {fault}")

@@ -27,7 +27,8 @@ from xlstm_unet_lab.course.progress_file import note
 
 RIGHT, WRONG, NOT_ATTEMPTED = "right", "not right yet", "not attempted yet"
 
-# Edge colours that stand out on white and on black alike; the heading says the same in words.
+# Edge colours that stand out on white and on black alike; the heading says the same in words. Right is blue: readers
+# who do not tell red from green would not tell a green edge from the orange one.
 COLOURS = {RIGHT: "#3b82c4", WRONG: "#c2700a"}
 OTHER_COLOUR = "#808080"
 
@@ -165,9 +166,8 @@ def _wrong_numbers(expected: np.ndarray, got: np.ndarray, tolerance: float, at: 
     wrong = ~close(expected, got, tolerance)
     if not wrong.any():
         return ""
-    not_finite = wrong & ~np.isfinite(got)
-    name, marked = ("Not finite", not_finite) if not_finite.any() else ("Wrong values", wrong)
-    name = "NaN (not a number)" if np.isnan(got[marked]).any() else name
+    kinds = {"NaN (not a number)": np.isnan(got), "Not finite": ~np.isfinite(got), "Wrong values": wrong}
+    name, marked = next((name, wrong & those) for name, those in kinds.items() if (wrong & those).any())
     first = tuple(np.argwhere(marked)[0])
     pair = f"expected {expected[first]:.6g}, got {got[first]:.6g}"
     if expected.ndim == 0:

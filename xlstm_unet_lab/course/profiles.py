@@ -31,7 +31,7 @@ PROFILES = {
         ),
         Profile("cpu", 600, 8, "a whole notebook within 10 minutes on a laptop"),
         Profile("gpu", 600, 16, "a whole notebook within 10 minutes on one GPU"),
-        Profile("paper", math.inf, math.inf, "the published setting: hours on one or more GPUs"),
+        Profile("paper", math.inf, math.inf, "no limit: published settings in lessons that have them, else as gpu"),
     )
 }
 
