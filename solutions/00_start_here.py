@@ -437,6 +437,7 @@ progress("00")
 # * Ronneberger et al., *U-Net: Convolutional Networks for Biomedical Image Segmentation*, arXiv 1505.04597.
 
 # %% [markdown] tags=["instructor"]
-# **For instructors.** Nobody needs to understand the mLSTM today; the aim is a full run and a critical look at it. Good
+# **For instructors.** Plan 75 minutes: 30 to install and run everything once, 30 for the exercises, 15 for the worst case
+# and the open question. Nobody needs to understand the mLSTM today; the aim is a full run and a critical look at it. Good
 # stops for discussion: the error panels (are outline errors errors?), the worst image, and the open question: let groups
 # train with several seeds each and pool the scores. Students who finish early can set `RECIPE = "nuclei"`.

@@ -42,12 +42,17 @@
 # * $L$, $\bar C_t$, $\bar y_t$, $\bar h_t$, $\bar v_s$: a loss, and its gradients with respect to $C_t$, $y_t$, $h_t$, $v_s$.
 
 # %%
+import logging
 import math
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from IPython.display import display
+
+# While it is loaded, xlstm looks for a graphics card, and PyTorch logs a warning where there is none.
+logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+
 from xlstm.blocks.mlstm.backends import recurrent_step_stabilized_simple
 
 from xlstm_unet_lab.course import check, choose, hint, progress, reveal
@@ -56,7 +61,7 @@ from xlstm_unet_lab.views.comparison_figures import lines
 from xlstm_unet_lab.views.explorers import gate_explorer
 from xlstm_unet_lab.views.mechanism_figures import gate_traces
 
-torch.manual_seed(0)
+_ = torch.manual_seed(0)
 
 # %% [markdown]
 # ## 1 · How long does a gate remember?

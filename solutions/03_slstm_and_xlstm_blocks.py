@@ -596,6 +596,48 @@ for place, part in enumerate(stack.blocks):
     print(f"block {place}: {type(part).__name__}, {sum(p.numel() for p in part.parameters())} weights")
 
 # %% [markdown]
+# **Is their mLSTM block the Vision-LSTM block?** It has as many weights as the one above, 8,936. So let the package's block
+# read the weights of theirs. Names differ, and they keep input and forget gates in two layers where the package has one;
+# the rest must fit as it is. Then both read the same tokens. (First all weights are drawn anew: a fresh block has gates
+# without weights and norms of scale 1, which would hide a mistake.)
+
+# %% tags=["independent"]
+NAMES = {  # theirs, the package's
+    "xlstm_norm.": "norm.",
+    "xlstm.": "layer.",
+    "proj_up.": "up.",
+    "proj_down.": "down.",
+    "conv1d.": "conv.",
+    "_proj.": ".",
+    "mlstm_cell.": "cell.",
+    "outnorm.": "norm.",
+    "learnable_skip": "skip",
+}
+theirs, ours = stack.blocks[0].double(), ViLBlock(32, "v1").double()
+generator = torch.Generator().manual_seed(0)
+for parameter in theirs.parameters():
+    parameter.data.normal_(std=0.5, generator=generator)
+state = theirs.state_dict()
+for kind in ("weight", "bias"):
+    apart = [state.pop(f"xlstm.mlstm_cell.{gate}.{kind}") for gate in ("igate", "fgate")]
+    state[f"xlstm.mlstm_cell.gates.{kind}"] = torch.cat(apart)
+renamed = {}
+for name, tensor in state.items():
+    for old, new in NAMES.items():
+        name = name.replace(old, new)
+    renamed[name] = tensor
+ours.load_state_dict(renamed)  # refuses a name or a shape that does not fit
+x = torch.randn(2, 50, 32, generator=generator, dtype=torch.float64)
+with torch.no_grad():
+    difference = float((ours(x, (50,)) - theirs(x)).abs().max())
+assert difference < 1e-9
+print(f"the two blocks differ by at most {difference:.0e}")
+
+# %% [markdown]
+# They are one function. Version 1 of Vision-LSTM took the block of language models as it was; what is new is the walk
+# over the image. (A detail: `xlstm` rounds the inner width, twice that of the tokens, up to a multiple of 64. At a width
+# that 32 does not divide, the two would differ.)
+#
 # Every block takes tokens and gives tokens of the same shape, so they can be stacked in any order and number. That is the
 # whole architecture of xLSTM. Lesson 04 feeds it images.
 

@@ -45,6 +45,7 @@ import math
 import tempfile
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,7 @@ with warnings.catch_warnings():
 
 import xlstm_unet_lab as lab
 from xlstm_unet_lab.course import check, choose, estimate, hint, progress, reveal
+from xlstm_unet_lab.course.checks.published_reference import mlstm, standardised
 from xlstm_unet_lab.nn.layers import CausalConvolution
 from xlstm_unet_lab.nn.mixer import BlockChoice, Mixer
 from xlstm_unet_lab.nn.vil import GridConvolution, ViLBlock
@@ -169,8 +171,9 @@ print(f"{tuple(image.shape[1:])} pixels become {patches.shape[1]} patches of {pa
 #
 # $$n(y, x) = yX + x \qquad\text{and}\qquad n(y, x) = xY + y .$$
 #
-# Backwards the last token comes first, $S - 1 - n(y, x)$. Here are the four walks on a small grid. Tinted is what the
-# token at the marked position has behind it.
+# Backwards the last token comes first, $S - 1 - n(y, x)$. Here are the four walks on a small grid: *x fastest* is row by
+# row, *y fastest* column by column. Orange is the marked position, blue what it has behind it. A dashed arrow jumps to
+# the next row or column.
 
 # %% tags=["figure"]
 display(scan_paths((4, 5), traversals(2, "axes"), position=(1, 2)))
@@ -261,6 +264,9 @@ explorer = scan_order_explorer((5, 8))
 display(explorer)
 
 # %% [markdown]
+# The last token of a walk hears everything. Rows forward and columns forward together hear everything only at the last
+# corner, and there each alone does already.
+#
 # **Both ways.** Vision-LSTM's answer is simple: the blocks walk in turn, one from the first token to the last, the next
 # from the last to the first. A block itself only knows "first to last". It is the sequence that is turned round.
 #
@@ -405,7 +411,8 @@ for name, (version, walks, expected) in BY_HAND.items():
 # place right of the token. That is no mistake, and section 4 explains it.
 #
 # **How much** is heard is another matter. The maps below show the size of the same derivative on a larger grid, for the
-# token in the middle, before any training. `Mixer` is the package's `on_walks`.
+# token in the middle, before any training. Yellow is the strongest place, each unit down the bar is ten times less, dark
+# blue is a thousandth or nothing. `Mixer` is the package's `on_walks`.
 
 # %% tags=["figure"]
 size, middle = (17, 17), (8, 8)
@@ -414,8 +421,8 @@ for directions in ("forward", "bidirectional", "axes"):
     torch.manual_seed(0)
     mixer = Mixer(BlockChoice("vil"), channels=16, spatial_dims=2, directions=directions).double()
     fields[directions] = reached(mixer, size, middle, channels=16)
-    print(f"{directions}: {len(mixer.blocks)} block{'s' * (len(mixer.blocks) > 1)}")
-    display(receptive_field(fields[directions], middle))
+    title = f"{directions}: {len(mixer.blocks)} block{'s' * (len(mixer.blocks) > 1)}"
+    display(receptive_field(fields[directions], middle, title=title))
 
 # %%
 for directions, field in fields.items():
@@ -478,6 +485,50 @@ for version in ("v1", "v2"):
     parts |= {"up and down": nn.ModuleList([block.layer.up, block.layer.down]), "whole block": block}
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
     print(f"{version}: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()))
+
+# %% [markdown]
+# **An independent check of the block.** Here are both versions once more as plain arithmetic on a block's parameters, with
+# none of the package's layers. The recurrence and the norm come from
+# [a second program](../xlstm_unet_lab/course/checks/published_reference.py), written from a description of what the
+# published code computes: `mlstm` takes one head through the tokens one after the other, `standardised` gives mean 0
+# and variance 1. Whatever version 1 lacks, `get` does not find: then there is no bias.
+
+
+# %%
+def plain_block(block, x, size):
+    """A ViL block of either version, tokens (B, S, width) -> (B, S, width); size: of the grid."""
+    p = dict(block.named_parameters())
+    normed = standardised(x, (-1,)) * (1 + p["norm.weight"]) + p.get("norm.bias", 0)
+    memory, gate = F.linear(normed, p["layer.up.weight"], p.get("layer.up.bias")).chunk(2, -1)
+    kernel = {"weight": p["layer.conv.conv.weight"], "bias": p["layer.conv.conv.bias"], "groups": memory.shape[-1]}
+    if kernel["weight"].ndim == 3:  # version 1: this token and the three before it
+        c = F.conv1d(F.pad(memory.mT, (3, 0)), **kernel).mT
+    else:  # version 2: the eight neighbours
+        c = F.conv2d(memory.mT.unflatten(2, size), **kernel, padding=1).flatten(2).mT
+    c = F.silu(c)
+    q, k, v = (  # four channels at a time, each four with a matrix of their own
+        (p[f"layer.{name}.weight"] @ of.unflatten(-1, (-1, 4, 1))).flatten(-3) + p.get(f"layer.{name}.bias", 0)
+        for name, of in {"q": c, "k": c, "v": memory}.items()
+    )
+    gates = F.linear(torch.cat([q, k, v], -1), p["layer.cell.gates.weight"], p["layer.cell.gates.bias"])
+    i, f = (part.unbind(-1) for part in gates.chunk(2, -1))  # of four heads
+    heads = zip(*(part.chunk(4, -1) for part in (q, k, v)), i, f, strict=True)
+    h = torch.cat([standardised(mlstm(*head), (-1,)) for head in heads], -1)
+    h = h * (1 + p["layer.cell.norm.weight"]) + p.get("layer.cell.norm.bias", 0)
+    return x + F.linear((h + p["layer.skip"] * c) * F.silu(gate), p["layer.down.weight"], p.get("layer.down.bias"))
+
+
+# %% tags=["independent"]
+generator = torch.Generator().manual_seed(0)
+tokens = torch.randn(2, 20, 32, dtype=torch.float64, generator=generator)
+for version in ("v1", "v2"):
+    block = ViLBlock(32, version).double()
+    with torch.no_grad():
+        for parameter in block.parameters():  # as drawn, gates and norms would be at rest and hide a mistake
+            parameter.normal_(std=0.5, generator=generator)
+        difference = float((plain_block(block, tokens, (4, 5)) - block(tokens, (4, 5))).abs().max())
+    assert difference < 1e-9
+    print(f"{version}: the package's block and the plain one differ by at most {difference:.0e}")
 
 # %% [markdown]
 # ## 5 · A classifier in a minute
@@ -600,15 +651,15 @@ for name, field in fields.items():
     by_patch = field.unflatten(1, (-1, patch)).unflatten(0, (-1, patch)).sum((1, 3))  # (4, 4)
     own, row = by_patch[token] / by_patch.sum(), by_patch[token[0]].sum() / by_patch.sum()
     print(f"{name}: {own:.0%} of the field lies in the token's own patch, {row - own:.0%} in the rest of its row")
-    display(receptive_field(field, centre))
+    display(receptive_field(field, centre, title=name))
 
 # %% [markdown]
 # Training changes these maps by little. That every pixel can reach the token is the walks' doing, and was so from the
 # start. What training decides is what the token makes of it.
 #
 # **An independent check of the whole network.** The classifier computes its mLSTMs chunk by chunk. Give the trained
-# weights to a second one that walks token by token, the definition of lesson 01. And run the blocks a third time by
-# hand, without the class: embed, walk there and back in turn, pool, classify. All three must give the same logits.
+# weights to a second one that walks token by token, the definition of lesson 01. And run it a third time by hand, with
+# the plain blocks of section 4: embed, walk there and back in turn, pool, classify. All three must give the same logits.
 
 # %% tags=["independent"]
 trained = copy.deepcopy(models["v2"]).double()
@@ -620,7 +671,8 @@ few = test_images[:8].double()
 with torch.no_grad():
     expected = trained(few)
     tokens = trained.embedding(few) + trained.position.movedim(-1, 1)
-    tokens = on_walks(trained.blocks, (Traversal(), Traversal(reverse=True)) * 2)(tokens)
+    blocks = [partial(plain_block, block) for block in trained.blocks]
+    tokens = on_walks(blocks, (Traversal(), Traversal(reverse=True)) * 2)(tokens)
     ends = trained.norm(to_sequence(tokens))[:, [0, -1]].flatten(1)
     by_hand = F.linear(ends, trained.head.weight, trained.head.bias)
     differences = {"token by token": by_token(few) - expected, "by hand": by_hand - expected}
@@ -730,10 +782,11 @@ with tempfile.TemporaryDirectory() as folder:
 
 # %% [markdown]
 # The last refusal is one you may meet. The authors' ImageNet models were trained with one more norm before the head,
-# which they later found unnecessary: `second_norm=True` builds it. Here its scale is 1 and its offset 0, as at the start
-# of a training, and still the logits change: weights of a network with that norm are weights of another function. A
-# loader that skipped what it does not know would give a classifier that runs and is wrong. Once you have downloaded
-# their file, this is all:
+# which they later found unnecessary: `second_norm=True` builds it. (`legacy_norm` is the released name, `second_norm`
+# ours. It has 64 numbers because first and last token, 32 each, stand side by side before it.) Here its scale is 1 and
+# its offset 0, as at the start of a training, and still the logits change: weights of a network with that norm are
+# weights of another function. A loader that skipped what it does not know would give a classifier that runs and is
+# wrong. Once you have downloaded their file, this is all:
 #
 # ```python
 # model = timm.create_model("vil2_tiny_patch16_224", second_norm=True)

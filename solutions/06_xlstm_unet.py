@@ -28,7 +28,7 @@
 # * $d$, $e$: width of a token, and of the inside of a ViL layer, $e = 2d$.
 # * $b$, $H$, $D$: channels in a block of a block-diagonal matrix, number of heads, width of a head.
 # * $n$, $s$: number of stages of a U-Net, and one of them, counted from 0.
-# * $r_n$: how many rows away from a pixel its output still looks, in a U-Net of $n$ stages.
+# * $r_n$: how many rows away from a pixel its output looks at most (upwards), in a U-Net of $n$ stages.
 
 # %%
 import copy
@@ -47,7 +47,7 @@ from tqdm.auto import tqdm
 
 import xlstm_unet_lab as lab
 from data_recipes import phantom_long_range
-from xlstm_unet_lab.course import check, choose, estimate, hint, progress, reveal
+from xlstm_unet_lab.course import check, choose, current_profile, estimate, hint, progress, reveal
 from xlstm_unet_lab.course.checks import published_reference
 from xlstm_unet_lab.data.augment import Augmentation
 from xlstm_unet_lab.data.dataset import normalise
@@ -134,7 +134,9 @@ for stages in (3, 5, 6):
 #
 # * *up*: a matrix from $d$ to $2e$, no bias. It makes the input of the memory and the output gate of lesson 03.
 # * *convolution*: causal, kernel 4, every channel by itself, with bias, on $e$ channels.
-# * *q, k, v*: three block-diagonal maps of width $e$, no bias. A block has $b = 4$ channels, or 2 where 4 does not divide $d$.
+# * *q, k, v*: three block-diagonal maps of width $e$, no bias. Block-diagonal: the $e$ channels are cut into $e/b$
+#   groups of $b$; each group has a $b \times b$ matrix of its own, and everything between groups is 0. That is $e\,b$
+#   numbers in place of $e^2$. Here $b = 4$, or 2 where 4 does not divide $d$.
 # * *gates*: input and forget gate, each a matrix with bias from q, k and v side by side to one number a head. There are
 #   $H = b$ heads.
 # * *norm*: one scale for each of the $e$ channels, no bias.
@@ -170,15 +172,20 @@ check("06.2", vil_parameters)
 # \underbrace{12db + 2b}_{\mathrm{gates}} + \underbrace{4d}_{\mathrm{norm, skip}} + \underbrace{2d^2}_{\mathrm{down}}
 # = 6d^2 + 14d + 18db + 2b .$$
 #
-# A residual block of two 3 x 3 convolutions has $18d^2$ weights in them alone. So a mixer that walks both ways, two layers,
-# costs about two thirds of *one* residual block of the same width, and in 3-D, where the two convolutions have $54d^2$, less
-# than a quarter.
+# A residual block of two 3 x 3 convolutions has $18d^2$ weights in them, and $54d^2$ in 3-D. A mixer that walks both
+# ways has two layers, $12d^2$ and more. So with growing width it tends to two thirds of *one* residual block of the
+# same width, in 3-D to 2/9. At widths 320 and 128 it costs 70% and 74% of the block. At width 32 the terms $14d + 18db$
+# of each layer still count, and it costs nearly as much as the block, 96%. In 3-D these numbers are 23%, 25% and 32%.
 
 # %% tags=["nbval-check-output"]
 for width in (32, 128, 320):
     layer = sum(parameter.numel() for parameter in ViLLayer(width).parameters())
     assert layer == 6 * width**2 + 14 * width + 18 * width * 4 + 8
-    print(f"width {width:3}: ViL layer {layer:7,} weights; two 3 x 3 convolutions {18 * width**2 + 2 * width:9,}")
+    flat, solid = (2 * 3**dims * width**2 + 2 * width for dims in (2, 3))  # two convolutions, with their biases
+    print(
+        f"width {width:3}: ViL layer {layer:7,} weights; two 3 x 3 convolutions {flat:9,}. "
+        f"Two layers are {2 * layer / flat:.0%} of these, in 3-D {2 * layer / solid:.0%}"
+    )
 
 # %% [markdown]
 # ### Multiply-adds
@@ -297,9 +304,10 @@ table.round(2)
 # %% [markdown]
 # ## 3 · How far a U-Net sees
 #
-# Take one pixel of the output and walk back through the network. How many rows up or down can a pixel of the input lie and
-# still matter? Call that the **reach** $r_n$. Every convolution of kernel 3 looks one neighbour further. But what a neighbour is
-# depends on the stage: on the map of stage $s$ (strides 2) neighbours lie $2^s$ rows of the image apart.
+# Take one pixel of the output and walk back through the network. How many rows away can a pixel of the input lie at
+# most and still matter? Call that the **reach** $r_n$. (In lesson 05 $r$ was the whole width of what the encoder sees;
+# here it is one side, decoder included.) Every convolution of kernel 3 looks one neighbour further. But what a
+# neighbour is depends on the stage: on the map of stage $s$ (strides 2) neighbours lie $2^s$ rows of the image apart.
 #
 # * Down: the stem and stage 0 have two convolutions each. In a later stage $s$ the first convolution has the stride and
 #   reads the finer map, $2^{s-1}$; the second reads its own, $2^s$.
@@ -308,9 +316,13 @@ table.round(2)
 #
 # $$r_n = 4 + \sum_{s=1}^{n-1} \big(2^{s-1} + 2^s\big) + \sum_{s=0}^{n-2} \big(2^s + 2 \cdot 2^s\big).$$
 #
+# That is the reach upwards. A copied value belongs to the *first* of its positions (lesson 05), so from the far side of
+# the square the value lies above. Downwards the upsamplings add nothing, and a network sees
+# $\sum_{s=0}^{n-2} 2^s = 2^{n-1} - 1$ rows fewer.
+#
 # ### Exercise 06.4: is the cue within reach?
 #
-# *About 20 minutes, difficulty 3 of 5.* A cue lies `rows` rows away from the pixel to be decided. How many stages does a
+# *About 20 minutes, difficulty 3 of 5.* A cue lies `rows` rows above the pixel to be decided. How many stages does a
 # plain U-Net need at least to see it? A U-Net has two or more.
 
 
@@ -332,12 +344,13 @@ def stages_needed(rows):
 check("06.4", stages_needed)
 
 # %% [markdown]
-# Both sums are geometric, $\sum_{s=0}^{n-2} 2^s = 2^{n-1} - 1$, so
+# Both sums are geometric. With $\sum_{s=0}^{n-2} 2^s = 2^{n-1} - 1$ from above,
 #
 # $$r_n = 4 + 3\,(2^{n-1} - 1) + 3\,(2^{n-1} - 1) = 3 \cdot 2^n - 2 .$$
 #
-# The reach doubles with every stage. So does, by custom, the width, and the weights of a stage grow fourfold. A plain U-Net
-# with enough stages sees everything. What the mixer offers is the whole image at *any* depth.
+# With three stages that is 22 rows up, and 19 down. The reach doubles with every stage. So does, by custom, the width,
+# and the weights of a stage grow fourfold. A plain U-Net with enough stages sees everything. What the mixer offers is
+# the whole image at *any* depth.
 #
 # ### A task that needs more
 #
@@ -386,19 +399,24 @@ def on_its_side(maps):
 
 
 # %% tags=["figure"]
-columns = [training[first : first + 8] for first in (0, 8)]
-pictures = [on_its_side([case["image"][0] for case in column]) for column in columns]
-display(figures.samples(pictures, [on_its_side([case["label"] for case in column])[0] for column in columns], colours))
+shown = training[:4]
+picture = figures.samples(
+    [on_its_side([case["image"][0] for case in shown])], [on_its_side([case["label"] for case in shown])[0]], colours
+)
+picture.figure.set_size_inches(8, 8.4)  # strips as wide as the page
+display(picture)
 
 # %% [markdown]
-# Each strip is one image, turned by a quarter to save room: its first row is at the left. Cover the middle of a strip and
-# try to say the colour of the discs at one end.
+# Above are four images, below the same with their labels. Each strip is one image, turned by a quarter to save room:
+# its first row is at the left. Cover the middle of a strip and try to say the colour of the discs at one end.
 #
 # ### What the windows say
 #
-# Take one scene and exchange the two marks. All discs change their class. A network whose windows hold one thing at most
-# sees the same windows in both images, each in another place. At the discs themselves *nothing* has changed for it. So whatever its weights
-# are, its answer there must be the same in both, and wrong in one of them.
+# Take one scene and exchange the two marks. All discs change their class. A network whose windows hold one thing at
+# most sees the same windows in both images, each in another place. (This needs one condition. A network with strides
+# computes the same at another place only if the shift is a multiple of the product of its strides, here 4. The marks
+# lie a multiple of 8 rows apart, and they exchange their rows only.) At the discs themselves *nothing* has changed for
+# it. So whatever its weights are, its answer there must be the same in both, and wrong in one of them.
 #
 # Here are the networks of this lesson, untrained.
 
@@ -480,7 +498,8 @@ for what, model in (("with norms", network("no mixer")), ("norms taken out", wit
 # Instance norm subtracts from every channel the mean *of the whole map* and divides by its deviation. Every pixel moves both
 # a little, and both move every pixel. So a U-Net with instance norm does hear of the whole image: through one mean and one
 # deviation a channel. Is that enough for our task? For the marks to be told apart by such sums, some window would have to look
-# different in the two orders. None does. The next cell measures it, now with all norms in place.
+# different in the two orders. None does, since the windows moved by a multiple of 4 rows: every sum over the map stays
+# what it was. The next cell measures it, now with all norms in place.
 
 # %%
 for name in VARIANTS:
@@ -495,8 +514,10 @@ for name in VARIANTS:
 #
 # ### Look at it
 #
-# Choose a network and the row of a pixel. The map shows which pixels of the input move its output, down to a thousandth of the
-# strongest. Tab goes from control to control, the arrow keys change it.
+# Choose a network and the row of a pixel. The map shows which pixels of the input move its output, down to a thousandth
+# of the strongest. It lies on its side, as above: its x counts the rows of the image and its y the columns. The norms
+# are in place, so even without a mixer faint specks reach everywhere; the bright stretch, up to 22 rows to either side,
+# is what convolutions see. Tab goes from control to control, the arrow keys change it.
 
 
 # %%
@@ -511,8 +532,10 @@ def measured(variant):
 
 def draw(variant, row):
     model, words = measured(variant)
-    picture = picture_of_field(torch.from_numpy(receptive_field(model, image, (row, 12))), (row, 12))
-    return Picture(picture.figure, f"{words} {picture.description}")
+    field = torch.from_numpy(receptive_field(model, image, (row, 12)))
+    picture = picture_of_field(field.T, (12, row), title=f"{variant}: what moves the output at row {row}")
+    picture.figure.set_size_inches(9, 3.2)  # a long strip on its side, and room for the words of the scale
+    return Picture(picture.figure, f"{words} On its side, x counts rows: {picture.description}")
 
 
 # %% tags=["widget"]
@@ -562,8 +585,10 @@ for name, model in contest.items():
 display(loss_curves(runs))
 
 # %% [markdown]
-# The plain network learns at once to find the discs, and then guesses: half of them are of either class. Its loss stops where
-# guessing stops. Now the held-out scenes: of the pixels that belong to discs, what share gets the right class?
+# In profile `cpu` the plain network learns at once to find the discs, and then guesses: half of them are of either
+# class. Its loss stops where guessing stops. (In `ci` neither network has learnt anything yet.) Now the held-out
+# scenes: of the pixels that belong to discs, what share gets the right class, and what share is missed, that is, taken
+# for background?
 
 
 # %%
@@ -583,10 +608,20 @@ def right_at_the_ends(predictions):
     return shares
 
 
+def share_missed(predictions):
+    """Of the disc pixels of all held-out scenes, the share that was taken for background."""
+    taken = [prediction[case["label"].numpy() > 0] == 0 for prediction, case in zip(predictions, test, strict=True)]
+    return np.concatenate(taken).mean()
+
+
 predicted = {name: labels_of(model) for name, model in tqdm(contest.items(), "predicting")}
 right = {name: right_at_the_ends(predictions) for name, predictions in predicted.items()}
 for name, ends in right.items():
-    print(f"{name:20}", ", ".join(f"{np.mean(shares):.0%} right at the {end}" for end, shares in ends.items()))
+    words = ", ".join(f"{np.mean(shares):.0%} right at the {end}" for end, shares in ends.items())
+    print(f"{name:20} {words}; {share_missed(predicted[name]):.0%} missed")
+if current_profile().name != "ci":
+    plain, mixed = (np.mean([*ends["first end"], *ends["last end"]]) for ends in right.values())
+    assert mixed > plain + 0.2
 
 # %% tags=["figure"]
 display(
@@ -604,8 +639,16 @@ for name, predictions in predicted.items():
     display(figures.comparison(*pictures, on_its_side([predictions[n] for n in shown])[0], colours, title=name))
 
 # %% [markdown]
-# Look at the plain network's errors: *confused*, not *missed*. It finds every disc and cannot name it. In a single image it
-# may be right by luck at one end, which is why many scenes are needed.
+# In profile `ci` nothing has been learnt, and every disc, or nearly every one, is *missed*. A run in profile `cpu` on
+# two cores gave, over 32 scenes:
+#
+# | network | right at the first end | right at the last end | missed |
+# |---|---|---|---|
+# | plain U-Net, wider | 52% | 49% | 0% |
+# | with a mixer | 100% | 100% | 0% |
+#
+# There the plain network's errors are *confused*, not *missed*: it finds the discs and cannot name them. In a single
+# image it may be right by luck at one end, which is why many scenes are needed.
 #
 # ## 5 · Which mixer, and where? An ablation
 #
@@ -629,9 +672,18 @@ for name, ends in ablation.items():
 display(loss_curves({name: records for name, records in runs.items() if name != "plain U-Net, wider"}))
 
 # %% [markdown]
-# Look at the first end of the one-way network. Its walk passes those discs *before* it meets a mark. Taken on its own it must
-# guess there, so 50%. In profile `cpu` it can do much better than that. How does the order of the marks get back to the first
-# rows? You have met the only way there is.
+# In profile `ci` there is nothing to compare yet. The same run in profile `cpu` on two cores gave:
+#
+# | mixer | right at the first end | right at the last end | weights | million multiply-adds |
+# |---|---|---|---|---|
+# | deepest, both ways | 100% | 100% | 180,323 | 210 |
+# | deepest, one way | 100% | 100% | 150,171 | 190 |
+# | deepest, both ways, version 2 | 100% | 100% | 183,395 | 210 |
+# | stage 1, both ways | 100% | 100% | 137,891 | 226 |
+#
+# Look at the first end of the one-way network. Its walk passes those discs *before* it meets a mark. Taken on its own
+# it must guess there, so 50%. In the table it does better than that. How does the order of the marks get back to the
+# first rows? You have met the only way there is.
 #
 # Test it on the trained network. Exchange the marks of a scene again, but let every instance norm keep the means and deviations
 # it had *before* the exchange.
@@ -684,10 +736,12 @@ for name in ("deepest, one way", "with a mixer"):
 # code does several things that its paper does not say:
 #
 # * **One way.** Every mixer walks from the first row to the last, never back.
-# * **Block counts cut.** The plan asks for so many residual blocks a stage; in the deeper half the code uses one.
+# * **Block counts cut.** The plan asks for so many residual blocks a stage. (A *plan* is the list of numbers that
+#   nnU-Net derives from a data set: patch size, widths, strides, blocks a stage.) In the deeper stages of the encoder,
+#   and in the *finest* stages of the decoder (its list runs from the deepest up), the code uses one.
 # * **No last skip.** In 2-D the decoder's full-resolution stage gets no skip connection. In 3-D it does.
-# * **Residual blocks for mixers.** In the variant `enc` some stages get one more residual block where one would expect a
-#   mixer: stage 1 in 2-D, stages 0 to 2 in 3-D.
+# * **Other stages.** In the variant `enc` stage 1 (2-D), or stages 0 to 2 (3-D), get one more residual block. And in
+#   3-D *every* stage from 3 on has a mixer, not every second one.
 # * **Channels as tokens.** In `enc`, where a map has no more positions than channels, the axes are exchanged: every channel
 #   becomes a token whose width is the number of positions. So those weights fit one patch size only.
 # * **Repeats.** The decoder holds a second reference to the encoder, so the file holds the encoder twice; residual blocks

@@ -37,6 +37,7 @@
 # * $P$, $T$: the pixels that are predicted to be foreground, and those that truly are.
 # * $R$, $u$, $\pi$: radius of a disc, how far it is shifted or shrunk, and 3.14159.
 # * $x$, $y$, $S$, $d(x, S)$: two points, a surface, and the distance from a point to the nearest point of a surface.
+# * $S_P$, $S_T$: the surfaces of $P$ and of $T$; bars around one mean its area, in a picture the length of the outline.
 # * $\tau$, $q$: a tolerance, and a 95th percentile.
 # * $a$, $s_a$, $\Delta_a$: an axis, the spacing along it, and how many voxels two points are apart along it.
 
@@ -294,7 +295,7 @@ check("07.3", dice_gradient)
 # $$\frac{r\,(2 - D)}{(1 - r)\,D} = \frac{r\,(2 + 2r)}{(1 - r)\, 2r} = \frac{1 + r}{1 - r} .$$
 #
 # The $r$ that ruined cross-entropy is gone: however rare the class, both sides pull alike. The next cell measures it
-# with autograd and the package's own loss, and compares it with the formula.
+# with autograd and the package's own loss, and compares it with the formula. It also measures the sum of both losses.
 
 
 # %%
@@ -321,6 +322,9 @@ for share, measured in zip(shares, shares_of_pull["Dice loss"], strict=True):
     assert abs(measured / (1 - measured) - (1 + share) / (1 - share)) < 1e-4
 for share, measured in zip(shares, shares_of_pull["cross-entropy"], strict=True):
     assert abs(measured - share) < 1e-9
+for share, measured in zip(shares, shares_of_pull["both"], strict=True):
+    foreground = share / 2 + share * (1 + share) / (1 + 2 * share) ** 2  # derived below the figure
+    assert abs(measured - foreground / (1 / 2 + 2 * share / (1 + 2 * share) ** 2)) < 1e-4
 
 # %% tags=["figure"]
 display(
@@ -334,10 +338,24 @@ display(
 )
 
 # %% [markdown]
-# **It lets go of pixels that are surely wrong.** The network gives logits, and for two classes the chain rule
-# multiplies by $\partial p_j / \partial z_j = p_j (1 - p_j)$. In cross-entropy this factor cancels against the $1/p_j$
-# of the logarithm; in Dice it stays. A pixel that was missed with certainty, $p_j$ near 0, hardly pulls. Cross-entropy
-# pulls hardest exactly there. That is the reason to *add* the two.
+# **Balanced, but weak.** Why is the sum of both nearly as unbalanced as cross-entropy alone? Compare not only the sides
+# of each loss, but the losses. The network gives logits, and for two classes the chain rule multiplies by
+# $\partial p_j / \partial z_j = p_j (1 - p_j)$, here 1/4. All pulls of Dice together are then
+#
+# $$\frac14 \cdot \frac{rN\,(2 - D) + (1 - r)N\,D}{B} = \frac{2r}{(1 + 2r)^2} ,$$
+#
+# and those of cross-entropy $\frac12$. Dice has $4r/(1 + 2r)^2$ of that, about $4r$: with three pixels of a hundred a
+# ninth. So at first the sum behaves like cross-entropy and learns to say no.
+#
+# Follow it to where cross-entropy alone would stay, $p_j = r$ everywhere. There its two sides cancel, $r(1 - r)$ each.
+# Dice has $A = 2r^2 N$ and $B = 2rN$ there, so $D = r$. Its true pixels pull up with $\frac12 (2 - r) \cdot r(1 - r)$,
+# nearly as hard as those of cross-entropy; its background pulls down with $\frac12 (1 - r) \cdot r(1 - r)$, half as
+# hard. So Dice decides once the background is nearly right and its cross-entropy has died away.
+#
+# **It lets go of pixels that are surely wrong.** For a true pixel of cross-entropy the factor $p_j (1 - p_j)$ cancels
+# against the $1/p_j$ of the logarithm; in Dice it stays. A pixel that was missed with certainty, $p_j$ near 0, hardly
+# pulls. Cross-entropy pulls hardest exactly there. That is the reason to *add* the two: cross-entropy brings back what
+# was missed, and Dice keeps the rare class from being outvoted in the end.
 
 # %% tags=["figure"]
 given = np.linspace(0.001, 0.999, 101)
@@ -432,9 +450,15 @@ for name, p in probability.items():
         f"{name:15}  {metrics.dice(p > 0.5, true):11.3f}   {np.mean(p > 0.5) / true.mean():19.2f}   {sure[name]:13.1%}"
         f"   {thresholds[best[name]]:14.2f}   {dice_at[name][best[name]] / 2:13.2f}"
     )
-if current_profile().name != "ci":  # a network of 40 steps has not learnt enough to show it
-    assert sure["Dice"] > sure["cross-entropy"]
-    assert abs(thresholds[best["cross-entropy"]] - dice_at["cross-entropy"][best["cross-entropy"]] / 2) < 0.15
+surer = sure["Dice"] > sure["cross-entropy"]
+apart = abs(thresholds[best["cross-entropy"]] - max(dice_at["cross-entropy"]) / 2)
+if current_profile().name == "ci":
+    print("Networks of 40 steps have not learnt enough to test the predictions.")
+elif RECIPE == "phantom_microscopy":
+    assert surer and apart < 0.15
+else:  # what other images give is not known beforehand
+    print("Trained with Dice the network is", "surer" if surer else "NOT surer", "than with cross-entropy.")
+    print(f"After cross-entropy the best threshold is {apart:.2f} away from half the Dice it reaches.")
 
 # %% tags=["figure"]
 display(lines(thresholds, dice_at, x_label="threshold", y_label="Dice on held-out images"))
@@ -491,15 +515,17 @@ display(
 # one half, however many there are: the resolution that will be used keeps the majority.
 #
 # Every loss needs a label of its size. A label is no picture: between class 0 and class 2 there is no class 1 to be
-# found by averaging. So pixels are left out. Of each block of $4 \times 4$, say, the one in the middle is kept, so
-# that the small label lies where the small feature map lies.
+# found by averaging. So pixels are left out. Of each block of 4 x 4, say, pixel number 2 along each axis is kept (the
+# count begins at 0), as nearest-neighbour resizing does it (nnU-Net, `nearest-exact`): it takes the label for a picture
+# of larger pixels and asks which pixel lies at the middle of each. The feature map itself is centred on the first pixel
+# of the block (lesson 05), half a coarse pixel beside the label. No score depends on it: the convolutions before the
+# head can make up for it, and at the finest resolution, the one that will be used, there is nothing to make up for.
 #
 # ### Exercise 07.4: a loss at every resolution
 #
 # *About 12 minutes, difficulty 3 of 5.* `outputs` is a list of logits `(batch, classes, y, x)`, the finest first, each
 # half as large along both axes as the one before; `label` is `(batch, y, x)`, of the size of the finest. Take
-# `F.cross_entropy` for every resolution. In a block of `factor` pixels along an axis, the middle is number
-# `factor // 2`.
+# `F.cross_entropy` for every resolution. Of a block of `factor` pixels along an axis, keep number `factor // 2`.
 
 
 # %% exercise="07.4" minutes=12 difficulty=3
@@ -706,7 +732,9 @@ for name, prediction in {"says nothing": np.zeros_like(tumour), "finds all, and 
 #
 # ### NSD: it depends on the tolerance, and in two dimensions on who computes it
 #
-# With $d(x, S)$ the distance from $x$ to the nearest point $y$ of a surface $S$, and $\tau$ the tolerance,
+# Let $S_P$ and $S_T$ be the surfaces of $P$ and $T$, and $|\cdot|$ the area of a piece of surface (in a picture the
+# length of a piece of outline). With $d(x, S)$ the distance from $x$ to the nearest point $y$ of a surface $S$, and
+# $\tau$ the tolerance,
 #
 # $$\mathrm{NSD} = \frac{|\{x \in S_P : d(x, S_T) \le \tau\}| + |\{x \in S_T : d(x, S_P) \le \tau\}|}{|S_P| + |S_T|} .$$
 #
@@ -910,8 +938,10 @@ def cell_f1(prediction, truth):
 check("07.6", cell_f1)
 
 # %% [markdown]
-# The package's `metrics.instance_f1` also allows lower thresholds, where a cell can have several candidates and
-# partners must be paired off. SciPy's assignment, an algorithm of another kind, must find as many pairs.
+# The package's `metrics.instance_f1` counts a pair from IoU 1/2 on, not only above. At exactly one half the argument
+# fails: a predicted cell of two pixels, of which two true cells hold one each, has two candidates. So the package pairs
+# cells off one to one, as many pairs as possible, and lower thresholds are allowed too. SciPy's assignment, an
+# algorithm of another kind, must find as many pairs.
 
 # %% tags=["independent", "nbval-check-output"]
 moved = np.roll(cells, (3, 4), (0, 1))
@@ -990,8 +1020,9 @@ display(loss_curves({f"run {name}": run.records for name, run in runs.items() if
 # | `probes.extent(run)` | how long the validation images are, in the unit of their spacing |
 # | `probes.pulls(run)` | for some patches: share of foreground, and how strongly the patch pulls on its logits |
 #
-# Facts you need: exp overflows in float16 above 11.09 and in float32 above 88.72. The largest float16 number is
-# 65,504. A scan of an abdomen covers between 100 and 600 mm along every axis.
+# Facts you need: exp overflows in float16 above 11.09 and in float32 above 88.72, the logarithms of the largest numbers
+# of these formats, 65,504 and `3.4e38`. The probe `replay` looks at what each module gives, not at every product on the
+# way. A scan of an abdomen covers between 100 and 600 mm along every axis.
 #
 # Read a complaint. Say what you suspect, and which probe would show it. Then ask that probe, and only that one. Write
 # down a diagnosis for each run, and the reading that proves it.
@@ -1053,8 +1084,11 @@ def diagnose(readings):
 check("07.7", diagnose)
 
 # %% tags=["solution"]
+EXPECTED = {"A": "leak", "B": "float16 overflow", "C": "empty class", "D": "wrong spacing", "E": "gate overflow"}
 for name, run in runs.items():
-    print(f"run {name}: {diagnose(probes.readings(run))}")
+    readings = probes.readings(run)
+    print(f"run {name}: {diagnose(readings)}")
+    assert diagnose(readings) == EXPECTED[name], readings
 
 # %% [markdown] tags=["solution"]
 # **A, a leak.** Overlapping patches were cut first and divided into training and validation afterwards. Nearly every
@@ -1075,8 +1109,10 @@ for name, run in runs.items():
 # **D, wrong spacing.** The extent is 72 x 288 x 1,024 mm: a patient one metre wide. The spacing was written in the
 # order (x, y, z). *Remedy:* print the extent of every data set once.
 #
-# **E, gates.** The cell was written without the stabiliser of lesson 01. In float64 the same batch is finite; float64
-# only puts the day off. *Remedy:* carry the maximum of the exponents along.
+# **E, gates.** The cell was written without the stabiliser of lesson 01. A gate passed 88.72, and exp of it is infinite
+# in float32. Products and sums were taken in float64, so nothing could overflow before exp did; in float32 throughout a
+# product may break first, at a gate still below the limit. The higher learning rate only brought the day nearer. In
+# float64 the same batch is finite, and float64 only puts the day off. *Remedy:* carry the maximum of the exponents along.
 
 # %%
 progress("07")
@@ -1086,7 +1122,7 @@ progress("07")
 #
 # * Cross-entropy pulls on a logit with $(p_{jk} - t_{jk})/N$: every pixel one vote, a rare class is outvoted.
 # * Dice pulls on a probability with $(2t_j - D)/B$: balanced, sure of everything, deaf to pixels that are surely
-#   wrong. Add both.
+#   wrong. Add both: at first the sum behaves like cross-entropy, later Dice decides.
 # * Trained with cross-entropy, cut at half the Dice you reach, and not at one half. A weight does the same as a cut.
 # * Supervise coarse resolutions with labels from which pixels were left out, never with averaged ones.
 # * Dice favours large objects, NSD depends on its tolerance and its program, HD95 looks away from a twentieth,

@@ -151,6 +151,17 @@ def test_every_run_has_its_disease_and_no_other(name, disease):
         assert probes.replay(run) == {} and readings["extent"] == (72.0, 288.0, 1024.0)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_gates_of_run_e_overflow_whatever_the_rounding(threads):
+    torch.set_num_threads(threads)  # changes the order of sums; the fixture puts it back
+    run = failure_runs.start("E")
+    readings = probes.readings(run)
+    assert lesson_07_runs.diagnose(readings) == "gate overflow", readings
+    assert readings["largest gate"] > 95 and ".cell.weights, which gives" in readings["overflow"], readings
+    assert run.records[-1].step < failure_runs.PATIENCE / 2
+    assert probes.replay(run)["float64"] == "finite"
+
+
 def test_unknown_run():
     with pytest.raises(ValueError, match="run 'F' is unknown"):
         failure_runs.start("F")

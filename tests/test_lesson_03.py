@@ -9,6 +9,21 @@ from xlstm_unet_lab.course.checks import lesson_03, lesson_03_blocks
 from xlstm_unet_lab.nn.vil import ViLBlock
 from xlstm_unet_lab.ops import slstm
 
+BLOCK_OF_XLSTM = {  # its parameters by the package's names
+    "norm.weight": ("xlstm_norm.weight",),
+    "layer.skip": ("xlstm.learnable_skip",),
+    "layer.up.weight": ("xlstm.proj_up.weight",),
+    "layer.conv.conv.weight": ("xlstm.conv1d.conv.weight",),
+    "layer.conv.conv.bias": ("xlstm.conv1d.conv.bias",),
+    "layer.q.weight": ("xlstm.q_proj.weight",),
+    "layer.k.weight": ("xlstm.k_proj.weight",),
+    "layer.v.weight": ("xlstm.v_proj.weight",),
+    "layer.cell.gates.weight": ("xlstm.mlstm_cell.igate.weight", "xlstm.mlstm_cell.fgate.weight"),
+    "layer.cell.gates.bias": ("xlstm.mlstm_cell.igate.bias", "xlstm.mlstm_cell.fgate.bias"),
+    "layer.cell.norm.weight": ("xlstm.mlstm_cell.outnorm.weight",),
+    "layer.down.weight": ("xlstm.proj_down.weight",),
+}
+
 few_examples = settings(deadline=None, max_examples=25)
 
 
@@ -63,3 +78,20 @@ def test_the_block_from_its_parts_is_the_block(width):
         torch.nn.init.normal_(parameter)
     parts = lesson_03_blocks.parts_of(block)
     torch.testing.assert_close(lesson_03_blocks.vil_block(x, parts), block(x, (7,)), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("length", "heads"), [(1, 4), (11, 4), (32, 2), (32, 8)])
+def test_the_block_of_version_1_is_the_mlstm_block_of_xlstm(length, heads):
+    from xlstm.blocks.mlstm.block import mLSTMBlock, mLSTMBlockConfig
+    from xlstm.blocks.mlstm.layer import mLSTMLayerConfig
+
+    width, generator = 32, torch.Generator().manual_seed(heads)
+    layer = mLSTMLayerConfig(embedding_dim=width, context_length=32, num_heads=heads)
+    theirs = mLSTMBlock(mLSTMBlockConfig(mlstm=layer, _num_blocks=1, _block_idx=0)).double()
+    for parameter in theirs.parameters():  # as drawn, gates have weight 0 and norms scale 1
+        parameter.data.normal_(std=0.5, generator=generator)
+    ours, state = ViLBlock(width, heads=heads).double(), theirs.state_dict()
+    ours.load_state_dict({name: torch.cat([state.pop(one) for one in of]) for name, of in BLOCK_OF_XLSTM.items()})
+    assert not state, "weights of theirs that ours does not have"
+    x = torch.randn(2, length, width, generator=generator, dtype=torch.float64)
+    torch.testing.assert_close(ours(x, (length,)), theirs(x), rtol=1e-9, atol=1e-9)

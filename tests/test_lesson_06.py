@@ -3,12 +3,14 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_phantoms_long_range import reach
+from test_phantoms_long_range import build, reach
+from torch import nn
 
 import xlstm_unet_lab as lab
 from xlstm_unet_lab.course.checks import lesson_06, lesson_06_networks, published_reference
 from xlstm_unet_lab.models.presets import multiply_adds
 from xlstm_unet_lab.models.published import translate
+from xlstm_unet_lab.nn.conv import InstanceNorm
 from xlstm_unet_lab.nn.mixer import BlockChoice, Mixer
 from xlstm_unet_lab.nn.vil import ViLLayer
 from xlstm_unet_lab.ops.scan_order import Traversal, to_grid, to_sequence
@@ -48,6 +50,24 @@ def test_stages_needed_is_the_reach_measured_on_networks():
         assert lesson_06_networks.stages_needed(reach(stages)) == stages
         assert lesson_06_networks.stages_needed(reach(stages) + 1) == stages + 1
         assert reach(stages) == 3 * 2**stages - 2
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("stages", [2, 3])
+def test_downwards_a_u_net_sees_less_by_what_upsamplings_copy(stages):
+    size = (32 * stages, 4)
+    model = build("unet", size, (2,) * stages).double()
+    for module in list(model.modules()):  # without instance norm, which sees the whole image
+        for name, child in module.named_children():
+            if isinstance(child, InstanceNorm):
+                setattr(module, name, nn.Identity())
+    image = torch.randn(1, 1, *size, dtype=torch.float64, requires_grad=True)
+    logits, up, down = model(image)[0].sum(0)[:, 2], 0, 0
+    for row in range(size[0] // 2, size[0] // 2 + 2 ** (stages - 1)):  # the alignment to the coarse grid matters
+        (gradient,) = torch.autograd.grad(logits[row], image, retain_graph=True)
+        seen = gradient[0, 0].abs().sum(1).nonzero().flatten()
+        up, down = max(up, row - int(seen[0])), max(down, int(seen[-1]) - row)
+    assert (up, down) == (reach(stages), reach(stages) - (2 ** (stages - 1) - 1))
 
 
 def test_renamed_as_the_package_does():

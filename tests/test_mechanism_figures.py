@@ -126,8 +126,21 @@ def test_walks_say_where_they_go_and_what_a_token_sees(size):
 def test_the_axis_that_runs_fastest_decides_the_numbers():
     (axes,) = figures.scan_paths((2, 3), [Traversal(fastest=0)]).figure.axes
     assert [text.get_text() for text in axes.texts] == ["0", "2", "4", "1", "3", "5"]
-    (arrows,) = axes.collections
-    assert arrows.N == 5 and (2 * arrows.U).tolist() == [0, 1, 0, 1, 0] and (2 * arrows.V).tolist() == [1, -1, 1, -1, 1]
+
+
+def test_jumps_look_different_from_steps_to_a_neighbour():
+    (axes,) = figures.scan_paths((2, 3), [Traversal(fastest=0)]).figure.axes
+    (steps,) = axes.collections
+    assert (2 * steps.U).tolist() == [0, 0, 0] and (2 * steps.V).tolist() == [1, 1, 1]
+    ends = [tuple(tuple(map(int, end)) for end in jump._posA_posB) for jump in axes.patches]  # (x, y), whole jumps
+    assert ends == [((0, 1), (1, 0)), ((1, 1), (2, 0))]
+    assert {jump.get_linestyle() for jump in axes.patches} == {"--"}
+
+
+def test_jumps_lie_in_their_slice():
+    first, second = figures.scan_paths((2, 2, 3), [Traversal()]).figure.axes
+    assert len(first.patches) == len(second.patches) == 1
+    assert len(figures.scan_paths((2, 3), [Traversal()]).figure.axes[0].collections[0].U) == 4
 
 
 def test_a_large_grid_is_a_map():
@@ -157,6 +170,21 @@ def test_receptive_field_tells_its_extent(size):
     maps = [axes for axes in picture.figure.axes if axes.images]
     assert len(maps) == (1 if len(size) == 2 else 3)
     assert maps[0].images[0].get_array().max() == 0
+
+
+@pytest.mark.parametrize(("size", "headings"), [((9, 11), [""]), ((5, 9, 11), ["z = 2", "y = 2", "x = 2"])])
+def test_receptive_field_has_a_title_and_a_scale_in_whole_numbers(size, headings):
+    for title in ("", "4 blocks"):
+        picture = figures.receptive_field(torch.ones(size), (2,) * len(size), title=title)
+        picture.figure.draw_without_rendering()
+        maps = [axes for axes in picture.figure.axes if axes.images]
+        scales = [axes for axes in picture.figure.axes if not axes.images]
+        assert [axes.get_title() for axes in maps] == [", ".join(filter(None, (title, one))) for one in headings]
+        assert picture.description.startswith(f"{title}. The output" if title else "The output")
+        assert picture.description.endswith("the darkest 0.001 or less.")
+        assert {axes.get_ylabel() for axes in scales} == {"log10 of the share of the largest (-3: or less)"}
+        for ticks in [axes.get_yticks() for axes in scales] + [axes.get_xticks() for axes in maps]:
+            assert all(float(tick).is_integer() for tick in ticks)
 
 
 def test_receptive_field_needs_a_gradient_and_a_place():

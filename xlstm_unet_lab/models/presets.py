@@ -196,8 +196,9 @@ def published_config(
 ) -> UNetConfig:
     """The released xLSTM-UNet, variant "bot" or "enc", with its quirks, from the numbers of an nnU-Net plan.
 
-    The plan's block counts are cut in the lower half, the mixers walk one way only, in 2-D the last decoder stage gets
-    no skip, and in variant "enc" channels become the tokens where positions are no more than channels.
+    The plan's block counts are cut in the deeper stages of the encoder and the finest of the decoder, the mixers walk
+    one way only, in 2-D the last decoder stage gets no skip, and in variant "enc" channels become the tokens where
+    positions are no more than channels.
     Source: code released with arXiv 2407.01530. Raises ValueError for an unknown variant and for what does not fit.
     """
     if variant not in ("bot", "enc"):

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
-from matplotlib.patches import Polygon, Rectangle
+from matplotlib.colorbar import Colorbar
+from matplotlib.patches import FancyArrowPatch, Polygon, Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
@@ -45,14 +46,16 @@ def _count(*axes) -> None:
         axis.set_major_locator(MaxNLocator("auto", integer=True))
 
 
-def _map(axes: Axes, values: np.ndarray, title: str, signed: bool = True, **options) -> None:
-    """An image of numbers with its scale; signed values in two hues around 0."""
+def _map(axes: Axes, values: np.ndarray, title: str, signed: bool = True, **options) -> Colorbar:
+    """An image of numbers with its scale, which is returned; signed values in two hues around 0."""
     most = np.abs(values[np.isfinite(values)]).max(initial=0) or 1.0
     limits = {"cmap": SIGNED, "vmin": -most, "vmax": most} if signed else {"cmap": AMOUNT}
     image = axes.imshow(values, interpolation="nearest", **(limits | options))
     axes.set_title(title, fontsize=9)
-    axes.figure.colorbar(image, ax=axes, shrink=0.7).ax.tick_params(labelsize=7)
+    scale = axes.figure.colorbar(image, ax=axes, shrink=0.7)
+    scale.ax.tick_params(labelsize=7)
     axes.tick_params(labelsize=7)
+    return scale
 
 
 def gate_traces(i: Tensor, f: Tensor) -> Picture:
@@ -233,7 +236,10 @@ def scan_paths(size: tuple[int, ...], walks: Sequence[Traversal], position: tupl
 
 
 def _draw_walk(axes: Axes, order: np.ndarray, path: np.ndarray, tint: np.ndarray, z: int) -> None:
-    """One slice: numbers and arrows where they can be read, else the tint, or without one the numbers as a map."""
+    """One slice: numbers and arrows where they can be read, else the tint, or without one the numbers as a map.
+
+    A step to a neighbour is a solid arrow, a jump to the next row or column a thin dashed one.
+    """
     axes.set(xticks=[], yticks=[])
     if order.size > MANY_TOKENS and not tint.any():
         axes.imshow(order, cmap=AMOUNT, interpolation="nearest")
@@ -242,44 +248,52 @@ def _draw_walk(axes: Axes, order: np.ndarray, path: np.ndarray, tint: np.ndarray
     if order.size > MANY_TOKENS:
         return
     (_, y, x), steps = path[:-1].T, np.diff(path, axis=0)
-    drawn = (path[:-1, 0] == z) & (steps[:, 0] == 0)
-    dy, dx = steps[drawn, 1:].T
-    axes.quiver(  # the middle half of each step, so that the numbers stay free
-        *(x[drawn] + dx / 4, y[drawn] + dy / 4, dx / 2, dy / 2),
+    here = (path[:-1, 0] == z) & (steps[:, 0] == 0)
+    beside = here & (np.abs(steps).sum(1) == 1)
+    dy, dx = steps[beside, 1:].T
+    axes.quiver(  # the middle half of each step to a neighbour, so that the numbers stay free
+        *(x[beside] + dx / 4, y[beside] + dy / 4, dx / 2, dy / 2),
         **{"angles": "xy", "scale_units": "xy", "scale": 1, "units": "dots", "width": 1.5, "color": GREY},
     )
+    gaps = {"shrinkA": 6, "shrinkB": 6}  # points, so that the numbers stay free
+    turns = here & ~beside
+    for start, step in zip(path[:-1][turns, :0:-1], steps[turns, :0:-1], strict=True):  # (x, y) each
+        arrow = FancyArrowPatch(start, start + step, arrowstyle="-|>", mutation_scale=6, **gaps)
+        axes.add_patch(arrow).set(linestyle="--", linewidth=0.8, color=GREY)
     for place, number in np.ndenumerate(order):
         axes.text(*place[::-1], str(number), ha="center", va="center", fontsize=7)
 
 
-def receptive_field(gradient: Tensor, position: tuple[int, ...]) -> Picture:
+def receptive_field(gradient: Tensor, position: tuple[int, ...], title: str = "") -> Picture:
     """How much each input position moves one output: absolute gradients (*spatial), in powers of ten of the largest.
 
-    Of a volume the three planes through `position` are shown. Raises ValueError for another rank, a position outside,
-    and a gradient that is 0 everywhere.
+    Of a volume the three planes through `position` are shown. The title also begins the description. Raises ValueError
+    for another rank, a position outside, and a gradient that is 0 everywhere.
     """
     gradient = torch.as_tensor(gradient).detach().double().abs().numpy()
     names = AXES[-gradient.ndim :]
     if gradient.ndim not in (2, 3) or tuple(position) not in np.ndindex(*gradient.shape) or not gradient.any():
         raise ValueError(f"gradient {gradient.shape} and position {position}: expected (y, x) or (z, y, x), not all 0")
     share = gradient / gradient.max()
-    log = np.log10(np.maximum(share, SMALLEST_SHARE))
+    log, least = np.log10(np.maximum(share, SMALLEST_SHARE)), round(math.log10(SMALLEST_SHARE))
     planes = [None] if gradient.ndim == 2 else [0, 1, 2]
     figure = new_figure(3.6 * len(planes), 3.2)
     for axes, plane in zip(figure.subplots(1, len(planes), squeeze=False)[0], planes, strict=True):
         shown = log if plane is None else log.take(position[plane], plane)
         rest = [axis for axis in range(gradient.ndim) if axis != plane]
-        title = "" if plane is None else f"{names[plane]} = {position[plane]}"
-        _map(axes, shown, title, signed=False, vmin=math.log10(SMALLEST_SHARE), vmax=0)
+        heading = ", ".join(filter(None, (title, "" if plane is None else f"{names[plane]} = {position[plane]}")))
+        scale = _map(axes, shown, heading, signed=False, vmin=least, vmax=0)
+        scale.set_label(f"log10 of the share of the largest ({least}: or less)", fontsize=7)
+        _count(axes.xaxis, axes.yaxis, scale.ax.yaxis)
         axes.plot(position[rest[1]], position[rest[0]], "+", color=VERMILION, markersize=12, markeredgewidth=2)
         axes.set(xlabel=names[rest[1]], ylabel=names[rest[0]])
     inside = np.argwhere(share >= SMALLEST_SHARE)
     spans = [f"{name} {low} to {high}" for name, low, high in zip(names, inside.min(0), inside.max(0), strict=True)]
     strongest = tuple(map(int, np.unravel_index(gradient.argmax(), gradient.shape)))
-    text = (
+    text = (f"{title}. " if title else "") + (
         f"The output at {tuple(position)} depends most on the input at {strongest}. "
         f"{len(inside) / gradient.size:.1%} of the input matters at least {SMALLEST_SHARE:g} times as much: "
-        f"{', '.join(spans)}. The colours are powers of ten."
+        f"{', '.join(spans)}. The colours are powers of ten, the darkest {SMALLEST_SHARE:g} or less."
     )
     return Picture(figure, text)
 

@@ -28,13 +28,14 @@ def _reach(stages, *, stem=2, late_stride=True, up=3):
 STAGES_NEEDED = Exercise(
     number="06.4",
     title="is the cue within reach?",
-    goal="Write `stages_needed(rows)`: the fewest stages, at least 2, of a plain U-Net whose output can depend on a "
-    "pixel that many rows away.",
+    goal="Write `stages_needed(rows)`: the fewest stages, at least 2, of a plain U-Net whose output at a pixel can "
+    "depend on the input that many rows above it.",
     minutes=20,
     difficulty=3,
     reference=stages_needed,
     cases=tuple(
-        Case(f"a cue {rows} rows away", (rows,)) for rows in (1, 8, 9, 10, 11, 20, 21, 22, 23, 24, 25, 46, 47, 100, 384)
+        Case(f"a cue {rows} rows above", (rows,))
+        for rows in (1, 8, 9, 10, 11, 20, 21, 22, 23, 24, 25, 46, 47, 100, 384)
     ),
     hints=(
         "Count in rows of the image. A convolution of kernel 3 on a map whose neighbours are p rows apart looks p rows "
@@ -53,8 +54,8 @@ STAGES_NEEDED = Exercise(
         Mistake(
             "no upsampling",
             lambda rows: _fewest(rows, lambda stages: _reach(stages, up=2)),
-            "the upsampling is missing. A pixel may be copied from a coarse one whose centre lies at the other end of "
-            "it: 2^s rows more on the way into stage s.",
+            "the upsampling is missing: you have the reach downwards. Upwards, a pixel may be copied from a coarse one "
+            "whose centre lies at the other end of it: 2^s rows more on the way into stage s.",
         ),
         Mistake(
             "both convolutions on the coarse map",

@@ -62,7 +62,7 @@ def _readings(**changes) -> tuple[dict]:
     return (well | {name.replace("_", " "): value for name, value in changes.items()},)
 
 
-_WEIGHTS = "network.encoder.mixers.2.blocks.1.layer.cell.weights, which gives 7.906e+38"
+_WEIGHTS = "network.encoder.mixers.2.blocks.0.layer.cell.weights, which gives "
 
 DIAGNOSE = Exercise(
     number="07.7",
@@ -79,7 +79,8 @@ DIAGNOSE = Exercise(
         ),
         Case("readings like those of run C", _readings(largest_gate=0.0, pull_of_empty_patches=0.0)),
         Case("readings like those of run D", _readings(extent=(72.0, 288.0, 1024.0), largest_gate=0.0)),
-        Case("readings like those of run E", _readings(overflow=_WEIGHTS, largest_gate=89.6)),
+        Case("readings like those of run E", _readings(overflow=_WEIGHTS + "5.287e+62", largest_gate=144.4)),
+        Case("a gate of 89.6 in float32", _readings(overflow=_WEIGHTS + "8.182e+38", largest_gate=89.6)),
         Case(
             "a run in float16 whose gates reach 14",
             _readings(precision="float16", overflow="network.cell.weights, which gives 1.203e+06", largest_gate=14.0),

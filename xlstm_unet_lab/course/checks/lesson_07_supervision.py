@@ -86,8 +86,8 @@ DEEP_LOSS = Exercise(
     hints=(
         "Two things have to be found for each output: its weight, and a label of its size. The first follows from its "
         "place in the list, the second from `label.shape[1] // logits.shape[2]`.",
-        "A label is made smaller by leaving pixels out, `label[:, start::factor, start::factor]`. The pixel in the "
-        "middle of a block is number `factor // 2`.",
+        "A label is made smaller by leaving pixels out, `label[:, start::factor, start::factor]`. Of each block keep "
+        "number `factor // 2` along each axis.",
         "Add up `0.5**level * F.cross_entropy(logits, small)` over the outputs and divide by the sum of the weights.",
     ),
     mistakes=(
@@ -133,8 +133,8 @@ DEEP_LOSS = Exercise(
         Mistake(
             "the corner",
             lambda outputs, label: _deep(outputs, label, shrink=_corner),
-            "you keep the corner of every block. The label then lies up to half a coarse pixel beside the image: keep "
-            "the pixel in the middle, number `factor // 2`.",
+            "you keep the first pixel of every block. That is a possible choice (the encoder's features are centred "
+            "there); this exercise and nnU-Net keep number `factor // 2`.",
         ),
         Mistake(
             "averaged labels",
@@ -145,8 +145,8 @@ DEEP_LOSS = Exercise(
         Mistake(
             "the highest label",
             lambda outputs, label: _deep(outputs, label, shrink=_highest),
-            "you keep the highest label of every block: whatever has a high number grows. Keep the pixel in the "
-            "middle.",
+            "you keep the highest label of every block: whatever has a high number grows. Keep one pixel by its place, "
+            "number `factor // 2` along each axis.",
         ),
         Mistake(
             "enlarged logits",
