@@ -5,6 +5,13 @@
     FOLDER/labels.json             optional, what the numbers mean: {"nucleus": 1, "debris": 2}
 
 Several channels of a case are files of their own, NAME_0000, NAME_0001, ...
+
+Prepared labels count on from 1, as networks and nnU-Net need them, whatever the numbers in the files are. `predict`
+writes the numbers of the files again, so its labels can be scored against labels/ as well as against the prepared ones.
+
+Pictures are flipped along both axes in training, for nothing is known of what they show. Volumes are not flipped: left
+and right of a body differ. "flip_axes" in labels.json names the axes along which a mirror image is as likely, counted
+from 0 in the order (z, y, x) or (y, x), z from foot to head and x from left to right: {"tumour": 1, "flip_axes": [2]}.
 """
 
 from __future__ import annotations
@@ -54,14 +61,14 @@ class Survey:
     channels: int
     values: dict[str, int]  # label name -> number in the files, in the order of the numbers, background left out
     voxel: float  # the longest side of a voxel, in mm, median over the cases; 1 in pictures
+    flip_axes: tuple[int, ...] | None  # axes along which a mirror image is as likely; None: all of them
 
 
 def recipe_for(source: Path, known: Mapping[str, Recipe] | None = None) -> Recipe:
     """The recipe of a user's folder, called as the folder, with the facts that its files show.
 
     Every image and label is looked at, unless `known` holds a recipe of this name and the files are those it was read
-    off: its version is a checksum of their names, sizes and dates. Flips along all axes are allowed, for nothing is
-    known of the anatomy.
+    off: its version is a checksum of their names, sizes and dates.
     Raises ValueError with a list of all that does not fit: missing partners, shapes, grids, channels, label values that
     are no whole numbers or not in labels.json, too few cases; FileNotFoundError for a missing folder.
     """
@@ -85,9 +92,11 @@ def recipe_for(source: Path, known: Mapping[str, Recipe] | None = None) -> Recip
         spatial_dims=survey.spatial_dims,
         channel_names=("image",) if survey.channels == 1 else several,
         labels=labels,
+        label_numbers={} if list(survey.values.values()) == list(labels.values())[1:] else survey.values,
         colours={label: COLOURS[position % len(COLOURS)] for position, label in enumerate(survey.values)},
         tolerances=dict.fromkeys(survey.values, survey.voxel),
         spacing_unit="pixel" if flat else "mm",
+        flip_axes=survey.flip_axes,
         file_ending=".png" if flat else ".nii.gz",
         version=version,
         convert=partial(_convert, survey),
@@ -104,7 +113,7 @@ def look_through(source: Path) -> Survey:
     """Pair images with labels and check every case; ValueError with a list of all that does not fit."""
     problems: list[str] = []
     flat, cases = _pair_up(source, problems)
-    names = _declared_names(source / "labels.json")
+    names, flip_axes = _declared(source / "labels.json", spatial_dims=2 if flat else 3)
     look_at = _look_at_pictures if flat else _look_at_volumes
     channels, voxels_mm, values = {}, [], set()
     for name, (files, label) in cases.items():
@@ -129,7 +138,7 @@ def look_through(source: Path) -> Survey:
         listed = [*problems[:SHOWN], *([f"... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else [])]
         raise ValueError("\n- ".join([f"{source} cannot be prepared, {len(problems)} problems:", *listed]))
     names = names or {f"label {value}": value for value in sorted(values)}
-    return Survey(cases, 2 if flat else 3, usual, names, float(median(voxels_mm)))
+    return Survey(cases, 2 if flat else 3, usual, names, float(median(voxels_mm)), flip_axes)
 
 
 def _pair_up(source: Path, problems: list[str]) -> tuple[bool, dict[str, tuple[list[Path], Path]]]:
@@ -161,14 +170,22 @@ def _pair_up(source: Path, problems: list[str]) -> tuple[bool, dict[str, tuple[l
     return endings is pictures.ENDINGS, {name: (files[name], labels[name]) for name in labels if files[name]}
 
 
-def _declared_names(path: Path) -> dict[str, int] | None:
-    """Label name -> number, in the order of the numbers and without background; None where there is no such file."""
+def _declared(path: Path, spatial_dims: int) -> tuple[dict[str, int] | None, tuple[int, ...] | None]:
+    """Label name -> number, in the order of the numbers and without background, None where no label has a name; and
+    the axes to flip along, those of a picture or none of a volume where they are not named."""
+    usual = None if spatial_dims == 2 else ()
     if not path.is_file():
-        return None
+        return None, usual
     try:
         names = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
+    flips, axes = names.pop("flip_axes", None) if isinstance(names, dict) else None, range(spatial_dims)
+    if flips is not None and not (isinstance(flips, list) and all(axis in axes for axis in flips)):
+        raise ValueError(f'{path} holds "flip_axes": {flips}; a list of axes from 0 to {axes[-1]} is expected')
+    flips = usual if flips is None else tuple(axis for axis in axes if axis in flips)
+    if names == {}:
+        return None, flips
     numbers = list(names.values()) if isinstance(names, dict) else [None]
     if not all(type(number) is int and number >= 0 for number in numbers) or len(set(numbers)) != len(numbers):
         raise ValueError(
@@ -176,7 +193,8 @@ def _declared_names(path: Path) -> dict[str, int] | None:
         )
     if names.get("background", 0) != 0 or (0 in numbers and "background" not in names):
         raise ValueError(f"{path} holds {names}; background is 0 and 0 is background")
-    return {name: number for name, number in sorted(names.items(), key=lambda pair: pair[1]) if number != 0}
+    ordered = sorted(names.items(), key=lambda pair: pair[1])
+    return {name: number for name, number in ordered if number != 0}, flips
 
 
 def _look_at_pictures(files: list[Path], label: Path) -> tuple[int, float, set[int]]:
@@ -242,13 +260,12 @@ def _checksum(source: Path) -> int:
 
 
 def _convert(survey: Survey, _source: Path, out: Path, track: Track = iter) -> dict:
-    """Write the cases that were looked through; returns what was changed on the way."""
+    """Write the cases that were looked through; returns what to count of them."""
     jobs = []
     for position, (name, (files, label)) in enumerate(survey.cases.items()):
         held_out = len(survey.cases) >= FEWEST_TO_HOLD_OUT and position % TEST_EVERY == TEST_EVERY - 1
         jobs.append(Job("Ts" if held_out else "Tr", name, (*files, label)))
-    counts = convert_cases(out, jobs, partial(_write, survey), track)
-    return {"label_numbers_in_the_files": survey.values} | counts
+    return convert_cases(out, jobs, partial(_write, survey), track)
 
 
 def _write(survey: Survey, job: Job, out: Path) -> dict[str, int]:

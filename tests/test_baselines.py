@@ -12,7 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import xlstm_unet_lab as lab
+from data_recipes import phantom_brain
+from xlstm_unet_lab.data.dataset import normalise
 from xlstm_unet_lab.models.baselines import BASELINES, BaselineConfig
+from xlstm_unet_lab.models.presets import PRESETS
 
 PATCH = {2: (32, 64), 3: (16, 16, 32)}
 TINY = {
@@ -181,6 +184,18 @@ def test_nnunet_is_the_network_of_dynamic_network_architectures():
     assert torch.equal(ours(image), theirs(image)[0])
 
 
+@pytest.mark.parametrize("patch_size", [(128, 128), (64, 64, 64)])
+def test_networks_of_one_plan_are_about_as_large(patch_size):
+    """Stages and widths are planned alike: mixers, or a second block a stage, add at most 0.6 of `unet` to it."""
+    sizes = {}
+    for name in (*PRESETS, "nnunet", "nnunet_res_enc"):
+        with torch.device("meta"):  # shapes without numbers
+            network = lab.build(name, spatial_dims=len(patch_size), in_channels=1, num_classes=3, patch_size=patch_size)
+        sizes[name] = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
+    ratios = {name: size / sizes["unet"] for name, size in sizes.items()}
+    assert all(1 <= ratio < 1.6 for ratio in ratios.values()), ratios
+
+
 @pytest.mark.parametrize("encoder", ["convnext_atto", "mobilenetv3_small_050", "vil_tiny_patch16_224"])
 def test_other_encoders(encoder):
     network = build("timm_unet", encoder=encoder, deep_supervision=True)
@@ -225,22 +240,20 @@ def test_other_projects_load_only_when_one_of_theirs_is_built():
     assert done.stdout.strip() == "[]"
 
 
-def volumes():
-    """Bright boxes on noise."""
+def heads():
+    """Small heads with a tumour each: four sequences, four labels."""
     made = []
-    for index in range(3):
-        generator = torch.Generator().manual_seed(index)
-        label = torch.zeros((32, 32, 64), dtype=torch.int64)
-        label[(slice(4 + 3 * index, 20 + 3 * index),) * 3] = 1
-        image = 2.0 * label[None] + torch.randn((1, *label.shape), generator=generator)
-        made.append({"image": image, "label": label, "spacing": (1.0,) * 3, "name": str(index)})
+    for seed in range(3):
+        image, label = phantom_brain.scene(seed, (32, 48, 64))
+        image, label = torch.from_numpy(normalise(image)), torch.from_numpy(label).long()
+        made.append({"image": image, "label": label, "spacing": (2.0, 4.0, 2.5), "name": str(seed)})
     return made
 
 
 @kinds
 def test_the_loss_falls(name, spatial_dims):
-    train = lab.load_dataset("phantom_microscopy", "train") if spatial_dims == 2 else volumes()
-    network = build(name, spatial_dims, in_channels=1)
+    train = lab.load_dataset("phantom_microscopy", "train") if spatial_dims == 2 else heads()
+    network = build(name, spatial_dims, in_channels=len(train[0]["image"]), num_classes=spatial_dims + 1)
     config = lab.TrainConfig(
         patch_size=patch(name, spatial_dims),
         steps=8,

@@ -1,17 +1,21 @@
 """The command line: what each command prints and leaves behind, exit codes, and errors in one line."""
 
+import importlib
 import inspect
 import json
 import subprocess
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from command_line import TRAIN, call
 from typer.testing import CliRunner
 
 import xlstm_unet_lab as lab
+from benchmarks import __main__ as benchmarks
 from xlstm_unet_lab.cli import app, runs
 from xlstm_unet_lab.cli.app import ORDER, print_json, print_table
 from xlstm_unet_lab.cli.doctor import Finding
@@ -144,6 +148,51 @@ def test_errors_of_the_library_are_one_line(arguments, message):
     assert result.stdout == ""
 
 
+def fill_gpu(*_, **__):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+
+def fill_processor(*_, **__):
+    torch.empty(2**50, dtype=torch.uint8)
+
+
+def fill_numpy(*_, **__):
+    np.empty(2**50, np.uint8)
+
+
+@pytest.mark.parametrize("fill", [fill_gpu, fill_processor, fill_numpy])
+@pytest.mark.parametrize(
+    ("arguments", "called", "advice"),
+    [
+        (("train", *TRAIN), "data.dataset.load_dataset", "use a smaller --batch-size or --patch-size"),
+        (("models", "--patch-size", "64,64"), "models.presets.list_models", "use a smaller --patch-size"),
+        (("prepare", "nuclei"), "data.recipe.prepare", "use a smaller network, free some, or take a machine with more"),
+    ],
+)
+def test_full_memory_is_two_lines(monkeypatch, fill, arguments, called, advice):
+    monkeypatch.setattr(f"xlstm_unet_lab.{called}", fill)
+    error, said = call(*arguments, code=1).stderr.splitlines()
+    assert error.startswith("error: ") and said == f"Memory is full: {advice}"
+
+
+def test_other_errors_of_torch_are_bugs_and_keep_their_traceback(monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr("xlstm_unet_lab.data.recipe.prepare", fail)
+    assert isinstance(CliRunner().invoke(app, ["prepare", "nuclei"]).exception, RuntimeError)
+
+
+def test_notes_of_an_error_are_shown(monkeypatch):
+    def fail(*_, **__):
+        error = OSError("No space left on device")
+        error.add_note("What was converted is kept")
+        raise error
+
+    monkeypatch.setattr("xlstm_unet_lab.data.recipe.prepare", fail)
+    assert call("prepare", "nuclei", code=1).stderr.splitlines()[1] == "What was converted is kept"
+
+
 def test_json_knows_no_infinity_and_no_nan(capsys):
     def refuse(word):
         raise AssertionError(f"{word} is no JSON")
@@ -184,6 +233,17 @@ def test_bench_runs_the_measurements_of_the_checkout(monkeypatch, code):
     ((command, folder),) = called
     assert command == ["-m", "benchmarks", "import_time"]
     assert (folder / "benchmarks" / "__main__.py").is_file()
+
+
+@pytest.mark.parametrize(("names", "expected"), [([], list(benchmarks.NAMES)), (["accuracy"], ["accuracy"])])
+def test_what_takes_hours_is_measured_only_when_asked_for(monkeypatch, names, expected):
+    measured = []
+    monkeypatch.setattr("sys.argv", ["benchmarks", *names])
+    monkeypatch.setattr(
+        importlib, "import_module", lambda name: SimpleNamespace(main=lambda: measured.append(name.split(".")[1]))
+    )
+    benchmarks.main()
+    assert measured == expected
 
 
 def test_bench_outside_a_checkout_says_where_they_are(monkeypatch, tmp_path):

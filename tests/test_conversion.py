@@ -1,6 +1,7 @@
 """A preparation that is killed anywhere goes on where it was, and ends as if it had not been killed."""
 
 import dataclasses
+import errno
 import os
 import signal
 import zipfile
@@ -173,11 +174,38 @@ def test_another_task_starts_from_the_beginning(originals, tmp_path, change):
     assert not list((tmp_path / "root").glob(".partial-*"))
 
 
-def test_an_error_leaves_nothing(originals, tmp_path):
-    (originals["folder"] / "case_4.png").write_bytes(b"no picture")
-    with pytest.raises(Exception, match=r"case_4\.png|identify|image"):
-        prepare(RECIPE, tmp_path / "root", source=originals["folder"], progress=False)
+def broken_file():
+    raise ValueError("no picture")
+
+
+def full_disk():
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("fail", [broken_file, full_disk])
+@pytest.mark.parametrize("source", ["folder", "archive"])
+def test_after_an_error_it_goes_on_too_and_the_error_says_so(originals, tmp_path, monkeypatch, fail, source):
+    root, read = tmp_path / "root", imread
+    with monkeypatch.context() as patch:
+        patch.setitem(globals(), "imread", lambda path: fail() if path.stem == "case_4" else read(path))
+        with pytest.raises((ValueError, OSError), match=r"no picture|No space left") as caught:
+            prepare(RECIPE, root, source=originals[source], progress=False)
+    (note,) = caught.value.__notes__
+    assert f"kept in {root / '.partial-Dataset999_toy'}: put this right and prepare it again" in note
+    assert prepared_folder(RECIPE, root) is None
+    worked_on(tmp_path)
+    folder = prepare(RECIPE, root, source=originals[source], progress=False)
+    assert set(worked_on(tmp_path)) == {"case_4", "case_5"}
+    assert tree(folder) == tree(prepare(RECIPE, tmp_path / "whole", source=originals[source], progress=False))
+    assert not list(root.glob(".partial-*"))
+
+
+def test_an_error_before_the_first_case_leaves_nothing(originals, tmp_path):
+    recipe = dataclasses.replace(RECIPE, convert=lambda *_: broken_file())
+    with pytest.raises(ValueError, match="no picture") as caught:
+        prepare(recipe, tmp_path / "root", source=originals["folder"], progress=False)
     assert [path.name for path in (tmp_path / "root").iterdir() if path.is_dir()] == []
+    assert not hasattr(caught.value, "__notes__")
 
 
 def test_counts_are_added_up_and_names_must_differ(originals, tmp_path):

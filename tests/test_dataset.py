@@ -143,7 +143,7 @@ def test_load_dataset_bad_input(colour_set, tmp_path):
         load_dataset(recipe, "val", root, fold=5)
     with pytest.raises(KeyError, match=r"did you mean .*phantom_microscopy"):
         load_dataset("phantom", "train", root)
-    with pytest.raises(FileNotFoundError, match=r"nuclei is not prepared in .*call prepare\('nuclei'\)"):
+    with pytest.raises(FileNotFoundError, match=r"not prepared .*prepare\('nuclei'\) .*xlstm-unet-lab prepare nuclei "):
         load_dataset("nuclei", "train", tmp_path)
 
 

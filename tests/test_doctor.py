@@ -10,9 +10,8 @@ from xlstm_unet_lab.cli.doctor import Finding, doctor
 
 def test_this_machine_is_described_completely():
     found = doctor()
-    assert {"python", "packages", "processor", "gpu", "mLSTM", "profile", "display", "browser", "data", "nnU-Net"} == {
-        finding.name for finding in found
-    }
+    names = "python packages notebooks napari processor gpu mLSTM profile display browser data nnU-Net"
+    assert {finding.name for finding in found} == set(names.split())
     assert all(finding.value for finding in found)
     assert all(finding.advice for finding in found if not finding.ok)
 
@@ -36,14 +35,26 @@ def test_python():
 
 
 def test_packages_are_those_the_project_declares(monkeypatch):
-    declared = ["numpy>=1.26", "no-such-package>=1", "napari[pyqt6]>=0.6; extra == 'napari'"]
+    declared = ["numpy>=1.26", "no-such-package>=1"]
+    declared += ["napari[pyqt6]>=0.6; extra == 'napari'", "qtpy>=2.4; extra == 'napari'"]
+    declared += ['jupyterlab>=4.2; extra == "notebooks"', "pytest>=8.2; extra == 'dev'"]
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: declared)
-    monkeypatch.setattr(
-        "xlstm_unet_lab.training.machine.installed_version", {"numpy": "2.0", "xlstm-unet-lab": "0.1"}.get
-    )
-    assert findings.packages() == Finding(
-        "packages", "xlstm-unet-lab 0.1, numpy 2.0", False, "pip install no-such-package"
-    )
+    installed = {"numpy": "2.0", "xlstm-unet-lab": "0.1", "jupyterlab": "4.3", "qtpy": "2.4"}
+    monkeypatch.setattr(findings, "version_of", installed.get)
+    assert findings.packages() == [
+        Finding(
+            "packages",
+            "xlstm-unet-lab 0.1, numpy 2.0, no-such-package not installed",
+            False,
+            "pip install no-such-package",
+        ),
+        Finding("notebooks", "jupyterlab 4.3"),
+        Finding(
+            "napari",
+            "napari not installed, qtpy 2.4",
+            advice="to look at cases in napari: pip install 'xlstm-unet-lab[napari]'",
+        ),
+    ]
 
 
 def test_packages_of_a_kit_that_is_not_installed(monkeypatch):
@@ -51,7 +62,8 @@ def test_packages_of_a_kit_that_is_not_installed(monkeypatch):
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "requires", absent)
-    assert findings.packages().advice == "pip install -e . in its checkout"
+    (finding,) = findings.packages()
+    assert not finding.ok and finding.advice == "pip install -e . in its checkout"
 
 
 @pytest.mark.parametrize(
@@ -76,6 +88,18 @@ def test_gpu(capability, amd, precision):
     finding = findings.gpu("Some GPU", 24 * 2**30, capability, amd)
     assert finding.value == "Some GPU, 24 GiB"
     assert f"--precision {precision}" in finding.advice
+
+
+@pytest.mark.parametrize(
+    ("reason", "value"),
+    [
+        (None, "Triton kernels for head widths 16, 32, 64, 128, 256, 512 and at least 128 tokens; chunkwise form"),
+        ("the tensors are on cpu", "chunkwise form in PyTorch, as the tensors are on cpu"),
+    ],
+)
+def test_kernels(monkeypatch, reason, value):
+    monkeypatch.setattr("xlstm_unet_lab.ops.mlstm_triton.obstacle", lambda *inputs, with_state: reason)
+    assert findings.kernels().value.startswith(value)
 
 
 def test_profile(monkeypatch):
@@ -127,11 +151,11 @@ def test_data_that_cannot_be_written(tmp_path, monkeypatch):
 
 
 def test_nnunet(tmp_path):
-    assert "pip install 'xlstm-unet-lab[nnunet]'" in findings.nnunet(False, {}).advice
-    unset = findings.nnunet(True, {"nnUNet_raw": str(tmp_path)})
+    assert "pip install 'xlstm-unet-lab[nnunet]'" in findings.nnunet(None, {}).advice
+    unset = findings.nnunet("2.6", {"nnUNet_raw": str(tmp_path)})
     assert unset.ok and "set nnUNet_preprocessed, nnUNet_results" in unset.advice
-    wrong = findings.nnunet(True, {name: str(tmp_path / "no") for name in findings.NNUNET_FOLDERS})
+    wrong = findings.nnunet("2.6", {name: str(tmp_path / "no") for name in findings.NNUNET_FOLDERS})
     assert not wrong.ok and "make the folder" in wrong.advice
-    assert findings.nnunet(True, dict.fromkeys(findings.NNUNET_FOLDERS, str(tmp_path))) == Finding(
-        "nnU-Net", ", ".join(f"{name}={tmp_path}" for name in findings.NNUNET_FOLDERS)
+    assert findings.nnunet("2.6", dict.fromkeys(findings.NNUNET_FOLDERS, str(tmp_path))) == Finding(
+        "nnU-Net", ", ".join(["nnunetv2 2.6", *(f"{name}={tmp_path}" for name in findings.NNUNET_FOLDERS)])
     )

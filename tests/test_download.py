@@ -50,7 +50,7 @@ def zip_of(members):
 class Server(http.server.ThreadingHTTPServer):
     """Serves `content`; cuts the connection after `cut` bytes when that is set; knows ranges; records the requests."""
 
-    content, cut, status, etag = b"", None, 200, '"one"'
+    content, cut, status, etag, says_length = b"", None, 200, '"one"', True
     missing = ()  # paths that are not there
 
     def __init__(self):
@@ -76,7 +76,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         else:
             self.send_response(200)
-        self.send_header("Content-Length", str(len(content) - start))
+        if server.says_length:
+            self.send_header("Content-Length", str(len(content) - start))
         if server.etag:
             self.send_header("ETag", server.etag)
         self.end_headers()
@@ -114,6 +115,30 @@ def test_without_a_known_checksum_the_one_found_is_warned_about_and_recorded(ser
     with pytest.warns(UserWarning, match=f"no checksum is known for .* has sha256 {digest}"):
         folder = prepare(toy_recipe(files=(server.file(None),)), tmp_path, progress=False)
     assert json.loads((folder / "recipe.json").read_text())["source"]["files"][0]["sha256"] == digest
+
+
+@pytest.mark.filterwarnings("ignore:no checksum is known")
+@pytest.mark.parametrize("spoil", [lambda content: b"the server is busy", lambda content: content[:300_000]])
+def test_without_a_known_checksum_a_bad_download_is_fetched_anew(server, tmp_path, spoil):
+    recipe, whole = toy_recipe(files=(server.file(None),)), server.content
+    server.says_length = False  # so that the download cannot tell that something is missing
+    server.content = spoil(whole)
+    with pytest.raises(ValueError, match=r"file\.zip is neither a zip nor a tar archive") as caught:
+        prepare(recipe, tmp_path, progress=False)
+    assert caught.value.__notes__ == [
+        "No checksum vouches for this download, so it was deleted: call again to get it anew"
+    ]
+    assert [path for folder in tmp_path.iterdir() if folder.is_dir() for path in folder.iterdir()] == []
+    server.content = whole
+    assert prepare(recipe, tmp_path, progress=False).is_dir()
+
+
+def test_an_archive_that_is_refused_stays_where_its_checksum_is_known(server, tmp_path):
+    server.content = b"no archive"
+    with pytest.raises(ValueError, match="neither a zip nor a tar archive"):
+        prepare(toy_recipe(files=(server.file(sha256(server.content)),)), tmp_path, progress=False)
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["downloads"]
+    assert [path.name for path in (tmp_path / "downloads").iterdir()] == ["file.zip"]
 
 
 def test_a_wrong_checksum_is_refused_and_nothing_stays(server, tmp_path):

@@ -63,6 +63,30 @@ def test_transparency_is_left_out(tmp_path, array, mode):
         assert np.array_equal(read_picture(tmp_path / name), array)
 
 
+@pytest.mark.parametrize("channels", [2, 4, 5])
+def test_a_channel_of_a_tiff_that_is_no_transparency_is_not_left_out(tmp_path, channels):
+    stains = np.concatenate([RGB, RGB], -1)[..., :channels]
+    tifffile.imwrite(tmp_path / "a.tif", stains, photometric="minisblack", planarconfig="contig")
+    with pytest.raises(ValueError, match=rf"a\.tif cannot be read: it holds {channels} channels; save it as RGB"):
+        read_picture(tmp_path / "a.tif")
+
+
+def test_nor_is_it_by_another_decoder(codecs, tmp_path):
+    stains = Image.frombytes("RGBX", (9, 6), np.concatenate([RGB, GREY[..., None]], -1).tobytes())
+    stains.save(tmp_path / "a.tif", compression="tiff_lzw")
+    with pytest.raises(ValueError, match="it holds 4 channels"):
+        read_picture(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("kind", ["assocalpha", "unassalpha"])
+def test_transparency_of_a_tiff_is_that_which_it_names_so(tmp_path, kind):
+    alpha = np.concatenate([RGB, GREY[..., None]], -1)
+    for planes in ("contig", "separate"):
+        array = alpha if planes == "contig" else np.moveaxis(alpha, -1, 0)
+        tifffile.imwrite(tmp_path / "a.tif", array, photometric="rgb", planarconfig=planes, extrasamples=[kind])
+        assert np.array_equal(read_picture(tmp_path / "a.tif"), RGB)
+
+
 @pytest.mark.parametrize("ending", ["png", "bmp", "tif"])
 def test_a_palette_is_looked_up(tmp_path, ending):
     few = RGB // 128 * 255  # eight colours, which a palette can hold without loss

@@ -58,6 +58,9 @@ def test_list_recipes_says_what_is_prepared(tmp_path):
     assert table.loc["nuclei", "scored by"] == "dice, surface_dice, instance_f1"
     assert table.loc["nuclei", "size"] == "83 MB" and table.loc["phantom_microscopy", "how it comes"] == "made here"
     assert not table["prepared"].any()
+    not_stated = set(table.index[table["size"] == "not stated"])
+    assert not_stated == {"endoscopy", "brain_tumour"}, "of what comes after registering no size is published"
+    assert all(size.endswith(" MB") for size in table.loc[table["how it comes"] == "download or source=", "size"])
 
 
 def test_unknown_recipe_suggests_the_nearest():

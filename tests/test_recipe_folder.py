@@ -73,12 +73,10 @@ def test_pictures(tmp_path, root):
     assert folder == root / "Dataset501_my_cells"
     marker = json.loads((folder / "recipe.json").read_text())
     assert marker["counts"] == {"training": 9, "test": 2}
-    assert marker["facts"] == {
-        "label_numbers_in_the_files": {"nucleus": 3, "debris": 255},
-        "images_scaled_to_8_bits": 0,
-    }
+    assert marker["facts"] == {"images_scaled_to_8_bits": 0}
     train, test = load_dataset("my_cells", "all"), load_dataset("my_cells", "test")
     assert test.names == ["e", "j"] and train.recipe.labels == {"background": 0, "nucleus": 1, "debris": 2}
+    assert train.recipe.label_numbers == {"nucleus": 3, "debris": 255} and train.recipe.flip_axes is None
     assert train.recipe.colours == {"nucleus": COLOURS[0], "debris": COLOURS[1]} and train.recipe.spatial_dims == 2
     assert train[0]["spacing"] == (1.0, 1.0) and train.recipe.spacing_unit == "pixel"
     original = imread(source / "labels" / "a.png")
@@ -92,12 +90,20 @@ def test_volumes_of_two_channels(tmp_path):
         json.loads((prepare("folder", source=source) / "recipe.json").read_text())["name"], "all"
     ).recipe
     assert recipe.channel_names == ("channel 0", "channel 1") and recipe.spatial_dims == 3
-    assert recipe.labels == {"background": 0, "label 1": 1, "label 5": 2}
+    assert recipe.labels == {"background": 0, "label 1": 1, "label 5": 2} and recipe.flip_axes == ()
     assert recipe.tolerances == {"label 1": 4.0, "label 5": 4.0} and recipe.spacing_unit == "mm"
     item = load_dataset("scans", "train")[0]
     assert item["image"].shape == (2, *VOLUME[::-1]) and item["spacing"] == (4.0, 1.5, 1.0)
     assert len(load_dataset("scans", "all")) == 6 and len(load_dataset("scans", "test")) == 0
     assert not recipe.made_here and pickle.loads(pickle.dumps(recipe)).labels == recipe.labels
+
+
+def test_volumes_are_flipped_along_the_axes_that_labels_json_names(tmp_path):
+    source = fill(tmp_path / "scans", ending=".nii")
+    for text, axes in (('{"flip_axes": [2, 1]}', (1, 2)), ('{"tumour": 1, "flip_axes": []}', ())):
+        (source / "labels.json").write_text(text)
+        recipe = recipe_for(source)
+        assert recipe.flip_axes == axes and len(recipe.labels) == 2 and recipe.label_numbers == {}
 
 
 def test_labels_with_another_affine_in_whole_floats(tmp_path):
@@ -291,6 +297,8 @@ def test_all_problems_come_at_once_but_not_without_end(tmp_path):
         ('{"nucleus": 1, "debris": 1}', "a number of its own for every name"),
         ('{"nothing": 0, "nucleus": 1}', "background is 0 and 0 is background"),
         ('{"background": 1}', "background is 0 and 0 is background"),
+        ('{"nucleus": 1, "flip_axes": [2]}', r'"flip_axes": \[2\]; a list of axes from 0 to 1 is expected'),
+        ('{"nucleus": 1, "flip_axes": "y"}', r'"flip_axes": y; a list of axes from 0 to 1 is expected'),
     ],
 )
 def test_bad_names_of_labels(cells, names, message):

@@ -17,10 +17,12 @@ ORDER = ("doctor", "prepare", "models", "train", "predict", "evaluate", "report"
 
 # What the library raises on purpose; anything else is a bug and keeps its traceback.
 EXPECTED = (ValueError, KeyError, TypeError, OSError, FloatingPointError, ImportError)
+# In torch's RuntimeError when memory is full, a GPU's or the processor's: importing torch for its own would take long.
+FULL = ("out of memory", "memory: you tried to allocate")
 
 
 class Commands(TyperGroup):
-    """Commands whose errors from the library end in one line instead of a traceback."""
+    """Commands whose errors from the library end in a line of words, and one a note, instead of a traceback."""
 
     def list_commands(self, context):
         return sorted(super().list_commands(context), key=ORDER.index)
@@ -28,12 +30,20 @@ class Commands(TyperGroup):
     def invoke(self, context):
         try:
             return super().invoke(context)
-        except EXPECTED as error:
-            if context.params.get("debug"):
+        except (*EXPECTED, MemoryError, RuntimeError) as error:
+            full = isinstance(error, MemoryError) or any(sign in str(error) for sign in FULL)
+            if context.params.get("debug") or not (full or isinstance(error, EXPECTED)):
                 raise
             words = error.args[0] if isinstance(error, KeyError) and error.args else error
-            typer.secho(f"error: {words}", fg="red", err=True)
+            notes = [*getattr(error, "__notes__", ()), *([self._needs_less(context)] if full else ())]
+            typer.secho("\n".join([f"error: {words}", *notes]), fg="red", err=True)
             raise typer.Exit(1) from error
+
+    def _needs_less(self, context):
+        """What to do when memory is full, by the options that the command has."""
+        options = {name for parameter in self.commands[context.invoked_subcommand].params for name in parameter.opts}
+        smaller = " or ".join(name for name in ("--batch-size", "--patch-size") if name in options)
+        return f"Memory is full: use a smaller {smaller or 'network, free some, or take a machine with more'}"
 
 
 app = typer.Typer(

@@ -1,7 +1,6 @@
 """What this machine offers: versions, devices, kernels, screen, room for data, and what to do where something lacks."""
 
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import re
@@ -18,6 +17,7 @@ FAST_BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")  # what Linux calls it on In
 BFLOAT16_SINCE = (8, 0)  # compute capability of an NVIDIA GPU
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 NNUNET_FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+EXTRAS = {"notebooks": "for lessons and widgets", "napari": "to look at cases in napari"}  # nnU-Net has its own finding
 
 
 class Finding(NamedTuple):
@@ -33,14 +33,14 @@ def doctor(root: str | Path | None = None) -> list[Finding]:
     """Look at this machine and report, one `Finding` a thing; `root` is where prepared data lives (see `data_root`)."""
     checks = {
         "python": lambda: [python(sys.version_info[:3])],
-        "packages": lambda: [packages()],
+        "packages": packages,
         "devices": devices,
         "mLSTM": lambda: [kernels()],
         "profile": lambda: [profile()],
         "display": lambda: [display(sys.platform, os.environ, shutil.which)],
         "browser": lambda: [browser(shutil.which)],
         "data": lambda: [data(root)],
-        "nnU-Net": lambda: [nnunet(importlib.util.find_spec("nnunetv2") is not None, os.environ)],
+        "nnU-Net": lambda: [nnunet(version_of("nnunetv2"), os.environ)],
     }
     found = []
     for name, check in checks.items():
@@ -58,19 +58,32 @@ def python(version: tuple[int, ...]) -> Finding:
     return Finding("python", text, ok, "" if ok else f"install Python {'.'.join(map(str, OLDEST_PYTHON))} or newer")
 
 
-def packages() -> Finding:
-    """The version of everything the kit declares that it needs."""
-    from xlstm_unet_lab.training.machine import installed_version
-
+def packages() -> list[Finding]:
+    """The version of everything the kit declares that it needs, and of what its extras add."""
     try:
         lines = importlib.metadata.requires(DISTRIBUTION) or []
     except importlib.metadata.PackageNotFoundError:
-        return Finding("packages", f"{DISTRIBUTION} is not installed", False, "pip install -e . in its checkout")
-    names = [re.match(r"[\w.-]+", line).group() for line in lines if "extra ==" not in line]
-    versions = {name: installed_version(name) for name in (DISTRIBUTION, *names)}
-    missing = [name for name, version in versions.items() if version is None]
-    found = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
-    return Finding("packages", found, not missing, f"pip install {' '.join(missing)}" if missing else "")
+        return [Finding("packages", f"{DISTRIBUTION} is not installed", False, "pip install -e . in its checkout")]
+    value, missing = _versions([DISTRIBUTION, *(line for line in lines if "extra ==" not in line)])
+    found = [Finding("packages", value, not missing, f"pip install {' '.join(missing)}" if missing else "")]
+    for extra, purpose in EXTRAS.items():
+        value, missing = _versions([line for line in lines if re.search(f"extra == .{extra}.$", line)])
+        advice = f"{purpose}: pip install '{DISTRIBUTION}[{extra}]'" if missing else ""
+        found.append(Finding(extra, value, advice=advice))
+    return found
+
+
+def _versions(requirements: Collection[str]) -> tuple[str, list[str]]:
+    """What is installed of the distributions that these lines begin with, as text, and the names of those missing."""
+    names = [re.match(r"[\w.-]+", line).group() for line in requirements]
+    versions = {name: version_of(name) for name in names}
+    text = ", ".join(f"{name} {version or 'not installed'}" for name, version in versions.items())
+    return text, [name for name, version in versions.items() if version is None]
+
+
+def version_of(name: str) -> str | None:
+    """Of an installed distribution; without `training.machine`, which imports torch: it may be what is missing."""
+    return next((found.version for found in importlib.metadata.distributions(name=name)), None)
 
 
 def devices() -> list[Finding]:
@@ -107,7 +120,7 @@ def gpu(name: str, memory: int, capability: tuple[int, int], amd: bool) -> Findi
 
 
 def kernels() -> Finding:
-    """Which form of the mLSTM `form="auto"` takes."""
+    """Which form of the mLSTM `form="auto"` takes, and for which inputs."""
     import torch
 
     from xlstm_unet_lab.ops.mlstm_triton import CHUNK, WIDTHS, obstacle
@@ -115,7 +128,10 @@ def kernels() -> Finding:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     q = torch.empty(1, 1, CHUNK, WIDTHS[0], device=device)
     reason = obstacle(q, q, with_state=False)
-    return Finding("mLSTM", "Triton kernels" if reason is None else f"chunkwise form in PyTorch, as {reason}")
+    if reason is not None:
+        return Finding("mLSTM", f"chunkwise form in PyTorch, as {reason}")
+    fitting = f"Triton kernels for head widths {', '.join(map(str, WIDTHS))} and at least {CHUNK} tokens"
+    return Finding("mLSTM", f"{fitting}; chunkwise form in PyTorch for any other")
 
 
 def profile() -> Finding:
@@ -162,12 +178,12 @@ def data(root: str | Path | None) -> Finding:
     return Finding("data", value, free >= LEAST_FREE, "" if free >= LEAST_FREE else f"{elsewhere} with more room")
 
 
-def nnunet(installed: bool, environ: Mapping[str, str]) -> Finding:
-    """Whether nnU-Net v2 is there, and the folders it needs to be told of."""
-    if not installed:
+def nnunet(version: str | None, environ: Mapping[str, str]) -> Finding:
+    """Which nnU-Net v2 is there, and the folders it needs to be told of."""
+    if version is None:
         return Finding("nnU-Net", "not installed", advice=f"to train inside it: pip install '{DISTRIBUTION}[nnunet]'")
     folders = {name: environ.get(name) for name in NNUNET_FOLDERS}
-    value = ", ".join(f"{name}={folder or 'not set'}" for name, folder in folders.items())
+    value = ", ".join([f"nnunetv2 {version}", *(f"{name}={folder or 'not set'}" for name, folder in folders.items())])
     wrong = [name for name, folder in folders.items() if folder and not Path(folder).is_dir()]
     unset = [name for name, folder in folders.items() if not folder]
     advice = [f"make the folder {folders[name]}, or let {name} name another" for name in wrong]

@@ -72,7 +72,7 @@ def prepare(
 
 @app.command()
 def bench(
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Which; all when none is named.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Which; if none, all quick ones.")] = None,
 ) -> None:
     """Run the measurements of a checkout and keep their results in its benchmarks/results/."""
     checkout = Path(__file__).resolve().parents[2]

@@ -220,8 +220,9 @@ def load_dataset(
     if folder is None:
         if not recipe.made_here:
             raise FileNotFoundError(
-                f"{recipe.name} is not prepared in {recipe.folder(root)}; call prepare({recipe.name!r}) to get it, or "
-                f"prepare({recipe.name!r}, source=...) with a folder or archive you have"
+                f"{recipe.name} is not prepared in {recipe.folder(root)}; to get it call prepare({recipe.name!r}) in "
+                f"Python or xlstm-unet-lab prepare {recipe.name} in a shell, with source= or --source if you have its "
+                "folder or archive"
             )
         folder = prepare(recipe, root=root, progress=False)
     folds = json.loads((folder / "splits_final.json").read_text())

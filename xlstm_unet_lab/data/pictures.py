@@ -9,16 +9,17 @@ import numpy as np
 from xlstm_unet_lab.data.nnunet_raw import check_pairs, files_by_name
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+TRANSPARENCY = ((1,), (2,))  # what ExtraSamples of a TIFF say of a last channel that is alpha, associated or not
 
 
 def read_picture(path: str | Path) -> np.ndarray:
     """One PNG, JPEG, BMP or TIFF picture as stored: (y, x), or (y, x, 3) in colour.
 
-    The dtype is the file's: uint8, or uint16, int32, float32 ... for deeper pictures. Transparency is left out, a
-    palette is looked up, and one bit a pixel becomes 0 and 255. Three pages or planes of a TIFF are the three colours.
-    Raises FileNotFoundError, and ValueError, naming the file, for another ending, several pictures in one file,
-    another number of channels, NaN or infinity, a 16-bit colour PNG (only 8 of its bits could be read) and what cannot
-    be decoded.
+    The dtype is the file's: uint8, or uint16, int32, float32 ... for deeper pictures. Transparency, which a TIFF must
+    name as such, is left out, a palette is looked up, and one bit a pixel becomes 0 and 255. Three pages or planes of a
+    TIFF are the three colours. Raises FileNotFoundError, and ValueError, naming the file, for another ending, several
+    pictures in one file, another number of channels, NaN or infinity, a 16-bit colour PNG (only 8 of its bits could be
+    read) and what cannot be decoded.
     """
     path = Path(path)
     if not path.is_file():
@@ -64,25 +65,27 @@ def _read_tiff(path: Path) -> np.ndarray:
         if len(file.series) != 1:
             raise ValueError(f"it holds {len(file.series)} pictures of different shapes; one a file is expected")
         series = file.series[0]
+        page, axes = series.keyframe, series.get_axes(squeeze=True)
+        transparent = page.extrasamples in TRANSPARENCY
+        if page.samplesperpixel - transparent not in (1, 3):  # asked before Pillow may read it, which drops the others
+            raise ValueError(f"it holds {page.samplesperpixel} channels; save it as RGB, or the channels as grey files")
         try:
             array = series.asarray().reshape(series.get_shape(squeeze=True))
         except ValueError as error:
             if "imagecodecs" not in str(error):
                 raise
             return _read_with_pillow(path)  # which brings decoders of its own for LZW and JPEG inside a TIFF
-        page, axes = series.keyframe, series.get_axes(squeeze=True)
         if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
             return (page.colormap.T[array] >> 8).astype(np.uint8)  # the palette holds 16 bits a colour
     if "S" in axes:  # samples: the channels of a pixel, stored together or plane by plane
-        return np.moveaxis(array, axes.index("S"), -1)
+        array = np.moveaxis(array, axes.index("S"), -1)
+        return array[..., :-1] if transparent else array
     return np.moveaxis(array, 0, -1) if array.ndim == 3 and len(array) == 3 else array
 
 
 def _grey_or_rgb(array: np.ndarray) -> np.ndarray:
     if array.dtype == bool:
         array = array.astype(np.uint8) * np.uint8(255)
-    if array.ndim == 3 and array.shape[-1] in (2, 4):
-        array = array[..., :-1]  # transparency
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if not np.isfinite(array).all():

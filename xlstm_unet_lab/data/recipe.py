@@ -8,7 +8,7 @@ import json
 import os
 import pkgutil
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,13 +30,16 @@ __all__ = [
     "data_root",
     "get_recipe",
     "list_recipes",
+    "own_facts",
     "own_recipes",
     "prepare",
     "prepared_folder",
     "recipe_names",
+    "recipe_of",
 ]
 
 MARKER = "recipe.json"  # written last; a folder without it is not finished, or not ours
+TASK = "task.json"  # what an unfinished folder is made of
 OWN_NUMBERS = range(501, 700)  # nnU-Net's numbers for data sets made of a user's own files
 
 
@@ -55,7 +58,10 @@ def get_recipe(name: str, root: str | Path | None = None) -> Recipe:
     if name not in names:
         own = own_recipes(root)
         if name not in own:
-            raise KeyError(f"no recipe is named {name!r}: {did_you_mean(name, [*names, *own])}")
+            raise KeyError(
+                f"no recipe is named {name!r}: {did_you_mean(name, [*names, *own])}; data sets of your own files are "
+                f"looked for in {data_root(root)}: name another place by root=, --root or LAB_DATA"
+            )
         return own[name]
     recipe = importlib.import_module(f"data_recipes.{name}").RECIPE
     if recipe.name != name:
@@ -66,11 +72,13 @@ def get_recipe(name: str, root: str | Path | None = None) -> Recipe:
 def own_recipes(root: str | Path | None = None) -> dict[str, Recipe]:
     """The data sets prepared from users' own files under `root`: name -> recipe, with the facts `prepare` recorded."""
     recorded = (json.loads(path.read_text()).get("own") for path in sorted(data_root(root).glob(f"Dataset*/{MARKER}")))
-    found = {}
-    for own in filter(None, recorded):
-        facts = {what: tuple(value) if isinstance(value, list) else value for what, value in own.items()}
-        found[own["name"]] = replace(get_recipe(own["read_by"]), from_source=None, **facts)
-    return found
+    return {own["name"]: recipe_of(own) for own in filter(None, recorded)}
+
+
+def recipe_of(own: Mapping) -> Recipe:
+    """The recipe of a user's own files from what `own_facts` gave, as JSON brings it back."""
+    facts = {what: tuple(value) if isinstance(value, list) else value for what, value in own.items()}
+    return replace(get_recipe(own["read_by"]), from_source=None, **facts)
 
 
 def _own_recipe(template: Recipe, source: Path, root: str | Path | None) -> Recipe:
@@ -85,8 +93,8 @@ def _own_recipe(template: Recipe, source: Path, root: str | Path | None) -> Reci
     return replace(recipe, read_by=template.name, dataset_id=number)
 
 
-def _own_facts(recipe: Recipe) -> dict | None:
-    """What tells a recipe of a user's own files from its template, for the marker."""
+def own_facts(recipe: Recipe) -> dict | None:
+    """What tells a recipe of a user's own files from its template, as JSON can hold it; None for other recipes."""
     if recipe.read_by is None:
         return None
     template, code = get_recipe(recipe.read_by), ("convert", "from_source")
@@ -106,7 +114,7 @@ def list_recipes(root: str | Path | None = None) -> pandas.DataFrame:
             "modality": recipe.modality,
             "dimensions": recipe.spatial_dims,
             "scored by": ", ".join(recipe.metrics),
-            "size": f"{sum(file.size for file in recipe.files) / 1e6:,.0f} MB" if recipe.files else "",
+            "size": _size(recipe),
             "licence": recipe.licence,
             "homepage": recipe.homepage,
             "how it comes": _how_it_comes(recipe),
@@ -114,6 +122,12 @@ def list_recipes(root: str | Path | None = None) -> pandas.DataFrame:
         }
         for recipe in recipes
     )
+
+
+def _size(recipe: Recipe) -> str:
+    if recipe.files:
+        return f"{sum(file.size for file in recipe.files) / 1e6:,.0f} MB"
+    return "not stated" if recipe.registration else ""  # phantoms and own files are not downloaded
 
 
 def _how_it_comes(recipe: Recipe) -> str:
@@ -165,8 +179,9 @@ def prepare(
     without it the files are downloaded, or made here. `prepare("folder", source=...)` takes images and labels of your
     own (see data_recipes/folder.py); the data set is called as their folder.
     The folder appears only when it is complete, and two processes may call this at once: one works, the other waits.
-    Interrupted or killed, it goes on when it is called again: what was downloaded, unpacked and converted by then is
-    kept in a hidden folder beside. After an error only the download is kept.
+    Interrupted, killed or stopped by an error (a full disk, a broken file), it goes on when it is called again: what
+    was downloaded, unpacked and converted by then is kept in a hidden folder beside, which a note on the error names.
+    Of an archive that is refused nothing is kept but the download, and not that where no checksum vouches for it.
     Raises KeyError for an unknown recipe, FileExistsError when the place is taken by something else, FileNotFoundError
     when `source` is missing, OSError when a download fails, ValueError when files are not what the recipe expects or
     the data can only be had by registering.
@@ -189,14 +204,12 @@ def prepare(
             _check_same_source(folder, source)
             return folder
         partial = folder.parent / f".partial-{folder.name}"
+        made = partial / folder.name
         try:
             archives, origin = _original_files(recipe, source, folder.parent / "downloads", progress)
-            # Only an interrupted process leaves this folder: whoever works on it holds the lock.
+            # Only a call that did not finish leaves this folder: whoever works on it holds the lock.
             _continue_or_start(partial, {"name": recipe.name, "version": recipe.version, "source": origin})
-            for archive in archives:
-                unpack(archive, partial / "unpacked", recipe.unpack_limits)
-            original = partial / "unpacked" if archives else source
-            made = partial / folder.name
+            original = _unpacked(recipe, archives, origin, partial) if archives else source
             shutil.rmtree(made, ignore_errors=True)
             made.mkdir()
             track = functools.partial(_progress_bar, f"converting {recipe.name}") if progress else iter
@@ -204,21 +217,48 @@ def prepare(
             sync_tree(made)
             os.rename(made, folder)
             sync_tree(folder.parent, recurse=False)
-        except Exception:
-            shutil.rmtree(partial, ignore_errors=True)
+        except Exception as error:
+            _keep_or_clear(partial, made, error)
             raise
         shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
 def _continue_or_start(partial: Path, task: dict) -> None:
-    """Keep the folder an interrupted call left if it had the same task; else make it anew."""
-    written = partial / "task.json"
+    """Keep the folder an unfinished call left if it had the same task; else make it anew."""
+    written = partial / TASK
     if written.exists() and json.loads(written.read_text()) == task:
         return
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     write_whole(written, json.dumps(task).encode())
+
+
+def _keep_or_clear(partial: Path, made: Path, error: Exception) -> None:
+    """After an error: keep what the next call can go on from, and say so; else nothing."""
+    shutil.rmtree(made, ignore_errors=True)
+    if any(path.name != TASK for path in partial.glob("*")):
+        error.add_note(
+            f"What was unpacked and converted by then is kept in {partial}: put this right and prepare it again, which "
+            "goes on from there, or delete that folder"
+        )
+    else:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _unpacked(recipe: Recipe, archives: list[Path], origin: dict, partial: Path) -> Path:
+    """Unpack the archives into a folder in `partial`; one that is refused leaves nothing to go on from."""
+    for number, archive in enumerate(archives):
+        try:
+            unpack(archive, partial / "unpacked", recipe.unpack_limits)
+        except ValueError as error:
+            shutil.rmtree(partial)
+            # What came may be a page that says the server is busy, or half the file: kept, it would be met every time.
+            if origin["kind"] == "download" and recipe.files[number].sha256 is None:
+                archive.unlink()
+                error.add_note("No checksum vouches for this download, so it was deleted: call again to get it anew")
+            raise
+    return partial / "unpacked"
 
 
 def _check_source(recipe: Recipe, source: Path | None) -> None:
@@ -269,7 +309,7 @@ def _build(recipe: Recipe, original: Path | None, made: Path, origin: dict, trac
     counts = write_dataset_json(made, recipe)
     write_splits(made, recipe.file_ending, recipe.group)
     marker = {"name": recipe.name, "version": recipe.version, "source": origin, "counts": counts, "facts": dict(facts)}
-    marker |= {"own": _own_facts(recipe)} if recipe.of_own_files else {}
+    marker |= {"own": own_facts(recipe)} if recipe.of_own_files else {}
     (made / MARKER).write_text(json.dumps(marker, indent=2) + "\n")
 
 

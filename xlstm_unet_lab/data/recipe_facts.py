@@ -70,6 +70,7 @@ class Recipe:
     # For a user's own files: reads the facts off a folder, or returns the known recipe that still fits it.
     from_source: Callable[[Path, Mapping[str, Recipe]], Recipe] | None = None
     read_by: str | None = None  # the recipe whose from_source read these facts
+    label_numbers: Mapping[str, int] = field(default_factory=dict)  # of labels in those files, where they are others
     version: int = 1  # count up when what convert writes changes
 
     def __post_init__(self) -> None:
