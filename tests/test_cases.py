@@ -8,7 +8,7 @@ import pytest
 from imageio.v3 import imwrite
 
 from xlstm_unet_lab.data.dataset import load_dataset
-from xlstm_unet_lab.data.recipe import get_recipe
+from xlstm_unet_lab.data.recipe import get_recipe, prepare
 from xlstm_unet_lab.evaluation.cases import from_folders, from_run, run_facts
 
 
@@ -66,6 +66,47 @@ def test_a_recipe_says_what_labels_mean(folders, tmp_path):
     assert named.colours == get_recipe("nuclei").colours and "CC0" in named.credit
     (tmp_path / "recipe.json").write_text(json.dumps({"name": "nuclei"}))
     assert from_folders(*folders).scoring == named.scoring
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A user's own labels, whose numbers are 3 and 7, and those prepared from them where LAB_DATA does not look."""
+    source = tmp_path / "my cells"
+    for name in "abcde":
+        for what, array in (("images", 9 * square(4)), ("labels", 3 * square(4) + 7 * square(14))):
+            (source / what).mkdir(parents=True, exist_ok=True)
+            write_png(source / what, name, array)
+    prepared = prepare("folder", tmp_path / "elsewhere", source, progress=False)
+    return source / "labels", prepared / "labelsTr"
+
+
+def test_prepared_labels_of_own_files_name_their_recipe_and_count_on_from_1(own, folders):
+    theirs, prepared = own
+    for name in "abcde":
+        write_png(folders[0], name, 3 * square(4))
+    for truth, recipe in ((prepared, None), (theirs, get_recipe("my_cells", prepared.parents[1]))):
+        cases = from_folders(folders[0], truth, recipe=recipe)
+        assert cases.scoring["labels"] == {"label 3": (1,), "label 7": (2,)}
+        assert set(np.unique(cases.outcome("a").truth)) == {0, 1, 2}
+        dice = cases.table().groupby("label")["dice"].mean().to_dict()
+        assert dice == pytest.approx({"label 3": 1, "label 7": 0, "foreground": 2 / 3})
+    assert from_folders(folders[0], theirs).scoring["labels"] == {"label 3": 3, "label 7": 7}
+    (folders[0] / "dataset.json").touch()  # as nnU-Net leaves it beside what it predicts
+    with pytest.raises(ValueError, match=r"case a: prediction holds \[3\], which no label has"):
+        from_folders(folders[0], prepared).table()
+    (folders[0] / "dataset.json").unlink()
+    write_png(folders[0], "a", square(4))
+    with pytest.raises(ValueError, match=r"a\.png holds \[1\]; your files of my_cells have .*'label 7': 7\}"):
+        from_folders(folders[0], prepared).table()
+
+
+def test_volumes_on_different_grids_are_not_compared(folders):
+    label = np.ones((4, 5, 6), np.uint8)
+    nibabel.save(nibabel.Nifti1Image(label, np.eye(4)), folders[1] / "a.nii.gz")
+    for affine, message in ((np.diag([1.0, 1, 2, 1]), "up to 5 mm off"), (np.diag([-1.0, 1, 1, 1]), "up to 3 mm off")):
+        nibabel.save(nibabel.Nifti1Image(label, affine), folders[0] / "a.nii.gz")
+        with pytest.raises(ValueError, match=rf"predictions.a\.nii\.gz, with .*labelsTs.a\.nii\.gz .* {message}"):
+            from_folders(*folders).table()
 
 
 def test_instances_beside_the_truth_are_counted(folders, tmp_path):

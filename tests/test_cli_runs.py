@@ -114,8 +114,53 @@ def test_files_hold_what_the_library_predicts(trained, predicted, truth, root):
 def test_uncertainty_is_written_beside_the_labels(trained, truth, tmp_path):
     image = sorted((truth.parent / "imagesTs").iterdir())[0]
     call("predict", trained[0], image, "--out", tmp_path, "--uncertainty", "--overlap", "0", "--device", "cpu")
-    maps = [imread(next((tmp_path / what).iterdir())) for what in ("entropy", "disagreement")]
+    maps = [imread(next((tmp_path / what).iterdir())) for what in ("probability", "entropy", "disagreement")]
     assert all(one.dtype == np.float32 and one.shape == (96, 128) and one.max() > 0.01 for one in maps)
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """Eight pictures of a user's own, whose labels are 3 and 255, and a run on them where LAB_DATA does not look."""
+    folder = tmp_path_factory.mktemp("own")
+    source, root, run = folder / "my cells", folder / "data", folder / "run"
+    for number in range(8):
+        image = np.random.default_rng(number).integers(0, 255, (32, 32)).astype(np.uint8)
+        for what, array in (("images", image), ("labels", np.choose(image // 86, [0, 3, 255]).astype(np.uint8))):
+            (source / what).mkdir(parents=True, exist_ok=True)
+            imwrite(source / what / f"cell_{number}.png", array)
+    lab.prepare("folder", root, source, progress=False)
+    network = ("--model", "unet", "--model-option", "features=[4,8]", "--patch-size", "32,32")
+    call("train", "my_cells", *network, *SHORT, "--root", root, "--run-directory", run)
+    return source, root, run
+
+
+def test_a_run_on_own_files_predicts_where_its_data_is_unknown_and_in_their_numbers(own, tmp_path):
+    source, root, run = own
+    call("predict", run, source / "images", "--out", tmp_path, "--coloured", "--uncertainty", "--device", "cpu")
+    for path in (source / "labels").iterdir():
+        label = lab.predict(lab.load_run(run), imread(source / "images" / path.name)[None], patch_size=(32, 32))
+        assert len(np.unique(label)) > 1 and np.array_equal(imread(tmp_path / path.name), np.choose(label, [0, 3, 255]))
+    theirs = json.loads(call("evaluate", tmp_path, source / "labels", "--json").stdout)
+    prepared = json.loads(call("evaluate", tmp_path, root / "Dataset501_my_cells" / "labelsTr", "--json").stdout)
+    scores = [[row["dice"] for row in rows] for rows in (theirs, prepared)]
+    assert scores[0] == scores[1] and max(scores[0]) > 0.3
+
+
+def test_a_run_on_own_files_is_scored_where_its_data_is(own, tmp_path):
+    _, root, run = own
+    lost = call("evaluate", run, "--device", "cpu", code=1).stderr
+    assert "no recipe is named 'my_cells'" in lost and "name another place by root=, --root or LAB_DATA" in lost
+    for command in (("evaluate", run), ("view", run), ("report", run, "--out", tmp_path / "page.html")):
+        nothing = call(*command, "--root", root, "--device", "cpu", code=1)
+        assert "no test cases of my_cells were held out: use --split val" in nothing.stderr
+    rows = json.loads(call("evaluate", run, "--root", root, "--split", "val", "--device", "cpu", "--json").stdout)
+    assert {row["label"] for row in rows} == {"label 3", "label 255", "foreground"}
+    marker = root / "Dataset501_my_cells" / "recipe.json"
+    kept = marker.read_text()
+    marker.write_text(kept.replace("label 255", "debris"))
+    other = call("evaluate", run, "--root", root, "--split", "val", "--device", "cpu", code=1)
+    marker.write_text(kept)
+    assert "the run learnt" in other.stderr and "'debris': 2" in other.stderr
 
 
 def test_evaluate_folders(predicted, truth, tmp_path):
@@ -143,6 +188,14 @@ def test_report_compares_and_shows_cases(trained, predicted, truth, root, tmp_pa
     text = page.read_text()
     assert f"{predicted[0]} against {truth}" in text
     assert all(f"The {what} case of {predicted[0]}" in text for what in ("best", "median", "worst"))
+
+
+def test_report_of_a_run_shows_its_cases(trained, root, tmp_path):
+    page = tmp_path / "page.html"
+    call("report", trained[0], "--root", root, "--out", page, "--device", "cpu")
+    text = page.read_text()
+    assert text.count("<img") >= 3
+    assert all(f"The {what} case of {trained[0]}" in text for what in ("best", "median", "worst"))
 
 
 def test_results_go_to_folders_that_are_made(predicted, truth, tmp_path):

@@ -127,6 +127,76 @@ def test_a_grey_picture_fills_the_channels_of_a_network_for_colour(tmp_path):
         list(predict_files(model, tmp_path, tmp_path / "o", patch_size=(8, 8)))
 
 
+class ForColour(nn.Module):
+    """Reads three channels, keeps what it saw, and answers class 1 where the last one is above its mean."""
+
+    config = type("Config", (), {"in_channels": 3})
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, windows):
+        self.seen.append(windows[0].numpy())
+        return torch.cat([-windows[:, 2:], windows[:, 2:]], 1)
+
+
+def test_grey_files_are_the_channels_of_a_picture_as_in_training(tmp_path):
+    """Each of them scaled to 8 bits alone, as `folder` does: a faint stain must not fade beside a bright one."""
+    stains = [np.random.default_rng(top).integers(0, top, (8, 8)).astype(np.uint16) for top in (60_000, 900, 300)]
+    for number, stain in enumerate(stains):
+        imwrite(tmp_path / f"a_{number:04d}.png", stain, plugin="pillow")
+    model = ForColour()
+    (path,) = predict_files(model, tmp_path, tmp_path / "out", patch_size=(8, 8))
+    expected = normalise(np.stack([to_uint8(stain)[0] for stain in stains]))
+    np.testing.assert_allclose(model.seen[0], expected, atol=1e-6)
+    assert path.name == "a.png" and np.array_equal(imread(path), expected[2] > 0)
+    imwrite(tmp_path / "a_0003.png", stains[0], plugin="pillow")
+    with pytest.raises(ValueError, match=r"a_0000.png and 3 others .* grey.* a_0000, a_0001, a_0002; number other"):
+        predict_files(model, tmp_path, tmp_path / "out", patch_size=(8, 8))
+    model.config = type("Config", (), {"in_channels": 1})
+    assert len(predict_names(model, tmp_path)) == 4, "a network for one channel has no use for others"
+
+
+def test_frames_in_colour_are_cases_however_they_are_numbered(tmp_path):
+    for number in range(3):
+        imwrite(tmp_path / f"frame_{number:04d}.png", np.zeros((8, 8, 3), np.uint8), plugin="pillow")
+    assert predict_names(ForColour(), tmp_path) == ["frame", "frame_0001", "frame_0002"]
+
+
+def predict_names(model, folder):
+    """The cases that would be predicted, without predicting them."""
+    found = []
+    options = {"patch_size": (8, 8), "track_cases": lambda cases: found.extend(cases) or ()}
+    list(predict_files(model, folder, folder / "out", **options))
+    return [name for name, _ in found]
+
+
+def test_labels_are_written_in_the_numbers_of_own_files(tmp_path):
+    picture = np.zeros((9, 12), np.uint8)
+    picture[2:6, 3:10] = 200
+    imwrite(tmp_path / "a.png", picture, plugin="pillow")
+    options = {"patch_size": (9, 12), "colours": {1: "#0072B2", 2: "#E69F00"}}
+    (path,) = predict_files(BrightAndRight(), tmp_path, tmp_path / "o", label_numbers={"x": 7, "y": 300}, **options)
+    label = imread(path, plugin="pillow")
+    assert label.dtype == np.uint16 and (label[4, 4], label[4, 8], label[8, 0]) == (7, 300, 0)
+    shown = imread(tmp_path / "o" / "coloured" / "a.png", plugin="pillow")
+    assert shown[4, 4].tolist() == [0x00, 0x72, 0xB2]
+
+
+def test_bars_follow_cases_and_the_windows_of_each(tmp_path):
+    followed = {"cases": [], "windows": []}
+
+    def track(what):
+        return lambda items: followed[what].append(len(items)) or items
+
+    for name in "ab":
+        imwrite(tmp_path / f"{name}.png", np.eye(8, 12, dtype=np.uint8), plugin="pillow")
+    bars = {"track": track("windows"), "track_cases": track("cases"), "batch_size": 1, "overlap": 0}
+    list(predict_files(nn.Conv2d(1, 2, 1), tmp_path, tmp_path / "o", patch_size=(8, 6), **bars))
+    assert followed == {"cases": [2], "windows": [2, 2]}
+
+
 @pytest.mark.parametrize(
     ("size", "axes", "spatial_dims", "shape"),
     [

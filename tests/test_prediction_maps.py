@@ -1,4 +1,4 @@
-"""What is written beside labels: numbered objects, entropy, disagreement; on the input's grid, and whole."""
+"""What is written beside labels: objects, probability, entropy, disagreement; on the input's grid, and whole."""
 
 import os
 import signal
@@ -19,9 +19,10 @@ from xlstm_unet_lab.evaluation.files import predict_files
 from xlstm_unet_lab.evaluation.formats import read_case
 from xlstm_unet_lab.evaluation.instances import instances_from_classes
 from xlstm_unet_lab.evaluation.predict import predict, predict_probabilities, slice_by_slice
-from xlstm_unet_lab.evaluation.uncertainty import entropy, mirrored_disagreement
+from xlstm_unet_lab.evaluation.uncertainty import entropy, mirrored_disagreement, predicted_probability
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+MAPS = ("probability", "entropy", "disagreement")
 
 
 class ByBrightness(nn.Module):
@@ -118,8 +119,10 @@ def test_uncertainty_of_pictures(tmp_path, mirror):
     (path,) = predict_files(model, tmp_path, tmp_path / "out", uncertainty=(1,), **options)
     image = noise(1, 16, 12)
     assert np.array_equal(imread(path), predict(model, image, **options))
-    maps = {what: tifffile.imread(tmp_path / "out" / what / "a.tif") for what in ("entropy", "disagreement")}
-    np.testing.assert_allclose(maps["entropy"], entropy(predict_probabilities(model, image, **options)))
+    maps = {what: tifffile.imread(tmp_path / "out" / what / "a.tif") for what in MAPS}
+    probabilities = predict_probabilities(model, image, **options)
+    np.testing.assert_allclose(maps["probability"], probabilities.max(0))
+    np.testing.assert_allclose(maps["entropy"], entropy(probabilities))
     wanted = mirrored_disagreement(model, image, patch_size=(16, 12), mirror=(1,))
     np.testing.assert_allclose(maps["disagreement"], wanted)
     assert all(one.dtype == np.float32 and one.max() > 0.01 for one in maps.values())
@@ -140,6 +143,7 @@ def test_uncertainty_of_volumes(tmp_path, slice_axis):
     probabilities = slice_by_slice(predict_probabilities, model, case.image, **seen)
     wanted = {
         "": slice_by_slice(predict, model, case.image, **seen),
+        "probability": probabilities.max(0),
         "entropy": entropy(probabilities),
         "disagreement": slice_by_slice(mirrored_disagreement, model, case.image, **seen),
     }
@@ -152,10 +156,17 @@ def test_uncertainty_of_volumes(tmp_path, slice_axis):
     assert path == tmp_path / "out" / "a.nii" and len(np.unique(wanted[""])) > 1
 
 
-def test_where_no_mirror_image_is_likely_there_is_entropy_only(tmp_path):
+def test_probability_of_regions_is_that_of_the_least_certain_answer():
+    shares = np.array([[0.9, 0.2, 0.5], [0.6, 0.1, 1.0]], np.float32)[:, None]
+    np.testing.assert_allclose(predicted_probability(shares, exclusive=False), [[0.6, 0.8, 0.5]])
+    with pytest.raises(ValueError, match="do not sum to 1"):
+        predicted_probability(shares)
+
+
+def test_where_no_mirror_image_is_likely_there_is_no_disagreement(tmp_path):
     imwrite(tmp_path / "a.png", noise(16, 12))
     list(predict_files(Unsure(2), tmp_path, tmp_path / "out", patch_size=(16, 12), uncertainty=()))
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["a.png", "entropy"]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["a.png", "entropy", "probability"]
 
 
 def test_a_network_for_slices_wants_volumes_and_no_input_is_replaced(tmp_path):
@@ -172,7 +183,7 @@ import os, signal, sys
 from torch import nn
 from xlstm_unet_lab.evaluation.files import predict_files
 
-left, fsync = iter(range(4)), os.fsync
+left, fsync = iter(range(6)), os.fsync
 
 def deadly(file):
     if next(left, None) is None:
@@ -192,7 +203,8 @@ def test_killed_in_the_middle_of_a_file_nothing_looks_whole_that_is_not(tmp_path
     done = subprocess.run([sys.executable, "-c", KILLED, tmp_path, out], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     kept = {file.relative_to(out).as_posix() for file in out.rglob("*.[pt]*") if not file.name.startswith(".")}
-    assert kept == {"a.png", "entropy/a.tif", "disagreement/a.tif", "entropy/b.tif"}, "the fifth file is not there"
+    maps = {f"{what}/a.tif" for what in MAPS} | {f"{what}/b.tif" for what in MAPS[:2]}
+    assert kept == {"a.png", *maps}, "the seventh file is not there"
     assert all(read_case(out / name).image.shape == (1, 8, 8) for name in kept)
     again = list(predict_files(Unsure(2), tmp_path, out, patch_size=(8, 8)))
     assert [path.name for path in again] == ["a.png", "b.png", "c.png"]

@@ -37,6 +37,7 @@ _HOME = {
     "load_run": "training.run_directory",
     "predict": "evaluation.predict",
     "predict_files": "evaluation.files",
+    "predict_probabilities": "evaluation.predict",
     "instances_from_classes": "evaluation.instances",
     "evaluate": "evaluation.report",
     "write_report": "views.report_page",

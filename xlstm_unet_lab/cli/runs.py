@@ -6,6 +6,7 @@ import csv
 import json
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,9 +33,11 @@ from xlstm_unet_lab.cli.app import (
 if TYPE_CHECKING:
     import pandas
 
+    from xlstm_unet_lab.data.recipe_facts import Track
     from xlstm_unet_lab.evaluation.cases import Predictions, RunFacts
 
 DEFAULT_PATCH = {2: (128, 128), 3: (64, 64, 64)}
+PATIENCE = 2  # seconds without a sign of life that nobody minds
 
 
 @app.command()
@@ -145,7 +148,7 @@ def predict(
         bool,
         typer.Option(
             "--uncertainty",
-            help="Also maps of how unsure it is: entropy, and (where the data allows) disagreement of mirror images.",
+            help="Also maps: probability, entropy, and (where the data allows) disagreement of mirror images.",
         ),
     ] = False,
     batch_size: Annotated[
@@ -156,14 +159,15 @@ def predict(
 ) -> None:
     """Predict image files with a trained run: NIfTI, PNG, JPEG, BMP or TIFF in, label files on the same grids out.
 
-    Folders beside the labels hold more: instances, with a number for each
-    object, where the run learnt to tell them apart; coloured, entropy and
-    disagreement, where the options ask for them.
+    Labels of a run on your own files have the numbers of those. Folders
+    beside the labels hold more: instances, with a number for each object,
+    where the run learnt to tell them apart; coloured, probability, entropy
+    and disagreement, where the options ask for them.
     """
     from tqdm import tqdm
 
     from xlstm_unet_lab.evaluation.cases import run_facts
-    from xlstm_unet_lab.evaluation.files import find_cases, predict_files
+    from xlstm_unet_lab.evaluation.files import predict_files
     from xlstm_unet_lab.training.run_directory import load_run
 
     model = load_run(run, which)
@@ -178,14 +182,17 @@ def predict(
         out,
         patch_size=facts.patch_size,
         colours=colours,
+        label_numbers=recipe and recipe.label_numbers,
         uncertainty=uncertainty and facts.mirror,
         slice_axis=facts.slice_axis,
         overlap=overlap,
         mirror=allowed_mirror(mirror, facts),
         batch_size=batch_size,
         device=device or best_device(),
+        track=bar_of_a_case(),
+        track_cases=partial(tqdm, unit="case"),
     )
-    for path in tqdm(written, total=len(find_cases(inputs)), unit="case"):
+    for path in written:
         typer.echo(path)
 
 
@@ -262,7 +269,8 @@ def _predictions(path: Path, truth: Path | None, recipe: str | None, images: Pat
         if truth is not None:
             raise typer.BadParameter(f"{path} is a run, which is scored on its own data set: leave out {truth}")
         mirror = allowed_mirror(chosen["mirror"], run_facts(path, chosen["root"]))
-        return from_run(path, **chosen | {"mirror": mirror, "device": chosen["device"] or best_device()})
+        settled = {"mirror": mirror, "device": chosen["device"] or best_device(), "track": bar_of_a_case()}
+        return from_run(path, **chosen | settled)
     if truth is None:
         raise typer.BadParameter(f"{path} is no run directory: name the folder of the true labels too")
     return from_folders(path, truth, recipe=recipe, images=images, root=chosen["root"])
@@ -272,6 +280,13 @@ def _scored(predictions: Predictions) -> pandas.DataFrame:
     from tqdm import tqdm
 
     return replace(predictions, names=tqdm(predictions.names, unit="case")).table()
+
+
+def bar_of_a_case() -> Track:
+    """A progress bar over the windows or slices of one case, for as long as it is at work, where that takes a while."""
+    from tqdm import tqdm
+
+    return partial(tqdm, desc="this case", delay=PATIENCE, leave=False)
 
 
 def allowed_mirror(wanted: bool, facts: RunFacts) -> bool | tuple[int, ...]:

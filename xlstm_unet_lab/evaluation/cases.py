@@ -12,10 +12,10 @@ import numpy as np
 
 from xlstm_unet_lab.data.dataset import SegmentationDataset, load_dataset
 from xlstm_unet_lab.data.instance_labels import LABELS
-from xlstm_unet_lab.data.nnunet_raw import check_pairs, files_by_name
-from xlstm_unet_lab.data.recipe import MARKER, Recipe, get_recipe
+from xlstm_unet_lab.data.nnunet_raw import check_grid, check_pairs, files_by_name, load_volume
+from xlstm_unet_lab.data.recipe import MARKER, Recipe, get_recipe, recipe_of
 from xlstm_unet_lab.evaluation.files import find_cases
-from xlstm_unet_lab.evaluation.formats import READERS, read_case
+from xlstm_unet_lab.evaluation.formats import READERS, ending, read_case
 from xlstm_unet_lab.evaluation.instances import instances_from_classes
 from xlstm_unet_lab.evaluation.predict import predict, slice_by_slice
 from xlstm_unet_lab.evaluation.report import Outcome, evaluate_cases
@@ -65,10 +65,12 @@ class RunFacts(NamedTuple):
 
 
 def run_facts(run_directory: str | Path, root: str | Path | None = None) -> RunFacts:
-    """Read what a run was trained on; `root` is where prepared data lives, a user's own among it."""
+    """Read what a run was trained on. Of a user's own data set the run itself says what it is; one trained before runs
+    did needs `root`, where that is prepared."""
     config, model = (json.loads((Path(run_directory) / f"{what}.json").read_text()) for what in ("config", "model"))
     patch_size = tuple(config["patch_size"])
-    recipe = get_recipe(model["recipe"], root) if model.get("recipe") else None
+    known = recipe_of(model["own"]) if model.get("own") else None
+    recipe = known or (get_recipe(model["recipe"], root) if model.get("recipe") else None)
     sliced = recipe is not None and recipe.spatial_dims > len(patch_size)
     return RunFacts(patch_size, recipe, model.get("fold") or 0, (model.get("slice_axis") or 0) if sliced else None)
 
@@ -86,13 +88,19 @@ def from_run(
 
     A run on slices predicts and is scored on the volumes they were cut from. `fold=None` is the run's own: of another
     fold, validation cases are cases it was trained on.
-    Raises ValueError for a run on data without a recipe, and as `load_run` and `load_dataset` do.
+    Raises ValueError for a run on data without a recipe, a split without cases and a data set whose labels are others,
+    and as `load_run` and `load_dataset` do.
     """
     model = load_run(run_directory, which)
     patch_size, recipe, own_fold, slice_axis = run_facts(run_directory, root)
     if recipe is None:
         raise ValueError(f"{run_directory} does not name its data set: predict its files, then compare two folders")
-    cases = load_dataset(recipe, split, root, own_fold if fold is None else fold)
+    cases = load_dataset(recipe.name, split, root, own_fold if fold is None else fold)
+    if not cases.names:
+        raise ValueError(f"no {split} cases of {recipe.name} were held out: use --split val, in Python split='val'")
+    if dict(cases.recipe.labels) != dict(recipe.labels):
+        there = f"{cases.folder} has the labels {dict(cases.recipe.labels)}"
+        raise ValueError(f"{there}, the run learnt {dict(recipe.labels)}: name where its data lies by root= or --root")
     place = {name: index for index, name in enumerate(cases.names)}
     counted = (cases.folder / f"instances{cases.part}").is_dir()
 
@@ -120,17 +128,19 @@ def from_folders(
     """Label files of the same names in two folders, in any orientation, and the folder of their images.
 
     Names and tolerances of labels come from the recipe, which a prepared data set names itself; without one every value
-    found in the truth is a label. Raises FileNotFoundError for a missing folder, KeyError for an unknown recipe and
-    ValueError, with names, where one folder has cases that another lacks.
+    found in the truth is a label. Prepared labels count on from 1; where a user's own have other numbers, files are
+    taken to have those, as `predict` writes them, unless nnU-Net's dataset.json lies in their folder or in that above.
+    Raises FileNotFoundError for a missing folder, KeyError for an unknown recipe and ValueError, with names, where one
+    folder has cases that another lacks, and where NIfTI files of one case lie on different grids.
     """
     truth = Path(truth)
     found, wanted = (files_by_name(Path(folder), tuple(READERS)) for folder in (predictions, truth))
     if not wanted:
         raise ValueError(f"{truth} holds no label files: known endings are {', '.join(READERS)}")
     check_pairs(f"{predictions} against {truth}", found.keys(), wanted.keys())
-    marker = truth.parent / MARKER
+    marker = truth.absolute().parent / MARKER
     if recipe is None and marker.is_file():
-        recipe = json.loads(marker.read_text())["name"]
+        recipe = get_recipe(json.loads(marker.read_text())["name"], root or marker.parents[1])
     recipe = get_recipe(recipe, root) if isinstance(recipe, str) else recipe
     channels = None if images is None else find_cases(images)
     if channels is not None and (missing := sorted(wanted.keys() - channels.keys())):
@@ -139,7 +149,9 @@ def from_folders(
     numbered = files_by_name(objects, tuple(READERS)) if objects != truth and objects.is_dir() else {}
 
     def outcome(name: str) -> Outcome:
-        label, (true, spacing) = read_labels(found[name])[0], read_labels(wanted[name])
+        (label, _), (true, spacing) = (read_labels(files[name]) for files in (found, wanted))
+        _check_same_grid(found[name], wanted[name])
+        label, true = _as_prepared(label, found[name], recipe), _as_prepared(true, wanted[name], recipe)
         objects = read_labels(numbered[name])[0] if name in numbered else None
         return _outcome(recipe, name, label, true, spacing, objects)
 
@@ -157,6 +169,26 @@ def _outcome(
     found = instances_from_classes(label) if numbered else None
     group = None if recipe is None or recipe.group is str else recipe.group(name)
     return Outcome(name, label, truth, spacing, found, objects, group)
+
+
+def _check_same_grid(prediction: Path, truth: Path) -> None:
+    """ValueError unless the voxels of two NIfTI files, in whatever order of axes, lie in the same places."""
+    if all(ending(path).startswith(".nii") for path in (prediction, truth)):
+        from nibabel import as_closest_canonical
+
+        volumes = [as_closest_canonical(load_volume(path)) for path in (prediction, truth)]
+        check_grid(f"{prediction}, with {truth} as first image,", *volumes)
+
+
+def _as_prepared(label: np.ndarray, path: Path, recipe: Recipe | None) -> np.ndarray:
+    """The label of a file in numbers that count on from 1, which a user's own files may not do."""
+    counts_on = any((folder / "dataset.json").is_file() for folder in path.absolute().parents[:2])
+    if recipe is None or not recipe.label_numbers or counts_on:
+        return label
+    numbers = [0, *recipe.label_numbers.values()]
+    if strangers := sorted(set(np.unique(label).tolist()) - set(numbers)):
+        raise ValueError(f"{path} holds {strangers[:5]}; your files of {recipe.name} have {dict(recipe.label_numbers)}")
+    return np.searchsorted(numbers, label)
 
 
 def _scoring(recipe: Recipe) -> dict:

@@ -11,6 +11,7 @@ from torch import nn
 
 from xlstm_unet_lab.data.instance_labels import LABELS
 from xlstm_unet_lab.data.pictures import to_uint8
+from xlstm_unet_lab.data.recipe_facts import Track
 from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.evaluation.formats import LABEL_ENDINGS, READERS, Case, ending, read_case
 from xlstm_unet_lab.evaluation.instances import instances_from_classes
@@ -22,10 +23,11 @@ from xlstm_unet_lab.evaluation.predict import (
     predict_probabilities,
     slice_by_slice,
 )
-from xlstm_unet_lab.evaluation.uncertainty import entropy, mirrored_disagreement
+from xlstm_unet_lab.evaluation.uncertainty import entropy, mirrored_disagreement, predicted_probability
 
 CHANNEL_DIGITS = 4  # nnU-Net's file names end in _0000, _0001, ... for the channels of a case
-BESIDE = ("coloured", "instances", "entropy", "disagreement")  # folders of what is written beside labels
+# Folders of what is written beside labels
+BESIDE = ("coloured", "instances", "probability", "entropy", "disagreement")
 Source = str | Path | Sequence[str | Path]  # a file, a folder, or the channel files of one case
 
 
@@ -34,8 +36,9 @@ def find_cases(inputs: Source | Sequence[Source]) -> dict[str, list[Path]]:
 
     inputs: a folder (every readable file in it), a file, or a list of those; an item that is a list itself holds the
     channel files of one case. As in nnU-Net, NIfTI files whose names differ in an ending _0000, _0001, ... only are
-    channels of one case; pictures and TIFF are a case each. Raises FileNotFoundError for what is not there, ValueError
-    for two cases of one name, a missing channel, an unknown ending, or nothing to read.
+    channels of one case; pictures and TIFF are a case each, which `predict_files`, knowing the network, may put
+    together. Raises FileNotFoundError for what is not there, ValueError for two cases of one name, a missing channel,
+    an unknown ending, or nothing to read.
     """
     entries = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     alone = [file for entry in entries if isinstance(entry, str | Path) for file in _files_of(Path(entry))]
@@ -75,29 +78,35 @@ def predict_files(
     *,
     patch_size: Sequence[int],
     colours: Mapping[int, str] | None = None,
+    label_numbers: Mapping[str, int] | None = None,
     uncertainty: bool | Sequence[int] = False,
     slice_axis: int | None = None,
+    track_cases: Track = iter,
     **options,
 ) -> Iterator[Path]:
     """Predict image files and write their labels to `out_folder`, one file a case; yields each path when it is written.
 
     inputs: as in `find_cases`. A label has its case's name and the grid of its input: NIfTI stays NIfTI with the
     input's orientation and affine, TIFF keeps its resolution, pictures become grey PNG whose values are the labels.
-    A grey picture fills all three channels of a network for colour. Volumes from NIfTI are resampled to the network's
-    spacing, other images are used as they are. Further files of the same names and grids lie in folders beside:
-    `instances`, of a network that learnt interior and boundary, with a number for each object (16 bits where they
-    suffice); `coloured`, of pictures, with `colours` (label value -> "#RRGGBB"); and with `uncertainty`, the spatial
-    axes to mirror along (True: all; (): none), `entropy` and, of at least one axis, `disagreement` of the mirrored
-    predictions (float32; TIFF where the labels are PNG). Uncertainty holds the probabilities of a whole image in
-    memory, and takes as many predictions more as there are mirror images.
+    A grey picture fills all three channels of a network for colour, but grey pictures called NAME_0000, NAME_0001, ...,
+    as many as the network reads channels, are one case. Volumes from NIfTI are resampled to the network's spacing,
+    other images are used as they are. Further files of the same names and grids lie in folders beside: `instances`, of
+    a network that learnt interior and boundary, with a number for each object (16 bits where they suffice); `coloured`,
+    of pictures, with `colours` (label value -> "#RRGGBB"); and with `uncertainty`, the spatial axes to mirror along
+    (True: all; (): none), `probability` of what was predicted, `entropy` and, of at least one axis, `disagreement` of
+    the mirrored predictions (float32; TIFF where the labels are PNG). Uncertainty holds the probabilities of a whole
+    image in memory, and takes as many predictions more as there are mirror images.
+    label_numbers: name -> number to write for labels 1, 2, ..., in their order; `Recipe.label_numbers` has those of a
+    user's own files.
     slice_axis: 0, 1 or 2, for a network that was trained on slices across this axis: volumes are predicted slice by
     slice, and axes of `mirror` and `uncertainty` are those of a slice.
-    options: overlap, mirror, batch_size and device of `predict`.
+    options: overlap, mirror, batch_size, device and track of `predict`; `track_cases` wraps the cases.
     Inputs are looked for at once; files of earlier runs are replaced, each as a whole, a case's label last.
     Raises ValueError (FileNotFoundError) naming the file that is missing, cannot be read or does not fit the network,
-    and when an input would be replaced.
+    when an input would be replaced, and for grey pictures so numbered of which the network reads another number.
     """
-    cases, folder = find_cases(inputs), Path(out_folder)
+    spatial_dims = len(patch_size) + (slice_axis is not None)
+    cases, folder = _channels_together(find_cases(inputs), model, spatial_dims), Path(out_folder)
     given = {file.resolve() for files in cases.values() for file in files}
     beside = {(folder / what).resolve() for what in BESIDE}
     for name, files in cases.items():
@@ -106,43 +115,59 @@ def predict_files(
         if lost:
             raise ValueError(f"{lost[0]} is an input and would be replaced: choose another out_folder")
     folder.mkdir(parents=True, exist_ok=True)
-    options |= {"patch_size": patch_size}
-    return _predicted(model, cases, folder, colours, uncertainty, slice_axis, options)
+    options |= {"patch_size": patch_size, "axis": slice_axis}
+
+    def predicted() -> Iterator[Path]:
+        for name, files in track_cases(cases.items()):
+            case = read_case(files, spatial_dims=spatial_dims)
+            spacing = case.spacing if case.unit == "mm" else None
+            try:
+                image = _as_trained_on(model, case, len(files))
+                found = _everything(model, image, uncertainty, {"spacing": spacing, **options})
+                label = found.pop("label")
+                if colours is not None and case.ending == ".png":
+                    found["coloured"] = _coloured(label, colours)
+                if label_numbers:
+                    numbers = [0, *label_numbers.values()]
+                    label = np.array(numbers, np.min_scalar_type(max(numbers)))[label]
+                for what, array in found.items():
+                    case.write(folder / what, name, array)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{files[0]}: {error}") from error
+            yield case.write(folder, name, label)
+
+    return predicted()
 
 
-def _predicted(
-    model: nn.Module,
-    cases: dict[str, list[Path]],
-    folder: Path,
-    colours: Mapping[int, str] | None,
-    uncertainty: bool | Sequence[int],
-    slice_axis: int | None,
-    options: dict,
-) -> Iterator[Path]:
-    spatial_dims = len(options["patch_size"]) + (slice_axis is not None)
-    for name, files in cases.items():
-        case = read_case(files, spatial_dims=spatial_dims)
-        spacing = case.spacing if case.unit == "mm" else None
-        try:
-            image = _as_trained_on(model, case)
-            found = _everything(model, image, uncertainty, {"axis": slice_axis, "spacing": spacing, **options})
-            label = found.pop("label")
-            if colours is not None and case.ending == ".png":
-                found["coloured"] = _coloured(label, colours)
-            for what, array in found.items():
-                case.write(folder / what, name, array)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{files[0]}: {error}") from error
-        yield case.write(folder, name, label)
+def _channels_together(cases: dict[str, list[Path]], model: nn.Module, spatial_dims: int) -> dict[str, list[Path]]:
+    """The cases, with grey pictures that are named as the channels of one put together; those in colour are frames."""
+    channels = getattr(getattr(model, "config", None), "in_channels", 1)
+    numbered: dict[str, list[str]] = {}
+    for name in sorted(cases) if channels > 1 else ():
+        head, _, number = name.rpartition("_")
+        if len(number) == CHANNEL_DIGITS and number.isdecimal() and head in cases:
+            numbered.setdefault(head, []).append(name)
+    for name, others in numbered.items():
+        first = cases[name]
+        if _stem(first[0]) == name or len(read_case(first, spatial_dims=spatial_dims).image) > 1:
+            continue
+        if others != (wanted := [f"{name}_{channel:0{CHANNEL_DIGITS}d}" for channel in range(1, channels)]):
+            raise ValueError(
+                f"{first[0]} and {len(others)} others so numbered are grey, and the network reads {channels} channels: "
+                f"those of one picture are {_stem(first[0])}, {', '.join(wanted)}; number other pictures without _0000"
+            )
+        cases[name] = [*first, *(file for other in others for file in cases.pop(other))]
+    return cases
 
 
-def _as_trained_on(model: nn.Module, case: Case) -> np.ndarray:
+def _as_trained_on(model: nn.Module, case: Case, files: int) -> np.ndarray:
     """The image as pictures are prepared: a network must see what it was trained on. Volumes stay as they are."""
     if case.unit != "pixel" or len(case.spacing) != 2:
         return case.image
+    parts = np.split(case.image, files if files == len(case.image) else 1)  # each grey file is scaled alone
+    image = np.concatenate([to_uint8(part)[0] for part in parts])
     channels = getattr(getattr(model, "config", None), "in_channels", None)
-    fills = len(case.image) == 1 and channels == 3
-    return to_uint8(np.repeat(case.image, 3, axis=0) if fills else case.image)[0]
+    return np.repeat(image, 3, axis=0) if len(image) == 1 and channels == 3 else image
 
 
 def _everything(
@@ -155,7 +180,9 @@ def _everything(
     else:
         probabilities = slice_by_slice(predict_probabilities, model, image, **options)
         found["label"] = labels_of(model, torch.from_numpy(probabilities)).numpy()
-        found["entropy"] = entropy(probabilities, exclusive=is_exclusive(model))
+        exclusive = is_exclusive(model)
+        found["probability"] = predicted_probability(probabilities, exclusive=exclusive)
+        found["entropy"] = entropy(probabilities, exclusive=exclusive)
         if axes := mirror_axes(uncertainty, len(options["patch_size"])):
             mirrored = options | {"mirror": axes}
             found["disagreement"] = slice_by_slice(mirrored_disagreement, model, image, **mirrored)

@@ -1,4 +1,4 @@
-"""How sure a prediction is: entropy of the probabilities, and disagreement between mirrored predictions."""
+"""How sure a prediction is: its probability, entropy of all of them, disagreement between mirrored predictions."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,6 +8,18 @@ from torch import nn
 from xlstm_unet_lab.evaluation.predict import is_exclusive, mirror_axes, mirrorings, predict_probabilities
 
 SUM_TOLERANCE = 1e-3  # by which the probabilities of exclusive classes may miss 1: float32, resampled
+
+
+def predicted_probability(probabilities: np.ndarray, *, exclusive: bool = True) -> np.ndarray:
+    """Probability of what was predicted, at every position, float32 (*spatial): 1 is certain.
+
+    probabilities (channels, *spatial), as `predict_probabilities` gives them. Exclusive classes: that of the most
+    probable one. Regions (`exclusive=False`), each a yes-or-no question: that of the least certain answer. Raises
+    ValueError as `entropy`.
+    """
+    probabilities = _checked(probabilities, exclusive)
+    answers = probabilities.max(0) if exclusive else np.maximum(probabilities, 1 - probabilities).min(0)
+    return answers.astype(np.float32)
 
 
 def entropy(probabilities: np.ndarray, *, exclusive: bool = True) -> np.ndarray:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from xlstm_unet_lab.data.augment import Augmentation, PatchDataset
 from xlstm_unet_lab.data.kept_cases import view_case
+from xlstm_unet_lab.data.recipe import own_facts
 from xlstm_unet_lab.data.resample import ResampledDataset
 from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.training.config import TrainConfig, learning_rate_at
@@ -86,6 +87,9 @@ def fit(
         data = {"recipe": getattr(recipe, "name", None), "fold": getattr(origin, "fold", None), "cases": len(train)}
         if hasattr(origin, "axis"):  # slices of volumes: cut across it
             data["slice_axis"] = origin.axis
+        if getattr(recipe, "read_by", None):  # where the run predicts, a user's own data set may be unknown
+            own = own_facts(getattr(origin, "dataset", origin).recipe)  # of slices: their volumes'
+            data["own"] = {what: fact for what, fact in own.items() if what not in ("dataset_id", "version")}
         data["names"] = zlib.crc32("\n".join(names).encode())  # other cases are another run
         columns = [f"dice {name}" for name in (*scored, "mean")] if val is not None else []
         run = RunDirectory(run_directory, config, model, data, columns)

@@ -19,7 +19,7 @@ import numpy as np
 
 from data_recipes.folder import COLOURS
 from xlstm_unet_lab.evaluation.metrics import dice
-from xlstm_unet_lab.evaluation.uncertainty import entropy
+from xlstm_unet_lab.evaluation.uncertainty import entropy, predicted_probability
 from xlstm_unet_lab.ops.checks import did_you_mean
 from xlstm_unet_lab.views.figures import error_map
 from xlstm_unet_lab.views.overlay_checks import checked_image, checked_labels, checked_map, is_hex_colour, label_values
@@ -89,17 +89,18 @@ class Overlay:
         """How unsure the prediction is, 0 certain to 1 a guess, float32 (*spatial); None without probabilities."""
         if self.probabilities is None:
             return None
-        return entropy(self.probabilities, exclusive=len(self.probabilities) == len(self.labels) + 1)
+        return entropy(self.probabilities, exclusive=self._exclusive)
+
+    @property
+    def _exclusive(self) -> bool:
+        return len(self.probabilities) == len(self.labels) + 1  # background too; regions overlap and have none
 
     @cached_property
     def probability(self) -> np.ndarray | None:
-        """Probability of what was predicted, float32 (*spatial): of the most probable class, or of regions, where every
-        one is a yes or no, of the least certain answer; None without probabilities."""
-        shares = self.probabilities
-        if shares is None:
+        """Probability of what was predicted, float32 (*spatial), as `predicted_probability`; None without any."""
+        if self.probabilities is None:
             return None
-        exclusive = len(shares) == len(self.labels) + 1
-        return (shares.max(0) if exclusive else np.maximum(shares, 1 - shares).min(0)).astype(np.float32, copy=False)
+        return predicted_probability(self.probabilities, exclusive=self._exclusive)
 
     @cached_property
     def outlines(self) -> np.ndarray | None:

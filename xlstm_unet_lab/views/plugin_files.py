@@ -80,7 +80,8 @@ def run_overlay(run_directory: str | Path, *, track: Track = iter) -> Overlay:
     model, facts = trained(run_directory)
     if facts.recipe is None:
         raise ValueError(f"{run_directory} does not name its data set: open an image and use the widget Segment")
-    cases = load_dataset(facts.recipe, "test") or load_dataset(facts.recipe, "val", fold=facts.fold)
+    name = facts.recipe.name
+    cases = load_dataset(name, "test") or load_dataset(name, "val", fold=facts.fold)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     known = {"axis": facts.slice_axis, "patch_size": facts.patch_size, "spacing": cases[0]["spacing"]}
     label = slice_by_slice(predict, model, cases.raw(0), device=device, track=track, **known)
