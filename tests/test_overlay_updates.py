@@ -69,9 +69,8 @@ def test_one_object_is_singular():
 def test_slices_name_the_sides_of_the_axes_they_have(cut, axes, named):
     image, label = np.zeros((1, 6, 6, 6), np.float32), np.zeros((6, 6, 6), int)
     recipe = SimpleNamespace(
-        **{"spacing_unit": "mm", "channel_names": ("T1",), "labels": {"tumour": 1}, "colours": {}, "title": "Heads"},
-        **{"targets": SimpleNamespace(foreground={"tumour": 1}), "citation": "none", "licence": "CC0"},
-        file_ending=".nii.gz",
+        **{"spacing_unit": "mm", "channel_names": ("T1",), "labels": {"tumour": 1}, "colours": {}},
+        **{"targets": SimpleNamespace(foreground={"tumour": 1}), "credit": "CC0", "file_ending": ".nii.gz"},
     )
 
     class Slices(list):  # as much of a `SliceDataset` as is read

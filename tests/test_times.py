@@ -123,13 +123,18 @@ def test_lessons_are_measured_reported_and_written(tmp_path, monkeypatch, capsys
 
 
 def test_a_lesson_that_fails_is_named(tmp_path, monkeypatch, capsys):
-    write_lesson(tmp_path).rename(tmp_path / "solutions" / "01_next.py")
+    whole = write_lesson(tmp_path)
+    (whole.parent / "01_next.py").write_text(whole.read_text(encoding="utf-8"), encoding="utf-8")
     write_lesson(tmp_path, LESSON.replace('seconds={"ci": 30, "cpu": 60, "gpu": 60} ', ""))
-    monkeypatch.setattr(times, "execute", lambda notebook, *arguments, **options: notebook)
+    easy = SimpleNamespace(seconds=5, gigabytes=1.0), []
+    monkeypatch.setattr(
+        build, "measure", lambda master, profile: easy if "next" in master.name else measure(master, profile)
+    )
+    monkeypatch.setattr(build, "write_times", lambda master, watch: None)  # 01 has other exercises
     assert build.main(["--root", str(tmp_path), "--times"]) == 1
     shown = capsys.readouterr().out
     assert "00_example.py: the first cell declares no budget for profile cpu" in shown
-    assert "01_next: 0 s" in shown, "the others are measured all the same"
+    assert "01_next: 5 s" in shown, "the others are measured all the same"
 
 
 @pytest.mark.parametrize("minutes", [1, 12])
