@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import xlstm_unet_lab as lab
-from benchmarks import measure, mlstm, overlay, readme, training_step
+from benchmarks import accuracy, measure, mlstm, overlay, readme, training_step
 from benchmarks.__main__ import NAMES, main
 from xlstm_unet_lab.views.overlay_napari import layers
 
@@ -98,3 +98,14 @@ def test_an_unknown_benchmark_is_refused(monkeypatch, capsys):
         main()
     said = capsys.readouterr().err
     assert all(name in said for name in ("mlstmm", *NAMES))
+
+
+@pytest.mark.parametrize(("recipe", "spatial_dims"), [("hippocampus", 3), ("nuclei", 2)])
+def test_both_variants_are_one_network_in_the_comparison_as_readme_says(recipe, spatial_dims):
+    task = accuracy.TASKS[recipe]
+    facts = {"spatial_dims": spatial_dims, "in_channels": 1, "num_classes": 3, "patch_size": task.patch_size}
+    one, other = (
+        {name: tuple(x.shape) for name, x in lab.build(model, **facts, features=task.features).state_dict().items()}
+        for model in ("xlstm_unet_enc", "xlstm_unet_bot")
+    )
+    assert one == other
