@@ -10,7 +10,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,21 +65,32 @@ class Task:
     patch_size: tuple[int, ...]
     batch_size: int
     learning_rate: float
-    features: tuple[int, ...]  # of the networks built here; the baselines have their own widths
+    features: tuple[int, ...]  # of the networks built here; the baselines of other libraries have their own widths
     score: Callable[[np.ndarray, object, int], dict[str, float]]  # of probabilities (num_classes, *spatial)
     mirror: tuple[int, ...]  # axes over which predictions are mirrored and averaged
     augment: bool | Augmentation = True
-    wider: tuple[int, ...] = ()  # features of the plain U-Net where it shall have no fewer parameters than the others
+    own_features: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)  # of single networks, by name
 
 
 FLIPS = Augmentation(
     rotate=False, turn_probability=0, probability=0.2, blur_probability=0, low_resolution_probability=0
 )
+# With four stages the only mixer of "enc" is where "bot" has it, and the two are one network; a fifth tells them apart.
+FIVE_STAGES = {"xlstm_unet_enc": (12, 24, 48, 64, 96)}
+LARGER_UNET = {"unet": (20, 40, 80)}  # no fewer parameters than the network with a mixer
 TASKS = {
     task.recipe: task
     for task in (
         Task(
-            "hippocampus", (32, 48, 32), 2, 3e-3, (16, 32, 64, 96), dice_of_labels, (2,), replace(FLIPS, flip_axes=(2,))
+            "hippocampus",
+            (32, 48, 32),
+            2,
+            3e-3,
+            (16, 32, 64, 96),
+            dice_of_labels,
+            (2,),
+            replace(FLIPS, flip_axes=(2,)),
+            own_features=FIVE_STAGES,
         ),
         Task(
             "nuclei",
@@ -90,9 +101,12 @@ TASKS = {
             instance_scores,
             (0, 1),
             Augmentation(invert_probability=0.3),
+            own_features=FIVE_STAGES,
         ),
         Task("polyps", (192, 192), 8, 3e-3, (16, 32, 64, 96, 128), dice_of_labels, (1,)),
-        Task("phantom_long_range", (384, 32), 8, 3e-3, (16, 32, 64), dice_of_labels, (), FLIPS, wider=(20, 40, 80)),
+        Task(
+            "phantom_long_range", (384, 32), 8, 3e-3, (16, 32, 64), dice_of_labels, (), FLIPS, own_features=LARGER_UNET
+        ),
     )
 }
 
@@ -144,7 +158,7 @@ def patch_size(task: Task, name: str) -> tuple[int, ...]:
 
 def network(task: Task, name: str, train) -> torch.nn.Module:
     recipe = train.recipe
-    features = task.wider if name == "unet" and task.wider else task.features
+    features = task.own_features.get(name, task.features)
     return lab.build(
         name,
         spatial_dims=recipe.spatial_dims,

@@ -97,8 +97,9 @@ with the 95% bootstrap interval of the mean over cases; one training each, so th
 
 
 COMPARISON = """Networks in equal time, every seed trained anew; mean over cases and seeds, with the 95% interval
-over cases. Settings are the same for all, but SwinUNETR has the learning rate published for it and computes in float32.
-With the four stages used here `xlstm_unet_enc` has its only mixer where `xlstm_unet_bot` has it: both are one network.
+over cases. Settings are the same for all, but SwinUNETR has the learning rate published for it and computes in float32,
+and `xlstm_unet_enc` has five stages where `xlstm_unet_bot` and `unet` have four: with four, both mixers would be in the
+same place.
 
 {table}
 
