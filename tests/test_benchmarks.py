@@ -111,3 +111,10 @@ def test_the_variants_that_are_compared_have_mixers_in_different_stages(recipe, 
         names = accuracy.network(task, model, train).state_dict()
         stages[model] = {name.split(".")[2] for name in names if name.startswith("encoder.mixers.")}
     assert stages == {"xlstm_unet_enc": {"2", "4"}, "xlstm_unet_bot": {"3"}}
+
+
+def test_nuclei_in_colour_are_drawn_three_times():
+    grey, colour = torch.rand(1, 8, 8).expand(3, 8, 8), torch.rand(3, 8, 8)
+    cases = [{"image": image} for image in (grey, colour, grey)]
+    assert accuracy.drawn(accuracy.TASKS["nuclei"], cases).indices == [0, 1, 1, 1, 2]
+    assert accuracy.drawn(accuracy.TASKS["hippocampus"], cases).indices == [0, 1, 2]

@@ -69,7 +69,7 @@ class ResumingDownloader:
             arrived = self.part.stat().st_size if self.part.exists() else 0
             raise OSError(
                 f"{url} could not be downloaded: {error}. {arrived:,} bytes arrived and are kept; call again to "
-                "continue, or download the file by hand and pass source="
+                "continue, or download the file by hand and pass source= (in a shell --source)"
             ) from error
         os.replace(self.part, output_file)
         self.validator.unlink(missing_ok=True)

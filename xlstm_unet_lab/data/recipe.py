@@ -263,11 +263,15 @@ def _unpacked(recipe: Recipe, archives: list[Path], origin: dict, partial: Path)
 
 def _check_source(recipe: Recipe, source: Path | None) -> None:
     if source is None and recipe.of_own_files:
-        raise ValueError(f"{recipe.name} is made of your own files: call prepare({recipe.name!r}, source=your folder)")
+        raise ValueError(
+            f"{recipe.name} is made of your own files: call prepare({recipe.name!r}, source=your folder) in Python or "
+            f"xlstm-unet-lab prepare {recipe.name} --source FOLDER in a shell"
+        )
     if source is None and recipe.registration:
         raise ValueError(
             f"{recipe.name} may not be downloaded without registering: register at {recipe.registration}, accept its "
-            f"terms, download the files, then call prepare({recipe.name!r}, source=the folder or archive)"
+            f"terms, download the files, then call prepare({recipe.name!r}, source=the folder or archive) in Python or "
+            f"xlstm-unet-lab prepare {recipe.name} --source PATH in a shell"
         )
     if source is not None and recipe.made_here:
         raise ValueError(f"{recipe.name} is made here from a seed and takes no source; got {source}")

@@ -218,7 +218,7 @@ def _twos(stages: int) -> tuple[int, ...]:
 
 
 def _one_then_twos(stages: int) -> tuple[int, ...]:
-    """Blocks of a residual encoder about as large as `unet`; nnU-Net's own plans have 1, 3, 4, then 6."""
+    """Blocks of a residual encoder at most half again as large as `unet`; nnU-Net's own plans have 1, 3, 4, then 6."""
     return (1, *_twos(stages - 1))
 
 
