@@ -31,6 +31,22 @@ def test_anisotropic_kernel_and_stride():
 
 
 @dims
+def test_no_1x1_convolution_has_a_stride_and_narrow_blocks_train_in_channels_last(spatial_dims):
+    """With a stride, such a convolution's backward pass corrupted memory: the process died, at the latest, here."""
+    block = ResBlock(8, 12, (3,) * spatial_dims, (2,) * spatial_dims)
+    x = torch.randn(2, 8, *(15,) * spatial_dims)
+    strided = {2: F.conv2d, 3: F.conv3d}[spatial_dims]
+    want = strided(x, block.projection.weight, block.projection.bias, stride=2)
+    assert torch.allclose(block.projection(x[(..., *block.kept)]), want, atol=1e-5)
+    assert set(block.projection.stride) == {1}
+    layout = CHANNELS_LAST[spatial_dims + 2]
+    last, images = block.to(memory_format=layout), x.to(memory_format=layout).requires_grad_()
+    for _ in range(5):
+        last(images).square().mean().backward()
+    assert images.grad.isfinite().all() and last.projection.weight.grad.isfinite().all()
+
+
+@dims
 @pytest.mark.parametrize("project", [True, False])
 def test_written_out(spatial_dims, project):
     kernel = (3,) * spatial_dims
