@@ -141,7 +141,7 @@ GOALS = [
     Run("nuclei", "xlstm_unet_bot", 10, goals=(("instance F1", 0.80), ("foreground Dice", 0.90))),
     Run("phantom_long_range", "xlstm_unet_enc", 5, goals=(("mean", 0.9),)),
     Run("phantom_long_range", "unet", 5, stays_below=0.6),
-    Run("hippocampus", "xlstm_unet_bot", 20, members=4, goals=(("mean", 0.895),)),
+    Run("hippocampus", "xlstm_unet_bot", 20, members=2, goals=(("mean", 0.895),)),
     *(Run("polyps", model, 10) for model in ("xlstm_unet_bot", "unet", "nnunet")),
 ]
 COMPARED = ("xlstm_unet_enc", "xlstm_unet_bot", "unet", "nnunet", "segresnet", "swin_unetr")
@@ -248,9 +248,12 @@ def measure(run: Run) -> dict:
     }
 
 
-def reached(row: dict) -> bool:
-    low_enough = row["stays_below"] is None or row["scores"]["mean"] < row["stays_below"]
-    return low_enough and all(row["scores"][name] >= goal for name, goal in row["goals"])
+def goals_met(row: dict) -> dict[str, bool]:
+    """Every goal of a run in words, and whether its result reached it."""
+    met = {f"{name} at least {goal:g}": row["scores"][name] >= goal for name, goal in row["goals"]}
+    if row["stays_below"] is not None:
+        met[f"mean below {row['stays_below']:g}"] = row["scores"]["mean"] < row["stays_below"]
+    return met
 
 
 def main(which: str | None = None, only: str | None = None, again: bool = False) -> None:
@@ -266,7 +269,8 @@ def main(which: str | None = None, only: str | None = None, again: bool = False)
             keep(f"accuracy_{name}", {"rows": rows})
             shown = [run.task, run.model, run.minutes, run.seed, row["steps"], *row["interval of the mean, 95%"]]
             scores = ", ".join(f"{name} {value:.3f}" for name, value in row["scores"].items())
-            verdict = ("as wanted" if reached(row) else "MISSED") if run.goals or run.stays_below else "no goal"
+            met = goals_met(row)
+            verdict = ("as wanted" if all(met.values()) else "MISSED") if met else "no goal"
             header = ["data", "model", "minutes", "seed", "steps", "low", "high", "scores", "goal"]
             table("accuracy on held-out cases", header, [[*shown, scores, verdict]])
 

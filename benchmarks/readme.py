@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.accuracy import goals_met
 from benchmarks.measure import RESULTS
 from xlstm_unet_lab.evaluation.report import bootstrap_interval
 
@@ -41,7 +42,7 @@ def step_rows(result: dict) -> list[list[str]]:
 
 
 def accuracy_rows(result: dict) -> list[list[str]]:
-    """One row a training: what, how long, and how good on held-out cases."""
+    """One row a training: what, how long, how good on held-out cases, and what was wanted."""
     rows = []
     for row in result["rows"]:
         scores = {name: value for name, value in row["scores"].items() if name != "mean" or len(row["scores"]) == 1}
@@ -49,7 +50,9 @@ def accuracy_rows(result: dict) -> list[list[str]]:
         said = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
         size = f"{row['parameters'] / 1e6:.2f} M"
         mean = f"{row['scores']['mean']:.3f} [{low:.3f}, {high:.3f}]"
-        rows.append([row["task"], row["model"], size, f"{row['minutes']:g}", str(row["steps"]), mean, said])
+        goals = ", ".join(f"{goal}: {'reached' if met else 'missed'}" for goal, met in goals_met(row).items())
+        network = f"{row['members']} x {row['model']}" if row["members"] > 1 else row["model"]
+        rows.append([row["task"], network, size, f"{row['minutes']:g}", str(row["steps"]), mean, said, goals])
     return rows
 
 
@@ -119,7 +122,7 @@ def figures() -> str:
     mlstm, step, lesson, imports = (read(name) for name in ("mlstm", "training_step", "first_lesson", "import_time"))
     machine = mlstm["machine"]
     runs = [(r["recipe"], f"{r['seconds'] / 60:.1f} min", f"{r['mean foreground Dice']:.3f}") for r in lesson["runs"]]
-    trained = ["data", "network", "weights", "minutes", "steps", "mean score", "scores"]
+    trained = ["data", "network", "weights", "minutes", "steps", "mean score", "scores", "goal"]
     forms = ["shape", "chunkwise here", "best chunkwise of mlstm_kernels", "fastest S x S form"]
     return TEXT.format(
         processor=machine["processor"],

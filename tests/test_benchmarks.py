@@ -118,3 +118,14 @@ def test_nuclei_in_colour_are_drawn_three_times():
     cases = [{"image": image} for image in (grey, colour, grey)]
     assert accuracy.drawn(accuracy.TASKS["nuclei"], cases).indices == [0, 1, 1, 1, 2]
     assert accuracy.drawn(accuracy.TASKS["hippocampus"], cases).indices == [0, 1, 2]
+
+
+def test_a_goal_that_was_missed_is_said():
+    scores = {"mean": 0.85, "instance F1": 0.82}
+    row = {"goals": [["mean", 0.9], ["instance F1", 0.8]], "stays_below": 0.95, "scores": scores}
+    met = {"mean at least 0.9": False, "instance F1 at least 0.8": True, "mean below 0.95": True}
+    assert accuracy.goals_met(row) == met
+    facts = {"task": "nuclei", "model": "unet", "members": 2, "minutes": 4, "parameters": 1_000_000, "steps": 10}
+    (line,) = readme.accuracy_rows({"rows": [row | facts | {"interval of the mean, 95%": [0.8, 0.9]}]})
+    assert line[1] == "2 x unet" and "mean at least 0.9: missed, instance F1 at least 0.8: reached" in line[-1]
+    assert accuracy.goals_met({"goals": [], "stays_below": None, "scores": scores}) == {}
