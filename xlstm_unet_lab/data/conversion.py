@@ -6,12 +6,13 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from xlstm_unet_lab.data.kept_cases import fingerprint
 from xlstm_unet_lab.data.nnunet_raw import sync_tree
+from xlstm_unet_lab.data.recipe_facts import Track
 
 FACTS = "case.json"
 
@@ -25,10 +26,7 @@ class Job(NamedTuple):
 
 
 def convert_cases(
-    out: Path,
-    jobs: Sequence[Job],
-    write: Callable[[Job, Path], Mapping[str, int] | None],
-    track: Callable[[Iterable], Iterable] = iter,
+    out: Path, jobs: Sequence[Job], write: Callable[[Job, Path], Mapping[str, int] | None], track: Track = iter
 ) -> dict[str, int]:
     """Write every case with `write` and put them together in `out`; returns the sums of what `write` counts.
 
@@ -37,8 +35,7 @@ def convert_cases(
     again after an interruption, this passes over the cases whose files still have their size and date.
     Raises ValueError when two cases of one part have one name, and what `write` raises.
     """
-    twice = [name for name, count in Counter((job.part, job.name) for job in jobs).items() if count > 1]
-    if twice:
+    if twice := [name for name, count in Counter((job.part, job.name) for job in jobs).items() if count > 1]:
         raise ValueError(f"{len(twice)} case names are there twice, such as {twice[0]}: case names must differ")
     finished, totals = out.with_name(f".finished-{out.name}"), Counter()
     for job in track(jobs):

@@ -14,7 +14,7 @@ from xlstm_unet_lab.data.dataset import normalise
 from xlstm_unet_lab.data.recipe_facts import Track
 from xlstm_unet_lab.data.resample import checked_spacing, resampled_size, resized
 from xlstm_unet_lab.data.targets import Targets
-from xlstm_unet_lab.training.sliding_window import first_output, joined, resized_slabs, sliding_slabs
+from xlstm_unet_lab.training.sliding_window import check_rank, first_output, joined, resized_slabs, sliding_slabs
 
 WINDOWS_AT_ONCE = {2: 4, 3: 1}  # by spatial dimensions
 
@@ -94,10 +94,8 @@ def slice_by_slice(
     if axis is None:
         return function(model, image, spacing=spacing, **options)
     if axis not in range(3) or np.ndim(image) != 4:
-        raise ValueError(
-            f"slices across axis {axis!r} of an image of shape {np.shape(image)} were asked for; they are cut across "
-            "axis 0, 1 or 2 of (C, z, y, x)"
-        )
+        asked = f"slices across axis {axis!r} of an image of shape {np.shape(image)} were asked for"
+        raise ValueError(f"{asked}; they are cut across axis 0, 1 or 2 of (C, z, y, x)")
     left = None if spacing is None else tuple(size for place, size in enumerate(spacing) if place != axis)
     slices = options.pop("track", iter)(list(np.moveaxis(image, axis + 1, 0)))
     found = [function(model, one, spacing=left, **options) for one in slices]
@@ -152,10 +150,8 @@ def targets_of(model: nn.Module, channels: int) -> Targets:
     targets = getattr(model, "targets", None)
     if targets is None:
         return Targets.classes({f"class {value}": value for value in range(channels)})
-    if len(targets.names) != channels:
-        raise ValueError(
-            f"model.targets names {len(targets.names)} channels {targets.names}, the model gives {channels}"
-        )
+    if (named := len(targets.names)) != channels:
+        raise ValueError(f"model.targets names {named} channels {targets.names}, the model gives {channels}")
     return targets
 
 
@@ -189,11 +185,7 @@ def _probability_slabs(
 ) -> Iterator[Tensor]:
     """Probabilities (channels, rows, ...) of the image on its own grid, slab by slab along its first axis."""
     image = np.asarray(image)
-    if image.ndim != len(patch_size) + 1:
-        raise ValueError(
-            f"image has shape {image.shape}; patch_size={tuple(patch_size)} needs (C, *spatial) with {len(patch_size)} "
-            "spatial dimensions: image[None] adds the channel axis, image[0] drops a batch axis"
-        )
+    check_rank(image.shape, patch_size)
     axes = mirror_axes(mirror, len(patch_size))
     size = image.shape[1:]
     working_size = _working_size(model, size, spacing)
@@ -204,14 +196,8 @@ def _probability_slabs(
     network = Mirrored(model, axes, exclusive=is_exclusive(model)) if axes else model
     if batch_size is None:
         batch_size = WINDOWS_AT_ONCE[len(patch_size)]
-    slabs = sliding_slabs(
-        network,
-        torch.from_numpy(normalise(image)),
-        patch_size=patch_size,
-        overlap=overlap,
-        batch_size=batch_size,
-        track=track,
-    )
+    image = torch.from_numpy(normalise(image))
+    slabs = sliding_slabs(network, image, patch_size=patch_size, overlap=overlap, batch_size=batch_size, track=track)
     # map and not a generator: that would hold on to a slab while the windows of the next one are computed
     probabilities = map(partial(_probabilities, model), slabs)
     return probabilities if working_size == size else resized_slabs(probabilities, working_size, size)
@@ -224,10 +210,8 @@ def _working_size(model: nn.Module, size: tuple[int, ...], spacing: Sequence[flo
     spacing = checked_spacing(tuple(map(float, spacing)), len(size))
     wanted = getattr(model, "training_spacing", None)
     if wanted is None:
-        warnings.warn(
-            f"spacing={spacing} was not used: the model does not say what spacing it was trained at; "
-            "set model.training_spacing, as fit and load_weights do",
-            stacklevel=4,
-        )
+        reason = "the model does not say what spacing it was trained at"
+        advice = "set model.training_spacing, as fit and load_weights do"
+        warnings.warn(f"spacing={spacing} was not used: {reason}; {advice}", stacklevel=4)
         return size
     return resampled_size(size, spacing, wanted)

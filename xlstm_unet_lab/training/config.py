@@ -19,34 +19,22 @@ def _is_finite(value: object) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 
+def _is_not_negative(value: object) -> bool:
+    return _is_finite(value) and value >= 0
+
+
+# Fields that may be None too.
+OPTIONAL = ("validate_every", "validation_cases", "save_every", "warmup_steps", "gradient_clip", "ema_decay", "targets")
 RULES = (  # what is expected, how it is tested, and of which fields
-    ("a whole number of at least 1", lambda value: _is_count(value), ("steps", "batch_size", "devices", "num_nodes")),
-    ("a whole number of at least 0", lambda value: _is_count(value, 0), ("workers", "seed")),
-    (
-        "None or a whole number of at least 1",
-        lambda value: value is None or _is_count(value),
-        ("validate_every", "validation_cases", "save_every"),
-    ),
-    ("None or a whole number of at least 0", lambda value: value is None or _is_count(value, 0), ("warmup_steps",)),
-    ("a finite number above 0", lambda value: _is_finite(value) and value > 0, ("learning_rate",)),
-    (
-        "None or a finite number above 0",
-        lambda value: value is None or (_is_finite(value) and value > 0),
-        ("gradient_clip",),
-    ),
-    (
-        "a finite number of at least 0",
-        lambda value: _is_finite(value) and value >= 0,
-        ("weight_decay", "polynomial_power"),
-    ),
+    ("a whole number of at least 1", _is_count, ("steps", "batch_size", "devices", "num_nodes")),
+    ("a whole number of at least 1", _is_count, ("validate_every", "validation_cases", "save_every")),
+    ("a whole number of at least 0", lambda value: _is_count(value, 0), ("workers", "seed", "warmup_steps")),
+    ("a finite number above 0", lambda value: _is_finite(value) and value > 0, ("learning_rate", "gradient_clip")),
+    ("a finite number of at least 0", _is_not_negative, ("weight_decay", "polynomial_power")),
     ("between 0 and 1", lambda value: _is_finite(value) and 0 <= value <= 1, ("foreground_probability",)),
-    (
-        "None or above 0 and below 1",
-        lambda value: value is None or (_is_finite(value) and 0 < value < 1),
-        ("ema_decay",),
-    ),
+    ("above 0 and below 1", lambda value: _is_finite(value) and 0 < value < 1, ("ema_decay",)),
     ("True, False or an Augmentation", lambda value: isinstance(value, (bool, Augmentation)), ("augment",)),
-    ("None or Targets", lambda value: value is None or isinstance(value, Targets), ("targets",)),
+    ("Targets", lambda value: isinstance(value, Targets), ("targets",)),
     ("True or False", lambda value: isinstance(value, bool), ("channels_last", "compile")),
     (f"one of {', '.join(PRECISIONS)}", lambda value: value in PRECISIONS, ("precision",)),
 )
@@ -85,18 +73,17 @@ class TrainConfig:
         object.__setattr__(self, "patch_size", checked_patch_size(self.patch_size))
         for expected, accepts, names in RULES:
             for name in names:
-                if not accepts(getattr(self, name)):
-                    raise ValueError(f"{name}={getattr(self, name)!r} must be {expected}")
+                value, optional = getattr(self, name), name in OPTIONAL
+                if not (accepts(value) or (optional and value is None)):
+                    raise ValueError(f"{name}={value!r} must be {'None or ' * optional}{expected}")
         if self.spacing is not None:
             object.__setattr__(self, "spacing", checked_spacing(self.spacing, len(self.patch_size)))
         if self.warmup_steps is not None and self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps={self.warmup_steps} must be below steps={self.steps}")
         processes = self.devices * self.num_nodes
         if self.batch_size % processes:
-            raise ValueError(
-                f"batch_size={self.batch_size} cannot be shared by devices={self.devices} on num_nodes="
-                f"{self.num_nodes}: make it a multiple of {processes}"
-            )
+            shared = f"shared by devices={self.devices} on num_nodes={self.num_nodes}"
+            raise ValueError(f"batch_size={self.batch_size} cannot be {shared}: make it a multiple of {processes}")
 
 
 def learning_rate_at(step: int, config: TrainConfig) -> float:

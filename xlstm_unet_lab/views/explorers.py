@@ -28,6 +28,7 @@ from xlstm_unet_lab.views.widgets import ipywidgets
 
 ONLY_ASKING = (-1e6, 1e6)  # gates i, f of a token that stores nothing and forgets nothing
 BEST_OF = 3  # runs of a measurement
+WIDE = {"style": {"description_width": "12rem"}, "layout": {"width": "32rem"}}  # a control with a long label
 
 
 class Explorer(ipywidgets.VBox):
@@ -54,10 +55,9 @@ class Explorer(ipywidgets.VBox):
         self.text.value = f'<p role="status">{html.escape(words)}</p>'
 
 
-def _slider(kind: type, description: str, value, low, high, **options) -> ipywidgets.Widget:
+def _slider(kind: type, description: str, value, **options) -> ipywidgets.Widget:
     """A slider that reports when it is let go or a key is pressed, as drawing takes a moment."""
-    shared = {"continuous_update": False, "style": {"description_width": "12rem"}, "layout": {"width": "32rem"}}
-    return kind(value=value, min=low, max=high, description=description, **(shared | options))
+    return kind(value=value, description=description, continuous_update=False, **WIDE, **options)
 
 
 def gate_explorer(pairs: int = 6, width: int = 8, seed: int = 0) -> Explorer:
@@ -82,10 +82,10 @@ def gate_explorer(pairs: int = 6, width: int = 8, seed: int = 0) -> Explorer:
 
     return Explorer(
         draw,
-        forget_gate=_slider(ipywidgets.FloatSlider, "forget gate f of all pairs", 6.0, -6.0, 8.0, step=0.5),
-        input_gate=_slider(ipywidgets.FloatSlider, "input gate i of one pair", 0.0, -6.0, 6.0, step=0.5),
-        pair=_slider(ipywidgets.IntSlider, "that pair", 0, 0, pairs - 1),
-        asked=_slider(ipywidgets.IntSlider, "key asked with", 0, 0, pairs - 1),
+        forget_gate=_slider(ipywidgets.FloatSlider, "forget gate f of all pairs", 6.0, min=-6.0, max=8.0, step=0.5),
+        input_gate=_slider(ipywidgets.FloatSlider, "input gate i of one pair", 0.0, min=-6.0, max=6.0, step=0.5),
+        pair=_slider(ipywidgets.IntSlider, "that pair", 0, min=0, max=pairs - 1),
+        asked=_slider(ipywidgets.IntSlider, "key asked with", 0, min=0, max=pairs - 1),
     )
 
 
@@ -140,14 +140,7 @@ def chunk_size_explorer(
 
     sizes = [size for size in sizes if size <= length]
     middle = sizes[len(sizes) // 2]
-    return Explorer(draw, chunk_size=_slider_of("tokens a chunk", sizes, middle))
-
-
-def _slider_of(description: str, options: Sequence, value) -> ipywidgets.SelectionSlider:
-    return ipywidgets.SelectionSlider(
-        **{"options": options, "value": value, "description": description, "continuous_update": False},
-        **{"style": {"description_width": "12rem"}, "layout": {"width": "32rem"}},
-    )
+    return Explorer(draw, chunk_size=_slider(ipywidgets.SelectionSlider, "tokens a chunk", middle, options=sizes))
 
 
 def scan_order_explorer(size: tuple[int, ...] = (5, 8)) -> Explorer:
@@ -160,16 +153,12 @@ def scan_order_explorer(size: tuple[int, ...] = (5, 8)) -> Explorer:
         walks = [Traversal(axis, reverse) for axis in orders[fastest] for reverse in directions[direction]]
         return scan_paths(size, walks, tuple(position[name] for name in names))
 
-    style = {"style": {"description_width": "12rem"}, "layout": {"width": "32rem"}}
-    choices = {
-        "fastest": ipywidgets.Dropdown(options=list(orders), value=names[-1], description="fastest axis", **style),
-        "direction": ipywidgets.Dropdown(options=list(directions), description="direction", **style),
-    }
-    places = {
-        name: _slider(ipywidgets.IntSlider, f"position {name}", length // 2, 0, length - 1)
-        for name, length in zip(names, size, strict=True)
-    }
-    return Explorer(draw, **choices, **places)
+    fastest = ipywidgets.Dropdown(options=list(orders), value=names[-1], description="fastest axis", **WIDE)
+    direction = ipywidgets.Dropdown(options=list(directions), description="direction", **WIDE)
+    places = {}
+    for name, length in zip(names, size, strict=True):
+        places[name] = _slider(ipywidgets.IntSlider, f"position {name}", length // 2, min=0, max=length - 1)
+    return Explorer(draw, fastest=fastest, direction=direction, **places)
 
 
 def boundary_tolerance_explorer(
@@ -190,9 +179,9 @@ def boundary_tolerance_explorer(
     farthest = 2 * largest_shift * max(spacing)
     return Explorer(
         draw,
-        down=_slider(ipywidgets.IntSlider, "shift down, pixels", 0, -largest_shift, largest_shift),
-        right=_slider(ipywidgets.IntSlider, "shift right, pixels", 2, -largest_shift, largest_shift),
-        tolerance=_slider(ipywidgets.FloatSlider, f"tolerance, {unit}", 1.0, 0.0, farthest, step=0.5),
+        down=_slider(ipywidgets.IntSlider, "shift down, pixels", 0, min=-largest_shift, max=largest_shift),
+        right=_slider(ipywidgets.IntSlider, "shift right, pixels", 2, min=-largest_shift, max=largest_shift),
+        tolerance=_slider(ipywidgets.FloatSlider, f"tolerance, {unit}", 1.0, min=0.0, max=farthest, step=0.5),
     )
 
 
@@ -205,15 +194,11 @@ def patch_places_of(
     generator, boxes = torch.Generator().manual_seed(seed), []
     for _ in range(count):
         patch, _ = sample_patch(coordinates, label, patch_size, generator, share)
-        last = [int(line.argmax()) for line in map(_along_own_axis, patch, range(len(patch_size)))]
+        # Along each axis the last place that is not padding, and the image's coordinate there.
+        last = [int(line.movedim(axis, 0).flatten(1).amax(1).argmax()) for axis, line in enumerate(patch)]
         starts = [int(patch[axis].max()) - 1 - place for axis, place in enumerate(last)]
         boxes.append(tuple(slice(start, start + n) for start, n in zip(starts, patch_size, strict=True)))
     return boxes
-
-
-def _along_own_axis(coordinate: Tensor, axis: int) -> Tensor:
-    """The largest value at each place of one axis."""
-    return coordinate.movedim(axis, 0).flatten(1).amax(1)
 
 
 def patch_explorer(
@@ -229,10 +214,11 @@ def patch_explorer(
         boxes = patch_places_of(image, label, (size,) * label.ndim, count, share, seed)
         return patch_places(image.numpy(), label.numpy(), boxes, colours)
 
+    middle = patch_sizes[len(patch_sizes) // 2]
     return Explorer(
         draw,
-        size=_slider_of("patch size", patch_sizes, patch_sizes[len(patch_sizes) // 2]),
-        share=_slider(ipywidgets.FloatSlider, "share aimed at foreground", 0.3, 0.0, 1.0, step=0.1),
-        count=_slider(ipywidgets.IntSlider, "patches", 20, 1, 100),
-        seed=_slider(ipywidgets.IntSlider, "seed", 0, 0, 20),
+        size=_slider(ipywidgets.SelectionSlider, "patch size", middle, options=patch_sizes),
+        share=_slider(ipywidgets.FloatSlider, "share aimed at foreground", 0.3, min=0.0, max=1.0, step=0.1),
+        count=_slider(ipywidgets.IntSlider, "patches", 20, min=1, max=100),
+        seed=_slider(ipywidgets.IntSlider, "seed", 0, min=0, max=20),
     )

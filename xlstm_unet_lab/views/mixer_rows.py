@@ -10,8 +10,8 @@ Luo et al. 2016 (arXiv 1701.04128), of one position and one image.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import NamedTuple
 
 import numpy as np
@@ -73,10 +73,8 @@ def mlstm_mixers(model: nn.Module) -> dict[str, Mixer]:
         if isinstance(module, Mixer) and all(isinstance(block, ViLBlock) for block in module.blocks)
     }
     if not found:
-        raise ValueError(
-            "the network has no mixer whose tokens are positions and whose blocks are mLSTMs: take an xlstm_unet_bot "
-            "or xlstm_unet_enc built with channel_tokens=False"
-        )
+        advice = "take an xlstm_unet_bot or xlstm_unet_enc built with channel_tokens=False"
+        raise ValueError(f"the network has no mixer whose tokens are positions and whose blocks are mLSTMs: {advice}")
     return found
 
 
@@ -105,22 +103,13 @@ def explore(model: nn.Module, patch: Tensor, position: Sequence[int]) -> tuple[d
     """
     mixers = mlstm_mixers(model)
     cells = [block.layer.cell for mixer in mixers.values() for block in mixer.blocks]
-    with _inputs_of([*mixers.values(), *cells]) as inputs:
+    inputs: dict[nn.Module, tuple[Tensor, ...]] = {}  # what each module was last called with
+    with ExitStack() as hooks:  # which are removed at its end
+        for module in [*mixers.values(), *cells]:
+            hooks.enter_context(module.register_forward_pre_hook(inputs.__setitem__))
         field = receptive_field(model, patch, position)
     size = tuple(patch.shape[1:])
     return {name: _rows(mixer, size, tuple(position), inputs) for name, mixer in mixers.items()}, field
-
-
-@contextmanager
-def _inputs_of(modules: Iterable[nn.Module]) -> Iterator[dict[nn.Module, tuple[Tensor, ...]]]:
-    """What each module was last called with inside the block."""
-    inputs: dict[nn.Module, tuple[Tensor, ...]] = {}
-    hooks = [module.register_forward_pre_hook(inputs.__setitem__) for module in modules]
-    try:
-        yield inputs
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _rows(mixer: Mixer, size: tuple[int, ...], position: tuple[int, ...], inputs) -> MixerRows:

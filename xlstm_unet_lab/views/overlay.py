@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -87,20 +87,18 @@ class Overlay:
     @cached_property
     def entropy(self) -> np.ndarray | None:
         """How unsure the prediction is, 0 certain to 1 a guess, float32 (*spatial); None without probabilities."""
-        if self.probabilities is None:
-            return None
-        return entropy(self.probabilities, exclusive=self._exclusive)
-
-    @property
-    def _exclusive(self) -> bool:
-        return len(self.probabilities) == len(self.labels) + 1  # background too; regions overlap and have none
+        return self._of_probabilities(entropy)
 
     @cached_property
     def probability(self) -> np.ndarray | None:
         """Probability of what was predicted, float32 (*spatial), as `predicted_probability`; None without any."""
+        return self._of_probabilities(predicted_probability)
+
+    def _of_probabilities(self, measure: Callable[..., np.ndarray]) -> np.ndarray | None:
         if self.probabilities is None:
             return None
-        return predicted_probability(self.probabilities, exclusive=self._exclusive)
+        exclusive = len(self.probabilities) == len(self.labels) + 1  # background too; regions overlap and have none
+        return measure(self.probabilities, exclusive=exclusive)
 
     @cached_property
     def outlines(self) -> np.ndarray | None:
@@ -136,12 +134,10 @@ class Overlay:
     @cached_property
     def scores(self) -> dict[str, float]:
         """Dice of every label or region; empty without truth and prediction."""
-        if self.truth is None or self.prediction is None:
+        truth, prediction = self.truth, self.prediction
+        if truth is None or prediction is None:
             return {}
-        return {
-            name: dice(np.isin(self.prediction, values), np.isin(self.truth, values))
-            for name, values in self.labels.items()
-        }
+        return {name: dice(np.isin(prediction, values), np.isin(truth, values)) for name, values in self.labels.items()}
 
     def shown(self, name: str, axis: int = 0, index: int | None = None) -> np.ndarray:
         """One slice as it is to be looked at: (rows, columns), of "image" and "probabilities" (C, rows, columns).
@@ -259,9 +255,8 @@ def overlay(
     if probabilities is not None:
         probabilities = np.asarray(probabilities)
         if probabilities.shape[1:] != size or probabilities.dtype.kind != "f":
-            raise ValueError(
-                f"probabilities are {probabilities.dtype} {probabilities.shape}; expected floats (channels, {size})"
-            )
+            kind = f"{probabilities.dtype} {probabilities.shape}"
+            raise ValueError(f"probabilities are {kind}; expected floats (channels, {size})")
     labels = checked_labels(label_names, found, probabilities)
     values = sorted({value for covered in labels.values() for value in covered})
     if unknown := sorted(found - set(values)):

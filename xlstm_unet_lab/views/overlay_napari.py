@@ -42,15 +42,11 @@ def layers(overlay: Overlay, prefix: str = "") -> list[LayerData]:
     """
     found: list[LayerData] = []
     facts = {"overlay": _key(overlay), "labels": overlay.labels, "camera": overlay.camera}
+    common = {"scale": overlay.spacing, "units": (UNITS[overlay.unit],) * len(overlay.shape)}
 
     def add(part: str, data: np.ndarray, kind: str, name: str = "", **keywords) -> None:
-        common = {
-            "name": prefix + (name or part),
-            "scale": overlay.spacing,
-            "units": (UNITS[overlay.unit],) * len(overlay.shape),
-            "metadata": facts | {"part": part},
-        }
-        found.append((data, common | keywords, kind))
+        own = {"name": prefix + (name or part), "metadata": facts | {"part": part}}
+        found.append((data, common | own | keywords, kind))
 
     if overlay.is_colour:
         add("image 0", _as_rgb(overlay.image), "image", "image", rgb=True)
@@ -65,10 +61,9 @@ def layers(overlay: Overlay, prefix: str = "") -> list[LayerData]:
         add("entropy", overlay.entropy, "image", **style)
         add("probability", overlay.probability, "image", **style)
     shown = {"colormap": {None: GREY, 0: "transparent"} | overlay.colours, "features": hover_text(overlay)}
-    if overlay.prediction is not None:
-        add("prediction", overlay.prediction.copy(), "labels", opacity=0.5, **shown)
-    if overlay.truth is not None:
-        add("truth", overlay.truth.copy(), "labels", opacity=0.5, **shown)
+    for part in ("prediction", "truth"):
+        if (label := getattr(overlay, part)) is not None:
+            add(part, label.copy(), "labels", opacity=0.5, **shown)
     if overlay.outlines is not None:
         white = {"colormap": {None: "white", 0: "transparent"}, "visible": overlay.instances is not None}
         add("outlines", overlay.outlines.astype(np.uint8), "labels", opacity=0.8, **white)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import io
 import json
 import os
 import subprocess
@@ -22,6 +21,7 @@ import numpy as np
 from xlstm_unet_lab.data.files import write_whole
 from xlstm_unet_lab.views.overlay import Overlay
 from xlstm_unet_lab.views.overlay_text import with_score
+from xlstm_unet_lab.views.picture import described_png
 from xlstm_unet_lab.views.virtual_display import has_screen, virtual_display
 
 LIMIT = 600  # seconds after which a drawing is given up
@@ -62,10 +62,9 @@ def screenshot(overlay: Overlay, path: str | Path, ndisplay: int = 2, size: tupl
             raise RuntimeError(f"napari drew nothing within {LIMIT} s: try a smaller volume or size=") from error
         if done.returncode or not drawn.is_file():
             lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-            raise RuntimeError(
-                f"napari could not draw ({lines[-1] if lines else f'ended with code {done.returncode}'}): OpenGL or "
-                "Qt's system libraries may be missing, `make system` installs them"
-            )
+            reason = lines[-1] if lines else f"ended with code {done.returncode}"
+            advice = "OpenGL or Qt's system libraries may be missing, `make system` installs them"
+            raise RuntimeError(f"napari could not draw ({reason}): {advice}")
         return write_whole(path, drawn.read_bytes())
 
 
@@ -151,14 +150,7 @@ def _what_is_drawn(overlay: Overlay, ndisplay: int) -> str:
 
 def png(picture: np.ndarray, description: str) -> bytes:
     """A picture uint8 (rows, width, 3) as PNG, its colours kept to half a LEVEL, with the description in its text."""
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
-
-    text, content = PngInfo(), io.BytesIO()
-    text.add_itxt("Description", description)
-    stepped = (np.round(picture / LEVEL) * LEVEL).astype(np.uint8)
-    Image.fromarray(stepped).save(content, format="png", optimize=True, pnginfo=text)
-    return content.getvalue()
+    return described_png(picture, description, LEVEL)
 
 
 def main(source: str, target: str, ndisplay: str, width: str, height: str) -> None:

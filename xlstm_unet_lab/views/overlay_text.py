@@ -46,15 +46,11 @@ def largest_error(overlay: Overlay) -> LargestError | None:
         number = int(sizes.argmax()) + 1
         box = ndimage.find_objects(pieces, number)[-1]
         piece = pieces[box] == number
-        in_slices = piece.reshape(len(piece), -1).sum(1) if piece.ndim == 3 else np.zeros(1)
-        largest = LargestError(
-            kind,
-            _labels(overlay, overlay.prediction[box][piece], overlay.truth[box][piece]),
-            int(sizes.max()),
-            tuple(size * step for size, step in zip(piece.shape, overlay.spacing, strict=True)),
-            tuple(float(place.mean()) + part.start for place, part in zip(piece.nonzero(), box, strict=True)),
-            (box[0].start if piece.ndim == 3 else 0) + int(in_slices.argmax()),
-        )
+        labels = _labels(overlay, overlay.prediction[box][piece], overlay.truth[box][piece])
+        extent = tuple(size * step for size, step in zip(piece.shape, overlay.spacing, strict=True))
+        centre = tuple(float(place.mean()) + part.start for place, part in zip(piece.nonzero(), box, strict=True))
+        level = box[0].start + int(piece.sum((1, 2)).argmax()) if piece.ndim == 3 else 0
+        largest = LargestError(kind, labels, int(sizes.max()), extent, centre, level)
     return largest
 
 
@@ -88,8 +84,7 @@ def amount(overlay: Overlay, voxels: int) -> str:
 
 def describe(overlay: Overlay) -> str:
     """A sentence a line: the grid, every label's size and Dice, the objects, the largest error, the licence."""
-    what = "pixels" if len(overlay.shape) == 2 else "voxels"
-    grid = f"{_times(overlay.shape)} {what}"
+    grid = f"{_times(overlay.shape)} {'pixels' if len(overlay.shape) == 2 else 'voxels'}"
     grid += f" of {_times(overlay.spacing)} mm" if overlay.unit == "mm" else ""
     lines = [f"{overlay.title or 'One case'}: {', '.join(overlay.channel_names)}, {grid}."]
     for name, values in overlay.labels.items():
@@ -110,15 +105,13 @@ def _largest_error_in_words(overlay: Overlay) -> str:
     found = largest_error(overlay)
     if found is None:
         return "Prediction and truth agree everywhere."
-    place = [f"largest in slice {found.slice}"] if len(overlay.shape) == 3 else []
+    place = [f"{_times(found.extent)} {overlay.unit} across"]
+    place += [f"largest in slice {found.slice}"] if len(overlay.shape) == 3 else []
     words = sides(overlay, found.centre)
     place += words if overlay.anatomical else [f"{' '.join(words) or 'middle'} part of the picture"]
     middle = zip(overlay.axes, found.centre, overlay.spacing, strict=True)
     place.append(f"centre at {', '.join(f'{axis} {at * step:.4g}' for axis, at, step in middle)} {overlay.unit}")
-    return (
-        f"The largest error is {found.labels} {found.kind}: {amount(overlay, found.voxels)}, "
-        f"{', '.join([f'{_times(found.extent)} {overlay.unit} across', *place])}."
-    )
+    return f"The largest error is {found.labels} {found.kind}: {amount(overlay, found.voxels)}, {', '.join(place)}."
 
 
 def _times(sizes: Sequence[float]) -> str:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from xlstm_unet_lab.data.files import write_whole
 
@@ -18,16 +20,8 @@ RESOLUTION = 90  # dots an inch in a notebook
 DRAWING = threading.Lock()
 LEVEL = 15  # steps of brightness in a PNG: hues stay, noise shrinks, and notebooks kept in git stay small
 # Okabe and Ito's palette: told apart by colour-blind readers and in grey print.
-BLUE, ORANGE, GREEN, SKY, VERMILION, PURPLE, YELLOW, GREY = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#56B4E9",
-    "#D55E00",
-    "#CC79A7",
-    "#F0E442",
-    "#767676",
-)
+BLUE, ORANGE, GREEN, SKY = "#0072B2", "#E69F00", "#009E73", "#56B4E9"
+VERMILION, PURPLE, YELLOW, GREY = "#D55E00", "#CC79A7", "#F0E442", "#767676"
 PALETTE = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY)
 MARKERS = "osD^vPX"  # one for each colour: the second sign by which lines are told apart
 INTENSITY, AMOUNT, SIGNED = "gray", "cividis", "PuOr"  # colour maps: images, values from 0 up, values around 0
@@ -53,6 +47,15 @@ def in_words(numbers: Sequence[int], what: str) -> str:
     return f"{what} {shown}" if len(numbers) == 1 else f"{what}s {shown}{' and others' * (len(numbers) > 5)}"
 
 
+def described_png(pixels: np.ndarray, description: str, level: int) -> bytes:
+    """Pixels (rows, columns, 3), 0 to 255, as PNG in steps of `level` of brightness, the description in its text."""
+    text, content = PngInfo(), io.BytesIO()
+    text.add_itxt("Description", description)
+    stepped = (np.round(pixels / level) * level).astype(np.uint8)
+    Image.fromarray(stepped).save(content, format="png", optimize=True, pnginfo=text)
+    return content.getvalue()
+
+
 @dataclass(frozen=True)
 class Picture:
     """A matplotlib figure with its description."""
@@ -62,16 +65,10 @@ class Picture:
 
     def png(self) -> bytes:
         """The figure as PNG in steps of LEVEL, under half the size of full colour; the description in its text."""
-        from PIL import Image
-        from PIL.PngImagePlugin import PngInfo
-
-        full, reduced, text = io.BytesIO(), io.BytesIO(), PngInfo()
+        full = io.BytesIO()
         with DRAWING:
             self.figure.savefig(full, format="png")
-        text.add_itxt("Description", self.description)
-        stepped = np.round(np.asarray(Image.open(full).convert("RGB")) / LEVEL) * LEVEL
-        Image.fromarray(stepped.astype(np.uint8)).save(reduced, format="png", optimize=True, pnginfo=text)
-        return reduced.getvalue()
+        return described_png(np.asarray(Image.open(full).convert("RGB")), self.description, LEVEL)
 
     def html(self) -> str:
         """An img element with the description as its alternative text."""

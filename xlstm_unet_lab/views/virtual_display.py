@@ -59,30 +59,20 @@ def virtual_display(width: int = 1280, height: int = 1024) -> Iterator[str]:
         raise RuntimeError("there is no screen, and no Xvfb to draw without one: install it with `make system`")
     reading, writing = os.pipe()
     screen = ("-screen", "0", f"{width}x{height}x24", "+extension", "GLX", "+render", "-noreset", "-nolisten", "tcp")
-    try:
+    silent = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, reading)
         try:
             # Xvfb takes a free number itself, so that several of them never meet, and tells it when it is ready.
-            server = subprocess.Popen(
-                ["Xvfb", "-displayfd", str(writing), *screen],
-                pass_fds=(writing,),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
+            server = subprocess.Popen(["Xvfb", "-displayfd", str(writing), *screen], pass_fds=(writing,), **silent)
         finally:
             os.close(writing)
-        try:
-            ready, _, _ = select.select([reading], [], [], SECONDS_TO_START)
-            number = os.read(reading, 32).decode().strip() if ready else ""
-            if not number:
-                raise RuntimeError(
-                    f"Xvfb did not start (it ended with {server.poll()}): run `Xvfb :99`, which prints why"
-                )
-            yield f":{number}"
-        finally:
-            _stop(server)
-    finally:
-        os.close(reading)
+        stack.callback(_stop, server)
+        ready, _, _ = select.select([reading], [], [], SECONDS_TO_START)
+        number = os.read(reading, 32).decode().strip() if ready else ""
+        if not number:
+            raise RuntimeError(f"Xvfb did not start (it ended with {server.poll()}): run `Xvfb :99`, which prints why")
+        yield f":{number}"
 
 
 def _stop(server: subprocess.Popen) -> None:

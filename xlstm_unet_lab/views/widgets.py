@@ -33,9 +33,8 @@ class TrainingPlot:
             raise ValueError(f"steps is {steps}, expected the number of training steps, 1 or more")
         self.records: list = []
         self.bar = ipywidgets.IntProgress(max=steps, description="training", layout={"width": "100%"})
-        self.pause = ipywidgets.Button(
-            description="pause", disabled=True, tooltip="hold the training, or go on with it"
-        )
+        hint = "hold the training, or go on with it"
+        self.pause = ipywidgets.Button(description="pause", disabled=True, tooltip=hint)
         self.stop = ipywidgets.Button(description="stop", disabled=True, tooltip="end the training after this step")
         self.text = ipywidgets.HTML("waiting for the first step", layout={"width": "100%"})
         self.curve = ipywidgets.HTML(layout={"width": "100%"})
@@ -102,12 +101,10 @@ class TrainingPlot:
         self.bar.value = record.step
         remaining = (self.bar.max - record.step) * record.seconds / record.step
         dice = next((r.metrics["mean"] for r in reversed(self.records) if r.metrics), None)
-        self.text.value = (
-            f"step {record.step} of {self.bar.max}, loss {record.loss:.3f}"
-            + (f", validation Dice {dice:.3f}" if dice is not None else "")
-            + f", {record.images_per_second:.0f} patches a second, {record.seconds:.0f} s so far, "
-            + (f"about {remaining:.0f} s to go" if record.step < self.bar.max else "done")
-        )
+        score = f", validation Dice {dice:.3f}" if dice is not None else ""
+        pace = f"{record.images_per_second:.0f} patches a second, {record.seconds:.0f} s so far"
+        left = f"about {remaining:.0f} s to go" if record.step < self.bar.max else "done"
+        self.text.value = f"step {record.step} of {self.bar.max}, loss {record.loss:.3f}{score}, {pace}, {left}"
 
     def _draw(self) -> None:
         self.curve.value = learning_curve(self.records).html()
