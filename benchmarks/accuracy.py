@@ -35,8 +35,8 @@ ORIGINALS = {  # below LAB_REAL_DATA
 PROBE = 40  # steps that are timed to learn how many fit into the minutes
 AVERAGE = 0.99  # of the running mean of the weights, which is what is tested
 MULTIPLES = {"swin_unetr": 32}  # it halves every axis five times, so its patches are rounded up
-# The rate is that of Hatamizadeh et al., arXiv 2201.01266. In bfloat16 on a CPU (torch 2.15, MONAI 1.6) this network's
-# gradients are sometimes not finite, at any rate; in float32 its steps take as long.
+# The rate is that of Hatamizadeh et al., arXiv 2201.01266. On a CPU `fit` refuses to train this network on hippocampus
+# in bfloat16, as some of its maps are two voxels deep; in float32 its steps take as long.
 OWN_SETTINGS = {"swin_unetr": {"learning_rate": 8e-4, "precision": "32-true", "channels_last": False}}
 SHARE = 0.97  # of the minutes that is planned for; the rest is for turns that take longer
 
@@ -76,15 +76,16 @@ class Task:
     mirror: tuple[int, ...]  # axes over which predictions are mirrored and averaged
     augment: bool | Augmentation = True
     times_drawn: Callable[[dict], int] = lambda case: 1  # how often a case stands in the list that patches come from
-    own_features: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)  # of single networks, by name
+    own_options: Mapping[str, Mapping] = dataclasses.field(default_factory=dict)  # of single networks, by name
 
 
 FLIPS = Augmentation(
     rotate=False, turn_probability=0, probability=0.2, blur_probability=0, low_resolution_probability=0
 )
 # With four stages the only mixer of "enc" is where "bot" has it, and the two are one network; a fifth tells them apart.
-FIVE_STAGES = {"xlstm_unet_enc": (12, 24, 48, 64, 96)}
-LARGER_UNET = {"unet": (20, 40, 80)}  # no fewer parameters than the network with a mixer
+FIVE_STAGES = {"features": (12, 24, 48, 64, 96)}
+SAME_GRID = {"strides": ((1, 1, 1), *((2, 2, 2),) * 3, (1, 1, 1))}  # the fifth stage, where 2 x 3 x 2 would be left
+LARGER = {"features": (20, 40, 80)}  # no fewer parameters than the network with a mixer
 TASKS = {
     task.recipe: task
     for task in (
@@ -97,7 +98,7 @@ TASKS = {
             dice_of_labels,
             (2,),
             replace(FLIPS, flip_axes=(2,)),
-            own_features=FIVE_STAGES,
+            own_options={"xlstm_unet_enc": FIVE_STAGES | SAME_GRID},
         ),
         Task(
             "nuclei",
@@ -109,11 +110,19 @@ TASKS = {
             (0, 1),
             Augmentation(invert_probability=0.3),
             colours_thrice,
-            own_features=FIVE_STAGES,
+            own_options={"xlstm_unet_enc": FIVE_STAGES},
         ),
         Task("polyps", (192, 192), 8, 3e-3, (16, 32, 64, 96, 128), dice_of_labels, (1,)),
         Task(
-            "phantom_long_range", (384, 32), 8, 3e-3, (16, 32, 64), dice_of_labels, (), FLIPS, own_features=LARGER_UNET
+            "phantom_long_range",
+            (384, 32),
+            8,
+            3e-3,
+            (16, 32, 64),
+            dice_of_labels,
+            (),
+            FLIPS,
+            own_options={"unet": LARGER},
         ),
     )
 }
@@ -166,14 +175,14 @@ def patch_size(task: Task, name: str) -> tuple[int, ...]:
 
 def network(task: Task, name: str, train) -> torch.nn.Module:
     recipe = train.recipe
-    features = task.own_features.get(name, task.features)
+    options = {} if name in BASELINES else {"features": task.features} | task.own_options.get(name, {})
     return lab.build(
         name,
         spatial_dims=recipe.spatial_dims,
         in_channels=len(recipe.channel_names),
         num_classes=recipe.num_classes,
         patch_size=patch_size(task, name),
-        **({} if name in BASELINES else {"features": features}),
+        **options,
     )
 
 

@@ -1,6 +1,7 @@
 """Options of training: regions, one spacing, mean weights, compilation, mixed precision, and what a failure keeps."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -208,6 +209,26 @@ def test_gates_and_stabiliser_stay_in_float32_under_autocast(form):
     assert torch.allclose(state.m.double(), exact_state.m, rtol=1e-5)
     assert torch.allclose(h.double(), exact, rtol=1e-2, atol=1e-2)
     assert torch.allclose(state.C.double(), exact_state.C, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("depth", "fits"), [(8, False), (12, True), (16, True)])
+def test_maps_shallower_than_the_kernel_are_refused_in_bfloat16_on_a_cpu(tmp_path, depth, fits):
+    """The depths are 8, 4, 2 at the first: a convolution 3 deep would get a weight gradient from unwritten memory."""
+    patch = (depth, 8, 8)
+    facts = {"spatial_dims": 3, "in_channels": 1, "num_classes": 2, "patch_size": patch}
+    model = lab.build("unet", **facts, features=(4, 6, 8), strides=((1, 1, 1), (2, 2, 2), (2, 2, 2)))
+    train = [case(0, 3)]
+
+    def settings(precision):
+        return replace(config(3, steps=1), patch_size=patch, precision=precision, accelerator="cpu")
+
+    if fits:
+        assert len(list(fit(model, train, None, settings("bf16-mixed"), tmp_path / "run"))) == 1
+    else:
+        with pytest.raises(ValueError, match=r"encoder\.stages\.2\.0\.conv2 \(2 deep, its kernel 3\).*'32-true'"):
+            fit(model, train, None, settings("bf16-mixed"), tmp_path / "run")
+        assert not (tmp_path / "run").exists() and model.training
+    assert len(list(fit(model, train, None, settings("32-true")))) == 1
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])

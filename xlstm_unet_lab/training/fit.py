@@ -27,7 +27,7 @@ from xlstm_unet_lab.training.machine import (
     quiet_lightning,
     reset_peak_memory,
 )
-from xlstm_unet_lab.training.not_finite import bad_gradient, bad_in_forward, not_finite
+from xlstm_unet_lab.training.not_finite import bad_gradient, bad_in_forward, check_bfloat16, not_finite
 from xlstm_unet_lab.training.run_directory import RunDirectory
 from xlstm_unet_lab.training.sliding_window import modes_kept
 from xlstm_unet_lab.training.state import Progress, TrainingState
@@ -82,6 +82,8 @@ def fit(
         _check_data("val", val, model, config, targets)
         scored = foreground(val, targets, config)
     fabric = make_fabric(config)
+    if config.precision == "bf16-mixed" and fabric.device.type == "cpu" and len(config.patch_size) == 3:
+        check_bfloat16(model, torch.zeros(1, len(view_case(train, 0)["image"]), *config.patch_size))
     run = None
     if run_directory is not None:
         data = {"recipe": getattr(recipe, "name", None), "fold": getattr(origin, "fold", None), "cases": len(train)}

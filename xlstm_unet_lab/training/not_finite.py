@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Iterable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from xlstm_unet_lab.data.files import write_whole
 from xlstm_unet_lab.training.checkpoint import save_tensors, save_weights
 from xlstm_unet_lab.training.config import TrainConfig
+from xlstm_unet_lab.training.sliding_window import modes_kept
 
 
 def first_bad(named: Iterable[tuple[str, Tensor]]) -> str | None:
@@ -43,6 +46,32 @@ def bad_gradient(model: nn.Module) -> str:
     named = [(name, parameter.grad) for name, parameter in model.named_parameters() if parameter.grad is not None]
     culprit = first_bad(reversed(named))
     return f"the gradient of {culprit}" if culprit else "the norm of all gradients"
+
+
+def check_bfloat16(model: nn.Module, image: Tensor) -> None:
+    """ValueError where training in bfloat16 on a CPU would go wrong unseen, at an image (1, C, z, y, x).
+
+    There, with torch 2.15 and oneDNN 3.13, the weight gradient of a convolution that is deeper than its input holds
+    whatever lay in memory: often finite, always wrong. The model computes the image once.
+    """
+    shallow: list[str] = []
+
+    def note(conv: nn.Conv3d, inputs: tuple[Tensor, ...], name: str) -> None:
+        depth = inputs[0].shape[2]
+        if conv.stride[0] == 1 and conv.kernel_size[0] > depth > 1:
+            shallow.append(f"{name} ({depth} deep, its kernel {conv.kernel_size[0]})")
+
+    with ExitStack() as undone, torch.no_grad():
+        undone.enter_context(modes_kept(model))
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Conv3d):
+                undone.enter_context(module.register_forward_pre_hook(partial(note, name=name)))
+        model.eval()(image)
+    if shallow:
+        raise ValueError(
+            f"in precision 'bf16-mixed' torch computes wrong gradients on this CPU: the input of {shallow[0]} is "
+            "shallower than the kernel. Train in '32-true', or with deeper patches, fewer stages or flatter kernels"
+        )
 
 
 def not_finite(
