@@ -59,7 +59,7 @@ def instance_scores(probabilities: np.ndarray, dataset, case: int) -> dict[str, 
 
 
 def colours_thrice(case: dict) -> int:
-    """3 for an image in colour: 12 of the 75 nuclei are, and they are the hard ones."""
+    """3 for an image in colour: 12 of the 75 training images of nuclei are, and they are the hard ones."""
     return 1 if torch.equal(case["image"][0], case["image"][-1]) else 3
 
 
@@ -175,14 +175,14 @@ def patch_size(task: Task, name: str) -> tuple[int, ...]:
 
 def network(task: Task, name: str, train) -> torch.nn.Module:
     recipe = train.recipe
-    options = {} if name in BASELINES else {"features": task.features} | task.own_options.get(name, {})
+    shared = {} if name in BASELINES else {"features": task.features}
     return lab.build(
         name,
         spatial_dims=recipe.spatial_dims,
         in_channels=len(recipe.channel_names),
         num_classes=recipe.num_classes,
         patch_size=patch_size(task, name),
-        **options,
+        **(shared | task.own_options.get(name, {})),
     )
 
 
@@ -207,18 +207,18 @@ def drawn(task: Task, train) -> Subset:
     return Subset(train, [number for number in range(len(train)) for _ in range(task.times_drawn(train[number]))])
 
 
-def steps_within(seconds: float, task: Task, name: str, train) -> int:
+def steps_within(seconds: float, task: Task, name: str, train: Subset) -> int:
     """How many steps fit into the time, from a short training of a network that is thrown away."""
-    records = list(lab.fit(network(task, name, train), drawn(task, train), None, settings(task, name, 0, PROBE)))
+    records = list(lab.fit(network(task, name, train.dataset), train, None, settings(task, name, 0, PROBE)))
     later = records[PROBE // 2 :]
     return max(1, int(SHARE * seconds * (len(later) - 1) / (later[-1].seconds - later[0].seconds)))
 
 
-def trained(run: Run, task: Task, train, seed: int, steps: int) -> tuple[torch.nn.Module, object]:
+def trained(run: Run, task: Task, train: Subset, seed: int, steps: int) -> tuple[torch.nn.Module, object]:
     """One member after its part of the minutes, and the last record of its training."""
     torch.manual_seed(seed)
-    model = network(task, run.model, train)
-    for record in lab.fit(model, drawn(task, train), None, settings(task, run.model, seed, steps)):
+    model = network(task, run.model, train.dataset)
+    for record in lab.fit(model, train, None, settings(task, run.model, seed, steps)):
         if record.seconds > 60 * run.minutes / run.members:
             break
     return model, record
@@ -226,7 +226,8 @@ def trained(run: Run, task: Task, train, seed: int, steps: int) -> tuple[torch.n
 
 def measure(run: Run) -> dict:
     """Train and test once. The time that counts is what `fit` reports: training alone."""
-    task, (train, test) = TASKS[run.task], datasets(run.task)
+    task, (cases, test) = TASKS[run.task], datasets(run.task)
+    train = drawn(task, cases)
     steps = steps_within(60 * run.minutes / run.members, task, run.model, train)
     seeds = range(run.seed, run.seed + run.members)
     models, last = zip(*(trained(run, task, train, seed, steps) for seed in seeds), strict=True)
@@ -243,7 +244,7 @@ def measure(run: Run) -> dict:
     return {
         **dataclasses.asdict(run),
         "own settings": OWN_SETTINGS.get(run.model, {}) | {"patch_size": known["patch_size"]},
-        "training cases": len(train),
+        "training cases": len(cases),
         "test cases": len(test),
         "parameters": sum(parameter.numel() for model in models for parameter in model.parameters()),
         "steps planned": steps * run.members,

@@ -23,13 +23,17 @@ class Profile:
     description: str
 
 
-BUDGETS = (  # what a Profile holds, in its order
-    ("ci", 90, 3, "a whole notebook within 90 seconds on 2 cores: tiny networks, to see that everything runs"),
-    ("cpu", 600, 8, "a whole notebook within 10 minutes on a laptop"),
-    ("gpu", 600, 16, "a whole notebook within 10 minutes on one GPU"),
-    ("paper", math.inf, math.inf, "no limit: published settings in lessons that have them, else as gpu"),
-)
-PROFILES = {name: Profile(name, *budget) for name, *budget in BUDGETS}
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile(
+            "ci", 90, 3, "a whole notebook within 90 seconds on 2 cores: tiny networks, to see that everything runs"
+        ),
+        Profile("cpu", 600, 8, "a whole notebook within 10 minutes on a laptop"),
+        Profile("gpu", 600, 16, "a whole notebook within 10 minutes on one GPU"),
+        Profile("paper", math.inf, math.inf, "no limit: published settings in lessons that have them, else as gpu"),
+    )
+}
 
 
 def current_profile() -> Profile:

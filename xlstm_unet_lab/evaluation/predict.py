@@ -94,8 +94,10 @@ def slice_by_slice(
     if axis is None:
         return function(model, image, spacing=spacing, **options)
     if axis not in range(3) or np.ndim(image) != 4:
-        asked = f"slices across axis {axis!r} of an image of shape {np.shape(image)} were asked for"
-        raise ValueError(f"{asked}; they are cut across axis 0, 1 or 2 of (C, z, y, x)")
+        raise ValueError(
+            f"slices across axis {axis!r} of an image of shape {np.shape(image)} were asked for; they are cut across "
+            "axis 0, 1 or 2 of (C, z, y, x)"
+        )
     left = None if spacing is None else tuple(size for place, size in enumerate(spacing) if place != axis)
     slices = options.pop("track", iter)(list(np.moveaxis(image, axis + 1, 0)))
     found = [function(model, one, spacing=left, **options) for one in slices]
@@ -150,8 +152,10 @@ def targets_of(model: nn.Module, channels: int) -> Targets:
     targets = getattr(model, "targets", None)
     if targets is None:
         return Targets.classes({f"class {value}": value for value in range(channels)})
-    if (named := len(targets.names)) != channels:
-        raise ValueError(f"model.targets names {named} channels {targets.names}, the model gives {channels}")
+    if len(targets.names) != channels:
+        raise ValueError(
+            f"model.targets names {len(targets.names)} channels {targets.names}, the model gives {channels}"
+        )
     return targets
 
 
@@ -196,8 +200,14 @@ def _probability_slabs(
     network = Mirrored(model, axes, exclusive=is_exclusive(model)) if axes else model
     if batch_size is None:
         batch_size = WINDOWS_AT_ONCE[len(patch_size)]
-    image = torch.from_numpy(normalise(image))
-    slabs = sliding_slabs(network, image, patch_size=patch_size, overlap=overlap, batch_size=batch_size, track=track)
+    slabs = sliding_slabs(
+        network,
+        torch.from_numpy(normalise(image)),
+        patch_size=patch_size,
+        overlap=overlap,
+        batch_size=batch_size,
+        track=track,
+    )
     # map and not a generator: that would hold on to a slab while the windows of the next one are computed
     probabilities = map(partial(_probabilities, model), slabs)
     return probabilities if working_size == size else resized_slabs(probabilities, working_size, size)
@@ -210,8 +220,10 @@ def _working_size(model: nn.Module, size: tuple[int, ...], spacing: Sequence[flo
     spacing = checked_spacing(tuple(map(float, spacing)), len(size))
     wanted = getattr(model, "training_spacing", None)
     if wanted is None:
-        reason = "the model does not say what spacing it was trained at"
-        advice = "set model.training_spacing, as fit and load_weights do"
-        warnings.warn(f"spacing={spacing} was not used: {reason}; {advice}", stacklevel=4)
+        warnings.warn(
+            f"spacing={spacing} was not used: the model does not say what spacing it was trained at; "
+            "set model.training_spacing, as fit and load_weights do",
+            stacklevel=4,
+        )
         return size
     return resampled_size(size, spacing, wanted)

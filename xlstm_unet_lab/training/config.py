@@ -82,8 +82,10 @@ class TrainConfig:
             raise ValueError(f"warmup_steps={self.warmup_steps} must be below steps={self.steps}")
         processes = self.devices * self.num_nodes
         if self.batch_size % processes:
-            shared = f"shared by devices={self.devices} on num_nodes={self.num_nodes}"
-            raise ValueError(f"batch_size={self.batch_size} cannot be {shared}: make it a multiple of {processes}")
+            raise ValueError(
+                f"batch_size={self.batch_size} cannot be shared by devices={self.devices} on num_nodes="
+                f"{self.num_nodes}: make it a multiple of {processes}"
+            )
 
 
 def learning_rate_at(step: int, config: TrainConfig) -> float:

@@ -25,17 +25,15 @@ def bad_in_forward(fabric, model: nn.Module, image: Tensor, outputs: list[Tensor
     if culprit := first_bad([("the image", image), *model.named_parameters()]):
         return culprit
     bad: list[str] = []
-    handles = [
-        module.register_forward_hook(lambda _, __, output, name=name: bad.extend([name] * _holds_bad(output)))
-        for name, module in model.named_modules()
-        if name
-    ]
-    try:
-        with torch.no_grad(), fabric.autocast():
-            model(image)
-    finally:
-        for handle in handles:
-            handle.remove()
+
+    def note(module: nn.Module, inputs: tuple, output: object, name: str) -> None:
+        bad.extend([name] * _holds_bad(output))
+
+    with ExitStack() as hooks, torch.no_grad(), fabric.autocast():
+        for name, module in model.named_modules():
+            if name:
+                hooks.enter_context(module.register_forward_hook(partial(note, name=name)))
+        model(image)
     if bad:
         return f"the output of {bad[0]}"
     return first_bad((f"output {level}", output) for level, output in enumerate(outputs)) or "the loss"
@@ -61,11 +59,10 @@ def check_bfloat16(model: nn.Module, image: Tensor) -> None:
         if conv.stride[0] == 1 and conv.kernel_size[0] > depth > 1:
             shallow.append(f"{name} ({depth} deep, its kernel {conv.kernel_size[0]})")
 
-    with ExitStack() as undone, torch.no_grad():
-        undone.enter_context(modes_kept(model))
+    with modes_kept(model), ExitStack() as hooks, torch.no_grad():
         for name, module in model.named_modules():
             if isinstance(module, nn.Conv3d):
-                undone.enter_context(module.register_forward_pre_hook(partial(note, name=name)))
+                hooks.enter_context(module.register_forward_pre_hook(partial(note, name=name)))
         model.eval()(image)
     if shallow:
         raise ValueError(

@@ -104,8 +104,10 @@ def sliding_slabs(
             patches = torch.stack([padded[(slice(None), *window)] for window in batch])
             logits = first_output(network(patches.to(reference.device, reference.dtype))).to("cpu", dtype)
             if logits.shape[2:] != patch_size:
-                answer = f"logits of shape {tuple(logits.shape)}; expected (B, num_classes, *patch_size)"
-                raise ValueError(f"the network answers windows of {patch_size} with {answer}")
+                raise ValueError(
+                    f"the network answers windows of {patch_size} with logits of shape {tuple(logits.shape)}; "
+                    "expected (B, num_classes, *patch_size)"
+                )
             if totals is None:
                 totals = logits.new_zeros(logits.shape[1] + 1, height, *padded.shape[2:])
             finished = batch[0][0].start - top  # rows above the windows to come
@@ -156,9 +158,10 @@ def resized_slabs(slabs: Iterator[Tensor], size: Sequence[int], wanted: Sequence
 def check_rank(shape: Sequence[int], patch_size: Sequence[int]) -> None:
     """ValueError unless an image of this shape has a channel axis and as many spatial ones as the patch."""
     if len(shape) != len(patch_size) + 1:
-        needed = f"patch_size={tuple(patch_size)} needs (C, *spatial) with {len(patch_size)} spatial dimensions"
-        advice = "image[None] adds the channel axis, image[0] drops a batch axis"
-        raise ValueError(f"image has shape {tuple(shape)}; {needed}: {advice}")
+        raise ValueError(
+            f"image has shape {tuple(shape)}; patch_size={tuple(patch_size)} needs (C, *spatial) with "
+            f"{len(patch_size)} spatial dimensions: image[None] adds the channel axis, image[0] drops a batch axis"
+        )
 
 
 def _check_image(network: nn.Module, image: Tensor, patch_size: tuple[int, ...]) -> None:
@@ -166,5 +169,6 @@ def _check_image(network: nn.Module, image: Tensor, patch_size: tuple[int, ...])
     check_rank(shape, patch_size)
     channels = getattr(getattr(network, "config", None), "in_channels", shape[0])
     if shape[0] != channels:
-        built = f"the network was built with in_channels={channels}"
-        raise ValueError(f"image has {shape[0]} channels (shape {shape}), {built}")
+        raise ValueError(
+            f"image has {shape[0]} channels (shape {shape}), the network was built with in_channels={channels}"
+        )

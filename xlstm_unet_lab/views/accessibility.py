@@ -77,7 +77,8 @@ def widget_problems(widget: ipywidgets.Widget) -> list[str]:
     Asked for: a description or tooltip for every control, from which its label is made; an alternative text for every
     image; a title for every page of a Tab or Accordion.
     """
-    name, found = type(widget).__name__, []
+    name = type(widget).__name__
+    found = []
     if isinstance(widget, ipywidgets.Image):
         found.append("Image has no place for an alternative text: show `Picture.html()` in an HTML widget")
     elif isinstance(widget, (ipywidgets.HTML, ipywidgets.HTMLMath)):

@@ -12,7 +12,6 @@ from xlstm_unet_lab.evaluation.report import bootstrap_interval
 from xlstm_unet_lab.views.figures import ERRORS, error_map, legend, paint, smoothed_loss
 from xlstm_unet_lab.views.picture import BLUE, GREY, Picture, in_words, line_style, new_figure
 
-Curves = Mapping[str, Mapping[int, float]]  # name -> {length or size: value}
 COLUMNS = 4  # of `flaws`
 HEIGHT = 36  # letters that fit along the y axis of `lines`
 
@@ -34,7 +33,8 @@ def lines(
     x = np.asarray(x, float)
     if not values or not len(x):
         raise ValueError(f"there is nothing to draw: x has {len(x)} values, and {len(values)} curves were given")
-    axes, sentences = new_figure(7, 3.2).add_subplot(), []
+    figure = new_figure(7, 3.2)
+    axes, sentences = figure.add_subplot(), []
     for place, (name, y) in enumerate(values.items()):
         y = np.asarray(y, float)
         if y.shape != x.shape:
@@ -47,7 +47,7 @@ def lines(
     if log_x:
         _number_ticks(axes, x[:: max(1, len(x) // 12)])
     axes.legend(fontsize=8, frameon=False)
-    return Picture(axes.figure, f"{y_label} against {x_label}. {' '.join(sentences)}")
+    return Picture(figure, f"{y_label} against {x_label}. {' '.join(sentences)}")
 
 
 def _number_ticks(axes: Axes, ticks: Sequence[float], rotation: float = 0) -> None:
@@ -68,14 +68,16 @@ def _course(name: str, x: np.ndarray, y: np.ndarray) -> str:
 
 def loss_curves(runs: Mapping[str, Sequence]) -> Picture:
     """The running mean of the loss of several runs in one diagram. `runs`: name -> records as `fit` yields them."""
-    axes, lines = new_figure(7, 3).add_subplot(), []
+    figure = new_figure(7, 3)
+    axes = figure.add_subplot()
+    lines = []
     for place, (name, records) in enumerate(runs.items()):
         steps, smooth, _ = smoothed_loss(records)
         axes.plot(steps, smooth, **line_style(place), markevery=0.1, label=name)
         lines.append(f"{name}: from {smooth[0]:.2f} to {smooth[-1]:.2f} in {steps[-1]} steps")
     axes.set(xlabel="step", ylabel="loss, running mean", ylim=(0, None))
     axes.legend(fontsize=8, frameon=False)
-    return Picture(axes.figure, f"The loss of {len(runs)} runs. {'; '.join(lines)}.")
+    return Picture(figure, f"The loss of {len(runs)} runs. {'; '.join(lines)}.")
 
 
 def flaws(
@@ -109,24 +111,29 @@ def model_comparison(scores: Mapping[str, Sequence[float]], metric: str = "Dice"
     """
     rows = [(float(np.mean(values)), *bootstrap_interval(values), len(values), n) for n, values in scores.items()]
     rows.sort(key=lambda row: -row[0])
-    axes = new_figure(7, 0.8 + 0.4 * len(rows)).add_subplot()
+    figure = new_figure(7, 0.8 + 0.4 * len(rows))
+    axes = figure.add_subplot()
     for place, (mean, low, high, _, _) in enumerate(rows):
         axes.plot([low, high], [place, place], color=BLUE, linewidth=2)
         axes.plot(mean, place, "D", color=BLUE, markersize=6)
     axes.set(yticks=range(len(rows)), yticklabels=[row[-1] for row in rows], ylim=(len(rows) - 0.5, -0.5))
     axes.set_xlabel(f"{metric}\ndiamond: mean over cases, bar: 95% interval of the mean")
     lines = [f"{name}: {mean:.3f} [{low:.3f}, {high:.3f}] over {n} cases" for mean, low, high, n, name in rows]
-    text = f"Mean {metric} of {len(rows)} models, best first, with 95% intervals. {'; '.join(lines)}."
-    return Picture(axes.figure, text)
+    return Picture(figure, f"Mean {metric} of {len(rows)} models, best first, with 95% intervals. {'; '.join(lines)}.")
 
 
-def error_ladder(errors: Curves, against: str = "tokens") -> Picture:
+def error_ladder(errors: Mapping[str, Mapping[int, float]], against: str = "tokens") -> Picture:
     """Largest errors on logarithmic axes, one line a name. errors: name -> {length or size: error}; 0 is exact."""
     figure = new_figure(7, 3.4)
     return Picture(figure, " ".join(_log_lines(figure.add_subplot(), errors, against, "error")))
 
 
-def cost_curves(seconds: Curves, memory: Curves | None = None, against: str = "tokens", slopes: bool = True) -> Picture:
+def cost_curves(
+    seconds: Mapping[str, Mapping[int, float]],
+    memory: Mapping[str, Mapping[int, float]] | None = None,
+    against: str = "tokens",
+    slopes: bool = True,
+) -> Picture:
     """Seconds, and bytes where given, on logarithmic axes, with the slope of each line: 1 is linear, 2 quadratic.
 
     seconds, memory: name -> {length: value}; slopes False leaves the slopes out, where no power law is to be seen.
@@ -134,9 +141,11 @@ def cost_curves(seconds: Curves, memory: Curves | None = None, against: str = "t
     figure = new_figure(5 if memory is None else 9, 3.4)
     panels = {"seconds": seconds} | ({} if memory is None else {"bytes": memory})
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    lines = []
-    for one, (what, values) in zip(axes, panels.items(), strict=True):
-        lines += _log_lines(one, values, against, what, slopes)
+    lines = [
+        line
+        for one, (what, values) in zip(axes, panels.items(), strict=True)
+        for line in _log_lines(one, values, against, what, slopes)
+    ]
     return Picture(figure, " ".join(lines))
 
 
@@ -145,7 +154,7 @@ def fitted_slope(values: Mapping[int, float]) -> float:
     return float(np.polyfit(*np.log([list(values), list(values.values())]), 1)[0]) if len(values) > 1 else math.nan
 
 
-def _log_lines(axes: Axes, lines: Curves, against: str, what: str, slopes: bool = False) -> list[str]:
+def _log_lines(axes: Axes, lines: Mapping, against: str, what: str, slopes: bool = False) -> list[str]:
     """Draw the lines and return a sentence for each; values of 0 have no logarithm and are told in words."""
     sentences = []
     for place, (name, values) in enumerate(lines.items()):

@@ -8,7 +8,17 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch, Rectangle
 
 from xlstm_unet_lab.evaluation import metrics
-from xlstm_unet_lab.views.picture import BLUE, GREY, ORANGE, PURPLE, VERMILION, YELLOW, Picture, line_style, new_figure
+from xlstm_unet_lab.views.picture import (
+    BLUE,
+    GREY,
+    ORANGE,
+    PURPLE,
+    VERMILION,
+    YELLOW,
+    Picture,
+    line_style,
+    new_figure,
+)
 
 ERRORS = {"missed": YELLOW, "extra": VERMILION, "confused": PURPLE}  # error codes 1, 2, 3
 OPACITY = 0.55  # of label colours over an image
@@ -57,16 +67,19 @@ def legend(figure, colours: Mapping[str, str]) -> None:
 
 def samples(images: Sequence[np.ndarray], labels: Sequence[np.ndarray], colours: Mapping[str, str]) -> Picture:
     """Images (C, y, x) above, the same with their labels below. `colours`: name -> colour of labels 1, 2, ..."""
-    count = len(images)
-    figure = new_figure(1.8 * count, 4.0)
-    for place, (image, label) in enumerate(zip(images, labels, strict=True), start=1):
+    figure = new_figure(1.8 * len(images), 4.0)
+    for column, (image, label) in enumerate(zip(images, labels, strict=True)):
         picture = to_picture(image)
-        _panel(figure.add_subplot(2, count, place), picture)
-        _panel(figure.add_subplot(2, count, count + place), paint(picture, label, list(colours.values())))
+        _panel(figure.add_subplot(2, len(images), column + 1), picture)
+        _panel(
+            figure.add_subplot(2, len(images), len(images) + column + 1), paint(picture, label, list(colours.values()))
+        )
     legend(figure, colours)
-    shares = [np.mean([(label == value).mean() for label in labels]) for value in range(1, len(colours) + 1)]
-    covered = ", ".join(f"{name} {share:.0%}" for name, share in zip(colours, shares, strict=True))
-    text = f"{count} images, above as they are, below with their labels in colour; the labels cover {covered}."
+    shares = {
+        name: np.mean([(label == value).mean() for label in labels]) for value, name in enumerate(colours, start=1)
+    }
+    covered = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+    text = f"{len(images)} images, above as they are, below with their labels in colour; the labels cover {covered}."
     return Picture(figure, text)
 
 
@@ -86,8 +99,10 @@ def comparison(
         _panel(figure.add_subplot(1, 4, place), panel, name)
     legend(figure, {**colours, **ERRORS})
     counts = ", ".join(f"{name} {np.mean(errors == code):.1%}" for code, name in enumerate(ERRORS, start=1))
-    text = f"{title or 'One image'} beside its true labels, the predicted labels and the errors: of all pixels "
-    return Picture(figure, f"{text}{counts}.")
+    text = (
+        f"{title or 'One image'} beside its true labels, the predicted labels and the errors: of all pixels {counts}."
+    )
+    return Picture(figure, text)
 
 
 def smoothed_loss(records: Sequence) -> tuple[list[int], np.ndarray, int]:
@@ -102,7 +117,8 @@ def smoothed_loss(records: Sequence) -> tuple[list[int], np.ndarray, int]:
 def learning_curve(records: Sequence) -> Picture:
     """Loss of every step, its running mean, and the Dice of each validation. `records` as `fit` yields them."""
     steps, smooth, window = smoothed_loss(records)
-    axes = new_figure(7, 3).add_subplot()
+    figure = new_figure(7, 3)
+    axes = figure.add_subplot()
     if window > 1:
         every_step, losses = [r.step for r in records], [r.loss for r in records]
         axes.plot(every_step, losses, color=GREY, linewidth=0.6, alpha=0.6, label="loss of a step")
@@ -120,8 +136,8 @@ def learning_curve(records: Sequence) -> Picture:
         right.set(ylabel="Dice", ylim=(0, 1))
         handles = [a + b for a, b in zip(handles, right.get_legend_handles_labels(), strict=True)]
         text += f" The mean Dice on validation images is {validations[-1][1]:.2f} at step {validations[-1][0]}."
-    axes.figure.legend(*handles, fontsize=8, loc="outside upper center", ncols=len(handles[0]), frameon=False)
-    return Picture(axes.figure, text)
+    figure.legend(*handles, fontsize=8, loc="outside upper center", ncols=len(handles[0]), frameon=False)
+    return Picture(figure, text)
 
 
 def score_strip(
@@ -139,7 +155,9 @@ def score_strip(
     ]
     models = list(dict.fromkeys(model for _, model, _ in rows))
     colours = models if any(models) else list(scores)
-    axes, names, lines = new_figure(7, 0.6 + 0.5 * len(rows)).add_subplot(), [], []
+    figure = new_figure(7, 0.6 + 0.5 * len(rows))
+    axes = figure.add_subplot()
+    names, lines = [], []
     for row, (label, model, values) in enumerate(rows):
         values = values[~np.isnan(values)]
         # Dots are spread over the row's height by the golden section: even, and the same every time.
@@ -154,7 +172,7 @@ def score_strip(
         lines.append(f"{names[-1]}: mean {values.mean():.2f}, from {values.min():.2f} to {values.max():.2f}")
     axes.set(yticks=range(len(rows)), yticklabels=names, ylim=(len(rows) - 0.5, -0.5), xlim=(-0.02, 1.02))
     axes.set_xlabel(f"{metric}\none dot a{'n' if case[0] in 'aeiou' else ''} {case}, bar: mean")
-    return Picture(axes.figure, f"{metric} of {max(len(values) for *_, values in rows)} {case}s. {'; '.join(lines)}.")
+    return Picture(figure, f"{metric} of {max(len(values) for *_, values in rows)} {case}s. {'; '.join(lines)}.")
 
 
 def boundary_tolerance(
@@ -167,22 +185,27 @@ def boundary_tolerance(
     """
     if truth.ndim != 2:
         raise ValueError(f"truth has shape {truth.shape}, expected a mask (y, x): of a volume, hand over one slice")
-    left, right = new_figure(8, 3.2).subplots(1, 2)
+    figure = new_figure(8, 3.2)
     agreed = paint(np.ones((*truth.shape, 3)), truth.astype(bool) & prediction.astype(bool), [GREY], opacity=1)
     errors = error_map(prediction, truth)
-    _panel(left, paint(agreed, errors, list(ERRORS.values()), opacity=1), "both, and errors")
-    legend(left.figure, {"both": GREY} | {kind: ERRORS[kind] for kind in ("missed", "extra")})
+    _panel(figure.add_subplot(1, 2, 1), paint(agreed, errors, list(ERRORS.values()), opacity=1), "both, and errors")
+    legend(figure, {"both": GREY} | {kind: ERRORS[kind] for kind in ("missed", "extra")})
     tolerances = np.linspace(0, max(2 * tolerance, 4 * max(spacing)), 13)
-    curve = [metrics.surface_dice(prediction, truth, tolerance=float(t), spacing=spacing) for t in tolerances]
-    chosen = metrics.surface_dice(prediction, truth, tolerance=tolerance, spacing=spacing)
-    right.plot(tolerances, curve, **line_style(0))
-    right.axvline(tolerance, color=GREY, linestyle="--")
-    right.plot(tolerance, chosen, "o", color=VERMILION, markersize=9)
-    right.set(xlabel=f"tolerance in {unit}", ylabel="surface Dice", ylim=(-0.02, 1.02))
-    dice, distance = metrics.dice(prediction, truth), metrics.hausdorff95(prediction, truth, spacing=spacing)
-    text = f"Within a tolerance of {tolerance:g} {unit} the surface Dice is {chosen:.2f}; it goes from {curve[0]:.2f} "
-    text += f"without tolerance to {curve[-1]:.2f} at {tolerances[-1]:g} {unit}. Dice is {dice:.2f}, the 95% Hausdorff "
-    return Picture(left.figure, f"{text}distance {distance:.1f} {unit}.")
+    shared = {"spacing": spacing}
+    curve = [metrics.surface_dice(prediction, truth, tolerance=float(t), **shared) for t in tolerances]
+    chosen = metrics.surface_dice(prediction, truth, tolerance=tolerance, **shared)
+    axes = figure.add_subplot(1, 2, 2)
+    axes.plot(tolerances, curve, **line_style(0))
+    axes.axvline(tolerance, color=GREY, linestyle="--")
+    axes.plot(tolerance, chosen, "o", color=VERMILION, markersize=9)
+    axes.set(xlabel=f"tolerance in {unit}", ylabel="surface Dice", ylim=(-0.02, 1.02))
+    dice, distance = metrics.dice(prediction, truth), metrics.hausdorff95(prediction, truth, **shared)
+    text = (
+        f"Within a tolerance of {tolerance:g} {unit} the surface Dice is {chosen:.2f}; it goes from {curve[0]:.2f} "
+        f"without tolerance to {curve[-1]:.2f} at {tolerances[-1]:g} {unit}. Dice is {dice:.2f}, the 95% Hausdorff "
+        f"distance {distance:.1f} {unit}."
+    )
+    return Picture(figure, text)
 
 
 def patch_places(
@@ -193,22 +216,28 @@ def patch_places(
     image (C, *spatial), label (*spatial); boxes: one slice for each axis, which may reach beyond the image. Of a volume
     the slice (first axis) with most foreground is shown, with the patches that cross it.
     """
+    shown = "image"
     shares = np.array([(label[tuple(slice(max(s.start, 0), s.stop) for s in box)] > 0).mean() for box in boxes])
-    whole, shown = (label > 0).mean(), "image"
+    whole = (label > 0).mean()
     crossing = list(zip(boxes, shares, strict=True))
     if label.ndim == 3:
         place = int((label > 0).sum((1, 2)).argmax())
         crossing = [(box[1:], share) for box, share in crossing if box[0].start <= place < box[0].stop]
         image, label, shown = image[:, place], label[place], f"slice {place}"
-    left, right = new_figure(9, 3.6).subplots(1, 2)
-    _panel(left, paint(to_picture(image), label, list(colours.values())), f"{shown}, {len(crossing)} patches cross it")
+    figure = new_figure(9, 3.6)
+    axes = figure.add_subplot(1, 2, 1)
+    _panel(axes, paint(to_picture(image), label, list(colours.values())), f"{shown}, {len(crossing)} patches cross it")
     for (rows, columns), share in crossing:
         corner, sizes = (columns.start - 0.5, rows.start - 0.5), (columns.stop - columns.start, rows.stop - rows.start)
         colour, line = (VERMILION, "-") if share else (GREY, "--")
-        left.add_patch(Rectangle(corner, *sizes, fill=False, edgecolor=colour, linewidth=1.2, linestyle=line))
-    legend(left.figure, {**colours, "patch with foreground": VERMILION, "without": GREY})
+        axes.add_patch(Rectangle(corner, *sizes, fill=False, edgecolor=colour, linewidth=1.2, linestyle=line))
+    legend(figure, {**colours, "patch with foreground": VERMILION, "without": GREY})
+    right = figure.add_subplot(1, 2, 2)
     right.hist(shares, bins=np.linspace(0, 1, 21), color=BLUE)
     right.axvline(whole, color="black", linestyle="--")
     right.set(xlabel="share of foreground in a patch; dashed: in the image", ylabel="patches")
-    text = f"{len(boxes)} random patches: {np.count_nonzero(shares)} hold foreground, {shares.mean():.1%} of an "
-    return Picture(left.figure, f"{text}average patch. Of the whole image {whole:.1%} is foreground.")
+    text = (
+        f"{len(boxes)} random patches: {np.count_nonzero(shares)} hold foreground, {shares.mean():.1%} of an average "
+        f"patch. Of the whole image {whole:.1%} is foreground."
+    )
+    return Picture(figure, text)

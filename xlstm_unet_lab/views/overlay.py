@@ -255,8 +255,9 @@ def overlay(
     if probabilities is not None:
         probabilities = np.asarray(probabilities)
         if probabilities.shape[1:] != size or probabilities.dtype.kind != "f":
-            kind = f"{probabilities.dtype} {probabilities.shape}"
-            raise ValueError(f"probabilities are {kind}; expected floats (channels, {size})")
+            raise ValueError(
+                f"probabilities are {probabilities.dtype} {probabilities.shape}; expected floats (channels, {size})"
+            )
     labels = checked_labels(label_names, found, probabilities)
     values = sorted({value for covered in labels.values() for value in covered})
     if unknown := sorted(found - set(values)):

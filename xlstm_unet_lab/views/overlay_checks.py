@@ -55,6 +55,8 @@ def checked_labels(
     if wrong := {name: values for name, values in labels.items() if not values or min(values) < 1}:
         raise ValueError(f"label_names {wrong} do not fit: a label covers values from 1 on, 0 alone is background")
     if probabilities is not None and len(probabilities) not in (len(labels), len(labels) + 1):
-        expected = f"{len(labels) + 1} (background and {', '.join(labels)}) or {len(labels)} (these alone)"
-        raise ValueError(f"probabilities have {len(probabilities)} channels; expected {expected}")
+        raise ValueError(
+            f"probabilities have {len(probabilities)} channels; expected {len(labels) + 1} (background and "
+            f"{', '.join(labels)}) or {len(labels)} (these alone)"
+        )
     return labels

@@ -62,9 +62,10 @@ def screenshot(overlay: Overlay, path: str | Path, ndisplay: int = 2, size: tupl
             raise RuntimeError(f"napari drew nothing within {LIMIT} s: try a smaller volume or size=") from error
         if done.returncode or not drawn.is_file():
             lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-            reason = lines[-1] if lines else f"ended with code {done.returncode}"
-            advice = "OpenGL or Qt's system libraries may be missing, `make system` installs them"
-            raise RuntimeError(f"napari could not draw ({reason}): {advice}")
+            raise RuntimeError(
+                f"napari could not draw ({lines[-1] if lines else f'ended with code {done.returncode}'}): OpenGL or "
+                "Qt's system libraries may be missing, `make system` installs them"
+            )
         return write_whole(path, drawn.read_bytes())
 
 

@@ -41,9 +41,10 @@ def choose(environ: Mapping[str, str], notebook: bool, napari: bool) -> tuple[st
     with or without napari installed. Raises RuntimeError outside a notebook without napari, where nothing can show."""
     remote = next((name for name in REMOTE if environ.get(name)), None) if notebook else None
     if not napari and not notebook:
-        lack = "napari is not installed, and this is no notebook"
-        advice = "pip install 'xlstm-unet-lab[napari]', or show the overlay in JupyterLab"
-        raise RuntimeError(f"{lack}: {advice}; overlay.describe() needs neither")
+        raise RuntimeError(
+            "napari is not installed, and this is no notebook: pip install 'xlstm-unet-lab[napari]', or show the "
+            "overlay in JupyterLab; overlay.describe() needs neither"
+        )
     if not napari:
         reason = "napari is not installed"
     elif not has_screen(environ):

@@ -102,17 +102,20 @@ def score_distribution(tables: Mapping[str, pandas.DataFrame], score: str = "dic
 
     data = pandas.concat([table.assign(model=model) for model, table in tables.items()]).dropna(subset=score)
     labels = data["label"].unique()
-    axes = new_figure(8, 1.2 + 0.4 * len(labels) * len(tables)).add_subplot()
+    figure = new_figure(8, 1.2 + 0.4 * len(labels) * len(tables))
+    axes = figure.add_subplot()
     shared = {"data": data, "x": score, "y": "label", "hue": "model", "orient": "h", "ax": axes}
     shared["palette"] = [PALETTE[place % len(PALETTE)] for place in range(len(tables))]
     seaborn.boxplot(**shared, showfliers=False, fill=False, linewidth=1)
     seaborn.stripplot(**shared, dodge=True, size=3, alpha=0.6, legend=False)
     axes.set(xlabel=f"{NAMES[score]}, one dot a case, box: quartiles", ylabel="", xlim=(-0.02, 1.02))
     axes.legend(fontsize=8, frameon=False)
-    lines = []
-    for (model, label), values in data.groupby(["model", "label"], sort=False)[score]:
-        lines.append(f"{model}, {label}: median {values.median():.2f}, from {values.min():.2f} to {values.max():.2f}")
-    return Picture(axes.figure, f"{NAMES[score]} of {data['case'].nunique()} cases. {'; '.join(lines)}.")
+    groups = data.groupby(["model", "label"], sort=False)[score]
+    lines = [
+        f"{model}, {label}: median {values.median():.2f}, from {values.min():.2f} to {values.max():.2f}"
+        for (model, label), values in groups
+    ]
+    return Picture(figure, f"{NAMES[score]} of {data['case'].nunique()} cases. {'; '.join(lines)}.")
 
 
 def paired_differences(
@@ -122,18 +125,21 @@ def paired_differences(
     import seaborn
 
     both, means = paired(table_a, table_b, score), compare(table_a, table_b, score=score)
-    axes, lines = new_figure(8, 1.2 + 0.45 * len(means)).add_subplot(), []
+    figure = new_figure(8, 1.2 + 0.45 * len(means))
+    axes = figure.add_subplot()
     data = both.assign(difference=both["a"] - both["b"])
     seaborn.stripplot(data, x="difference", y="label", orient="h", color=PALETTE[0], size=4, alpha=0.5, ax=axes)
     for place, row in enumerate(means.itertuples()):
         axes.plot([row.low, row.high], [place + 0.3] * 2, color="black", linewidth=2)
         axes.plot(row.difference, place + 0.3, "D", color="black", markersize=5)
-        interval = f"[{row.low:+.3f}, {row.high:+.3f}]"
-        lines.append(f"{row.label}: {row.difference:+.3f} {interval}, higher in {row.wins} of {row.cases}")
     axes.axvline(0, color=GREY, linewidth=1)
-    what = f"{NAMES[score]} of {models[0]} minus {models[1]}"
-    axes.set(xlabel=f"{what}; diamond: mean, bar: 95% interval", ylabel="")
-    return Picture(axes.figure, f"{what}, case by case. {'; '.join(lines)}.")
+    first, second = models
+    axes.set(xlabel=f"{NAMES[score]} of {first} minus {second}; diamond: mean, bar: 95% interval", ylabel="")
+    lines = [
+        f"{row.label}: {row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}], higher in {row.wins} of {row.cases}"
+        for row in means.itertuples()
+    ]
+    return Picture(figure, f"{NAMES[score]} of {first} minus {second}, case by case. {'; '.join(lines)}.")
 
 
 def case_picture(

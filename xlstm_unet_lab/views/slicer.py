@@ -99,10 +99,14 @@ def slicer(overlay: Overlay) -> Slicer:
     shown = scene(overlay)
     present = [layer["name"] for layer in shown["layers"]]
     windows = [channel["window"] for channel in shown["channels"]]
-    window, level = [high - low for low, high in windows], [(low + high) / 2 for low, high in windows]
-    layers = [name for name in ("prediction", "truth") if name in present][:1]
-    layers += ["outlines"] * (overlay.instances is not None)
-    return Slicer(scene=shown, slice=overlay.initial_slice, window=window, level=level, layers=layers)
+    return Slicer(
+        scene=shown,
+        slice=overlay.initial_slice,
+        window=[high - low for low, high in windows],
+        level=[(low + high) / 2 for low, high in windows],
+        layers=[name for name in ("prediction", "truth") if name in present][:1]
+        + ["outlines"] * (overlay.instances is not None),
+    )
 
 
 def scene(overlay: Overlay) -> dict:
@@ -111,9 +115,11 @@ def scene(overlay: Overlay) -> dict:
     Volumes are gzipped in C order (z, y, x): channels as little-endian uint16 codes (value = low + step * code), layers
     as uint8. A layer's table has 256 rows of red, green, blue and opacity, uint8. Errors as in `slicer`.
     """
-    if (highest := max(overlay.colours, default=0)) > LARGEST:
-        advice = "number classes from 1 on, and hand over numbered objects as instances"
-        raise ValueError(f"there is a label value {highest}, the slicer shows values up to {LARGEST}: {advice}")
+    if max(overlay.colours, default=0) > LARGEST:
+        raise ValueError(
+            f"there is a label value {max(overlay.colours)}, the slicer shows values up to {LARGEST}: number classes "
+            "from 1 on, and hand over numbered objects as instances"
+        )
     flat = len(overlay.shape) == 2
     colour = [("colour", overlay.image)] if overlay.is_colour else None
     channels = colour or zip(overlay.channel_names, overlay.image[:, None], strict=True)
@@ -124,8 +130,11 @@ def scene(overlay: Overlay) -> dict:
     ]
     if overlay.errors is not None:
         legend += [{"name": name, "colour": shade, "layer": "errors"} for name, shade in ERRORS.items()]
-    return {name: getattr(overlay, name) for name in ("title", "credit", "unit")} | {
+    return {
+        "title": overlay.title,
         "description": overlay.describe(),
+        "credit": overlay.credit,
+        "unit": overlay.unit,
         "shape": [1] * flat + list(overlay.shape),
         "spacing": [1.0] * flat + list(overlay.spacing),
         "axes": [{"name": name, "turned": _turned(overlay, axis)} for axis, name in enumerate(names)],
