@@ -55,13 +55,13 @@ system-if-missing:
 	@tools/system_packages.sh install-if-root
 
 course: $(STAMP) ## build both notebooks of every lesson from solutions/*.py; CHECK=1 only compares
-	@$(RUN) -m xlstm_unet_lab.course.build $(if $(CHECK),--check)
+	@$(RUN) -m xlstm_unet_lab.course.authoring.build $(if $(CHECK),--check)
 
 course-times: $(STAMP) ## run every lesson in profile cpu, write the minutes into their headers, build them anew
-	@$(RUN) -m xlstm_unet_lab.course.build --times; status=$$?; $(RUN) -m xlstm_unet_lab.course.build && exit $$status
+	@$(RUN) -m xlstm_unet_lab.course.authoring.build --times; status=$$?; $(RUN) -m xlstm_unet_lab.course.authoring.build && exit $$status
 
 nbgrader: $(STAMP) ## write the lessons as a course for nbgrader into runs/nbgrader
-	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) -m xlstm_unet_lab.course.build --nbgrader runs/nbgrader
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) -m xlstm_unet_lab.course.authoring.build --nbgrader runs/nbgrader
 
 bench: $(STAMP) ## measure speed and memory side by side, results in benchmarks/results/; options: BENCH_ARGS
 	@$(RUN) -m benchmarks $(BENCH_ARGS)

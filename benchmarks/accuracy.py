@@ -22,9 +22,9 @@ import xlstm_unet_lab as lab
 from benchmarks.measure import RESULTS, keep, table
 from xlstm_unet_lab.data.augment import Augmentation
 from xlstm_unet_lab.evaluation import metrics
-from xlstm_unet_lab.evaluation.instances import instances_from_classes
-from xlstm_unet_lab.evaluation.predict import predict_probabilities
 from xlstm_unet_lab.evaluation.report import bootstrap_interval
+from xlstm_unet_lab.inference.instances import instances_from_classes
+from xlstm_unet_lab.inference.predict import predict_probabilities
 from xlstm_unet_lab.models.baselines import BASELINES
 
 ORIGINALS = {  # below LAB_REAL_DATA

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from benchmarks.measure import keep, table
-from xlstm_unet_lab.course.lesson import execute, read_master, solution_notebook
+from xlstm_unet_lab.course.authoring.lesson import execute, read_master, solution_notebook
 
 ROOT = Path(__file__).parents[1]
 MASTER = ROOT / "solutions" / "00_start_here.py"

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure import in_fresh_process, keep, peak_of_process, table
-from xlstm_unet_lab.views.overlay import overlay
-from xlstm_unet_lab.views.virtual_display import has_screen, virtual_display
+from xlstm_unet_lab.overlays.description import overlay
+from xlstm_unet_lab.overlays.virtual_display import has_screen, virtual_display
 
 SIZE, LABELS = (256, 256, 256), 13
 SLICES = range(0, 256, 8)  # that are scrolled to
@@ -38,7 +38,7 @@ def measure() -> dict:
     import napari
     from qtpy.QtWidgets import QApplication
 
-    from xlstm_unet_lab.views.overlay_napari import layers_of
+    from xlstm_unet_lab.overlays.viewer import layers_of
 
     image, truth, prediction = volume()
     napari.Viewer().close()  # the first window of a process pays for Qt and OpenGL

@@ -14,10 +14,10 @@ import numpy as np
 
 import xlstm_unet_lab as lab
 from benchmarks.accuracy import datasets
+from xlstm_unet_lab.data.images import read_case
 from xlstm_unet_lab.data.instance_labels import LABELS
-from xlstm_unet_lab.evaluation.formats import read_case
-from xlstm_unet_lab.evaluation.instances import instances_from_classes
-from xlstm_unet_lab.views.overlay import Overlay, overlay, overlay_case
+from xlstm_unet_lab.inference.instances import instances_from_classes
+from xlstm_unet_lab.overlays.description import Overlay, overlay, overlay_case
 
 ROOT = Path(__file__).parents[1]
 LARGEST = 200_000  # bytes of a PNG

@@ -40,9 +40,9 @@ import xlstm_unet_lab as lab
 from xlstm_unet_lab.course import check, choose, current_profile, estimate, hint, progress, reveal
 from xlstm_unet_lab.data.augment import Augmentation
 from xlstm_unet_lab.evaluation import metrics
-from xlstm_unet_lab.views import figures
-from xlstm_unet_lab.views.overlay import overlay_case
-from xlstm_unet_lab.views.widgets import TrainingPlot
+from xlstm_unet_lab.figures import cases as figures
+from xlstm_unet_lab.figures.training_plot import TrainingPlot
+from xlstm_unet_lab.overlays.description import overlay_case
 
 # %% [markdown]
 # ## The machine

@@ -56,10 +56,10 @@ logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 from xlstm.blocks.mlstm.backends import recurrent_step_stabilized_simple
 
 from xlstm_unet_lab.course import check, choose, hint, progress, reveal
+from xlstm_unet_lab.course.pictures.comparison import lines
+from xlstm_unet_lab.course.pictures.explorers import gate_explorer
+from xlstm_unet_lab.course.pictures.mechanisms import gate_traces
 from xlstm_unet_lab.ops import mlstm as package_mlstm
-from xlstm_unet_lab.views.comparison_figures import lines
-from xlstm_unet_lab.views.explorers import gate_explorer
-from xlstm_unet_lab.views.mechanism_figures import gate_traces
 
 _ = torch.manual_seed(0)
 

@@ -55,11 +55,11 @@ logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 from xlstm.blocks.mlstm.backends import parallel_stabilized_simple
 
 from xlstm_unet_lab.course import check, choose, estimate, hint, progress, reveal
+from xlstm_unet_lab.course.pictures.comparison import cost_curves, error_ladder, fitted_slope, lines
+from xlstm_unet_lab.course.pictures.explorers import chunk_size_explorer, kept_bytes
+from xlstm_unet_lab.course.pictures.mechanisms import chunk_structure
+from xlstm_unet_lab.course.pictures.mechanisms import decay_matrix as picture_of_decay
 from xlstm_unet_lab.ops import mlstm
-from xlstm_unet_lab.views.comparison_figures import cost_curves, error_ladder, fitted_slope, lines
-from xlstm_unet_lab.views.explorers import chunk_size_explorer, kept_bytes
-from xlstm_unet_lab.views.mechanism_figures import chunk_structure
-from xlstm_unet_lab.views.mechanism_figures import decay_matrix as picture_of_decay
 
 # %% [markdown]
 # ## 1 · Unrolling

@@ -59,10 +59,10 @@ from xlstm import (
 from xlstm.blocks.slstm.cell import sLSTMCell, sLSTMCellConfig
 
 from xlstm_unet_lab.course import check, choose, estimate, hint, progress, reveal
+from xlstm_unet_lab.course.pictures.comparison import cost_curves, lines
+from xlstm_unet_lab.course.pictures.explorers import Explorer
 from xlstm_unet_lab.nn.vil import ViLBlock
 from xlstm_unet_lab.ops import mlstm, slstm
-from xlstm_unet_lab.views.comparison_figures import cost_curves, lines
-from xlstm_unet_lab.views.explorers import Explorer
 
 # %% [markdown]
 # ## 1 · The cell

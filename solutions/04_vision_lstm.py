@@ -61,18 +61,18 @@ with warnings.catch_warnings():
 import xlstm_unet_lab as lab
 from xlstm_unet_lab.course import check, choose, estimate, hint, progress, reveal
 from xlstm_unet_lab.course.checks.published_reference import mlstm, standardised
+from xlstm_unet_lab.course.pictures.comparison import loss_curves, model_comparison
+from xlstm_unet_lab.course.pictures.explorers import scan_order_explorer
+from xlstm_unet_lab.course.pictures.mechanisms import receptive_field, scan_paths
+from xlstm_unet_lab.figures import cases as figures
+from xlstm_unet_lab.figures.picture import BLUE, GREEN, ORANGE, VERMILION
+from xlstm_unet_lab.figures.training_plot import TrainingPlot
 from xlstm_unet_lab.nn.layers import CausalConvolution
 from xlstm_unet_lab.nn.mixer import BlockChoice, Mixer
 from xlstm_unet_lab.nn.vil import GridConvolution, ViLBlock
 from xlstm_unet_lab.ops.scan_order import Traversal, to_grid, to_sequence, traversals, walked_size
+from xlstm_unet_lab.plugin.mixer_rows import forget_decay
 from xlstm_unet_lab.training.fit import Record
-from xlstm_unet_lab.views import figures
-from xlstm_unet_lab.views.comparison_figures import loss_curves, model_comparison
-from xlstm_unet_lab.views.explorers import scan_order_explorer
-from xlstm_unet_lab.views.mechanism_figures import receptive_field, scan_paths
-from xlstm_unet_lab.views.mixer_rows import forget_decay
-from xlstm_unet_lab.views.picture import BLUE, GREEN, ORANGE, VERMILION
-from xlstm_unet_lab.views.widgets import TrainingPlot
 
 # %% [markdown]
 # ## 1 · An image becomes tokens

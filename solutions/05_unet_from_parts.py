@@ -51,13 +51,14 @@ from tqdm.auto import tqdm
 
 import xlstm_unet_lab as lab
 from xlstm_unet_lab.course import check, choose, estimate, hint, progress, reveal
+from xlstm_unet_lab.course.pictures import mechanisms as mechanism_figures
+from xlstm_unet_lab.course.pictures.comparison import lines, loss_curves
+from xlstm_unet_lab.course.pictures.explorers import Explorer
 from xlstm_unet_lab.data.augment import Augmentation
 from xlstm_unet_lab.evaluation import metrics
+from xlstm_unet_lab.figures import cases as figures
+from xlstm_unet_lab.figures.training_plot import TrainingPlot
 from xlstm_unet_lab.nn.conv import InstanceNorm, ResBlock
-from xlstm_unet_lab.views import figures, mechanism_figures
-from xlstm_unet_lab.views.comparison_figures import lines, loss_curves
-from xlstm_unet_lab.views.explorers import Explorer
-from xlstm_unet_lab.views.widgets import TrainingPlot
 
 # %% [markdown]
 # ## 1 · A convolution: how large is what comes out?

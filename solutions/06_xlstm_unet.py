@@ -49,20 +49,20 @@ import xlstm_unet_lab as lab
 from data_recipes import phantom_long_range
 from xlstm_unet_lab.course import check, choose, current_profile, estimate, hint, progress, reveal
 from xlstm_unet_lab.course.checks import published_reference
+from xlstm_unet_lab.course.pictures.comparison import lines, loss_curves
+from xlstm_unet_lab.course.pictures.explorers import Explorer
+from xlstm_unet_lab.course.pictures.mechanisms import receptive_field as picture_of_field
 from xlstm_unet_lab.data.augment import Augmentation
 from xlstm_unet_lab.data.dataset import normalise
 from xlstm_unet_lab.data.phantom_physics import streams
+from xlstm_unet_lab.figures import cases as figures
+from xlstm_unet_lab.figures.picture import Picture
+from xlstm_unet_lab.figures.training_plot import TrainingPlot
 from xlstm_unet_lab.models.presets import multiply_adds
 from xlstm_unet_lab.nn.conv import InstanceNorm
 from xlstm_unet_lab.nn.mixer import BlockChoice, Mixer
 from xlstm_unet_lab.nn.vil import ViLLayer
-from xlstm_unet_lab.views import figures
-from xlstm_unet_lab.views.comparison_figures import lines, loss_curves
-from xlstm_unet_lab.views.explorers import Explorer
-from xlstm_unet_lab.views.mechanism_figures import receptive_field as picture_of_field
-from xlstm_unet_lab.views.mixer_rows import receptive_field
-from xlstm_unet_lab.views.picture import Picture
-from xlstm_unet_lab.views.widgets import TrainingPlot
+from xlstm_unet_lab.plugin.mixer_rows import receptive_field
 
 # %% [markdown]
 # ## 1 · From a grid to a sequence and back

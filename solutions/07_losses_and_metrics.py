@@ -60,14 +60,16 @@ from tqdm.auto import tqdm
 
 import xlstm_unet_lab as lab
 from data_recipes.phantom_abdomen import LABELS, scene
-from xlstm_unet_lab.course import check, choose, current_profile, estimate, failure_runs, hint, probes, progress, reveal
+from xlstm_unet_lab.course import check, choose, current_profile, estimate, hint, progress, reveal
+from xlstm_unet_lab.course import lesson_07_probes as probes
+from xlstm_unet_lab.course import lesson_07_runs as failure_runs
+from xlstm_unet_lab.course.pictures.comparison import flaws, lines, loss_curves
+from xlstm_unet_lab.course.pictures.explorers import boundary_tolerance_explorer
 from xlstm_unet_lab.data.phantoms import microscopy
 from xlstm_unet_lab.evaluation import metrics
-from xlstm_unet_lab.evaluation.predict import predict_probabilities
+from xlstm_unet_lab.figures import cases as figures
+from xlstm_unet_lab.inference.predict import predict_probabilities
 from xlstm_unet_lab.training.losses import deep_supervision_loss, resized_label, segmentation_loss
-from xlstm_unet_lab.views import figures
-from xlstm_unet_lab.views.comparison_figures import flaws, lines, loss_curves
-from xlstm_unet_lab.views.explorers import boundary_tolerance_explorer
 
 warnings.filterwarnings("ignore", category=FutureWarning)  # MONAI announces changes of its own
 

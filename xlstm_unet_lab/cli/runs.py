@@ -33,7 +33,7 @@ from xlstm_unet_lab.cli.app import (
 if TYPE_CHECKING:
     import pandas
 
-    from xlstm_unet_lab.data.recipe_facts import Track
+    from xlstm_unet_lab.data.recipe import Track
     from xlstm_unet_lab.evaluation.cases import Predictions, RunFacts
 
 DEFAULT_PATCH = {2: (128, 128), 3: (64, 64, 64)}
@@ -167,7 +167,7 @@ def predict(
     from tqdm import tqdm
 
     from xlstm_unet_lab.evaluation.cases import run_facts
-    from xlstm_unet_lab.evaluation.files import predict_files
+    from xlstm_unet_lab.inference.files import predict_files
     from xlstm_unet_lab.training.run_directory import load_run
 
     model = load_run(run, which)
@@ -244,8 +244,8 @@ def report(
     import numpy as np
 
     from xlstm_unet_lab.evaluation.report import notable_cases
-    from xlstm_unet_lab.views.picture import PALETTE
-    from xlstm_unet_lab.views.report_page import case_picture, write_report
+    from xlstm_unet_lab.figures.picture import PALETTE
+    from xlstm_unet_lab.figures.report_page import case_picture, write_report
 
     chosen = {"split": split, "fold": fold, "which": which, "root": root, "mirror": mirror, "device": device}
     room_for(out)

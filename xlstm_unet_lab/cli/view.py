@@ -12,7 +12,7 @@ from xlstm_unet_lab.cli.runs import allowed_mirror, bar_of_a_case
 
 if TYPE_CHECKING:
     from xlstm_unet_lab.evaluation.cases import Predictions
-    from xlstm_unet_lab.views.overlay import Overlay
+    from xlstm_unet_lab.overlays.description import Overlay
 
 
 @app.command()
@@ -57,7 +57,7 @@ def view(
         raise OSError(f"{error}; --out writes a picture" if out is None else str(error)) from error
     import napari
 
-    from xlstm_unet_lab.views.overlay_napari import arrange
+    from xlstm_unet_lab.overlays.viewer import arrange
 
     viewer.dims.ndisplay = ndisplay
     arrange(viewer, overlay)
@@ -66,7 +66,7 @@ def view(
 
 def _of_run(predictions: Predictions, case: str | None) -> Overlay:
     from xlstm_unet_lab.ops.checks import did_you_mean
-    from xlstm_unet_lab.views.overlay import overlay_case
+    from xlstm_unet_lab.overlays.description import overlay_case
 
     name = predictions.names[0] if case is None else case
     if name not in predictions.names:
@@ -78,9 +78,9 @@ def _of_run(predictions: Predictions, case: str | None) -> Overlay:
 
 
 def _of_image(image: Path, labels: Path | None, truth: Path | None) -> Overlay:
+    from xlstm_unet_lab.data.images import read_case
     from xlstm_unet_lab.evaluation.cases import read_labels
-    from xlstm_unet_lab.evaluation.formats import read_case
-    from xlstm_unet_lab.views.overlay import overlay
+    from xlstm_unet_lab.overlays.description import overlay
 
     case = read_case(image)
     read = {"prediction": labels, "truth": truth}

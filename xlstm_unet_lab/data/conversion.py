@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from xlstm_unet_lab.data.kept_cases import fingerprint
 from xlstm_unet_lab.data.nnunet_raw import sync_tree
-from xlstm_unet_lab.data.recipe_facts import Track
+from xlstm_unet_lab.data.recipe import Track
 
 FACTS = "case.json"
 

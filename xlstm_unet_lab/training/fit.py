@@ -14,9 +14,10 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from xlstm_unet_lab.data.augment import Augmentation, PatchDataset
 from xlstm_unet_lab.data.kept_cases import view_case
-from xlstm_unet_lab.data.recipe import own_facts
+from xlstm_unet_lab.data.prepare import own_facts
 from xlstm_unet_lab.data.resample import ResampledDataset
 from xlstm_unet_lab.data.targets import Targets
+from xlstm_unet_lab.inference.sliding_window import modes_kept
 from xlstm_unet_lab.training.config import TrainConfig, learning_rate_at
 from xlstm_unet_lab.training.losses import deep_supervision_loss
 from xlstm_unet_lab.training.machine import (
@@ -29,7 +30,6 @@ from xlstm_unet_lab.training.machine import (
 )
 from xlstm_unet_lab.training.not_finite import bad_gradient, bad_in_forward, check_bfloat16, not_finite
 from xlstm_unet_lab.training.run_directory import RunDirectory
-from xlstm_unet_lab.training.sliding_window import modes_kept
 from xlstm_unet_lab.training.state import Progress, TrainingState
 from xlstm_unet_lab.training.validation import Scored, foreground, spread, validate
 

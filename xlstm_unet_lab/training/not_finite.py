@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from xlstm_unet_lab.data.files import write_whole
-from xlstm_unet_lab.training.checkpoint import save_tensors, save_weights
+from xlstm_unet_lab.inference.sliding_window import modes_kept
+from xlstm_unet_lab.models.weights import save_tensors, save_weights
 from xlstm_unet_lab.training.config import TrainConfig
-from xlstm_unet_lab.training.sliding_window import modes_kept
 
 
 def first_bad(named: Iterable[tuple[str, Tensor]]) -> str | None:

@@ -25,7 +25,7 @@ from torch import nn
 from xlstm_unet_lab.data.files import write_whole
 from xlstm_unet_lab.data.nnunet_raw import sync_tree
 from xlstm_unet_lab.models.presets import build
-from xlstm_unet_lab.training.checkpoint import load_tensors, load_weights, save_tensors, save_weights
+from xlstm_unet_lab.models.weights import load_tensors, load_weights, save_tensors, save_weights
 from xlstm_unet_lab.training.config import TrainConfig
 from xlstm_unet_lab.training.state import Progress, TrainingState
 

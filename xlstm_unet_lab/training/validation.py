@@ -13,8 +13,8 @@ from xlstm_unet_lab.data.kept_cases import view_case
 from xlstm_unet_lab.data.resample import resampled_size, resized
 from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.evaluation.metrics import dice
+from xlstm_unet_lab.inference.sliding_window import joined, resized_slabs, sliding_slabs
 from xlstm_unet_lab.training.config import TrainConfig
-from xlstm_unet_lab.training.sliding_window import joined, resized_slabs, sliding_slabs
 
 Scored = Mapping[str, tuple[int, ...]]  # what is scored: name -> the label values that belong to it
 

@@ -1,0 +1,131 @@
+"""The measuring itself: turns are taken, memory is seen, failures are told."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import xlstm_unet_lab as lab
+from benchmarks import accuracy, measure, mlstm, overlay, readme, training_step
+from benchmarks.__main__ import NAMES, main
+from xlstm_unet_lab.overlays.viewer import layers
+
+
+def test_cases_take_turns_after_one_warm_up():
+    calls = []
+    seconds = measure.times({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=2)
+    assert calls == ["a", "b"] * 3
+    assert all(0 <= row["best"] <= row["median"] < math.inf for row in seconds.values())
+
+
+def test_peak_memory_is_seen_in_a_fresh_process():
+    few = measure.in_fresh_process("benchmarks.mlstm", "ours chunkwise", "512", "16")["bytes"]
+    many = measure.in_fresh_process("benchmarks.mlstm", "ours parallel", "2048", "16")["bytes"]
+    assert many > few + 4 * 2048**2 * 4, "an S x S matrix a head was not seen"
+
+
+def test_a_failing_process_is_reported():
+    assert "failed" in measure.in_fresh_process("benchmarks.mlstm", "no such form", "16", "16")
+
+
+def test_results_keep_the_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    kept = json.loads(measure.keep("x", {"rows": [1]}).read_text())
+    assert kept["rows"] == [1] and kept["machine"]["cores"] >= 1 and kept["machine"]["versions"]["torch"]
+
+
+def test_table_lines_up(capsys):
+    measure.table("title", ["name", "value"], [["a", 1.23456], ["longer", None]])
+    assert capsys.readouterr().out.splitlines()[1:] == ["title", "name    value", "a        1.23", "longer      -"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU measures other forms")
+def test_every_native_form_computes_what_ours_does():
+    inputs = [torch.randn(1, 2, 128, 16) for _ in "qkv"] + [torch.randn(1, 2, 128), torch.randn(1, 2, 128) + 3]
+    known = mlstm.forms()
+    assert sum(name.startswith("chunkwise--native") for name in known) == 4
+    want = known["ours chunkwise"](*inputs).numpy()
+    for name, form in known.items():
+        got = form(*inputs)
+        got = got[0] if isinstance(got, tuple) else got
+        np.testing.assert_allclose(got.numpy(), want, rtol=0, atol=2e-4 * np.abs(want).max(), err_msg=name)
+
+
+def test_a_step_of_every_small_case_runs():
+    for form in ("parallel", "chunkwise"):
+        training_step.step(training_step.Case(2, 128, form, "bfloat16", True))()
+
+
+def test_a_large_volume_opens_and_scrolls_as_wanted():
+    kept = json.loads((measure.RESULTS / "overlay.json").read_text())
+    assert overlay.reached(kept)
+    for name, value in {"seconds to open": 5.1, "megabytes read while scrolling": 2.0, "image copied": True}.items():
+        assert not overlay.reached(kept | {name: value}), name
+
+
+def test_a_volume_is_shown_as_it_lies_in_memory(monkeypatch):
+    monkeypatch.setattr(overlay, "SIZE", (64, 64, 32))
+    image, truth, prediction = overlay.volume()
+    (shown, _, kind), *others = layers(lab.overlay(image, truth=truth, prediction=prediction))
+    assert kind == "image" and np.shares_memory(shown, image), "neither copied nor converted"
+    assert all(type(data) is np.ndarray and data.shape == shown.shape for data, _, _ in others), "nothing is read later"
+
+
+def test_the_readme_shows_what_was_measured():
+    text = readme.README.read_text()
+    assert readme.insert(text, readme.figures()) == text, "run python -m benchmarks.readme"
+    with pytest.raises(ValueError, match="figures"):
+        readme.insert("no marks", "x")
+
+
+def test_the_comparison_ranks_networks_over_their_seeds():
+    def row(model, seed, *dices):
+        by_case = dict(zip("ab", dices, strict=True))
+        facts = {"task": "nuclei", "model": model, "minutes": 4, "seed": seed, "parameters": 1_000_000, "steps": 10}
+        return facts | {"scores": {"mean": sum(dices) / 2}, "by case": by_case}
+
+    runs = [row("worse", 0, 0.5, 0.5), row("better", 0, 0.6, 0.8), row("better", 1, 0.8, 0.8)]
+    first, second = readme.comparison_rows({"rows": runs})
+    assert first == ["nuclei", "better", "1.00 M", "4", "10", "0.750 [0.700, 0.800]", "0.700, 0.800"]
+    assert second[1] == "worse" and second[5] == "0.500 [0.500, 0.500]"
+
+
+def test_an_unknown_benchmark_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["benchmarks", "mlstmm"])
+    with pytest.raises(SystemExit):
+        main()
+    said = capsys.readouterr().err
+    assert all(name in said for name in ("mlstmm", *NAMES))
+
+
+@pytest.mark.parametrize(("recipe", "spatial_dims"), [("hippocampus", 3), ("nuclei", 2)])
+def test_the_variants_that_are_compared_have_mixers_in_different_stages(recipe, spatial_dims):
+    task = accuracy.TASKS[recipe]
+    facts = {"spatial_dims": spatial_dims, "channel_names": ("image",), "num_classes": 3}
+    train = SimpleNamespace(recipe=SimpleNamespace(**facts))
+    stages = {}
+    for model in ("xlstm_unet_enc", "xlstm_unet_bot"):
+        names = accuracy.network(task, model, train).state_dict()
+        stages[model] = {name.split(".")[2] for name in names if name.startswith("encoder.mixers.")}
+    assert stages == {"xlstm_unet_enc": {"2", "4"}, "xlstm_unet_bot": {"3"}}
+
+
+def test_nuclei_in_colour_are_drawn_three_times():
+    grey, colour = torch.rand(1, 8, 8).expand(3, 8, 8), torch.rand(3, 8, 8)
+    cases = [{"image": image} for image in (grey, colour, grey)]
+    assert accuracy.drawn(accuracy.TASKS["nuclei"], cases).indices == [0, 1, 1, 1, 2]
+    assert accuracy.drawn(accuracy.TASKS["hippocampus"], cases).indices == [0, 1, 2]
+
+
+def test_a_goal_that_was_missed_is_said():
+    scores = {"mean": 0.85, "instance F1": 0.82}
+    row = {"goals": [["mean", 0.9], ["instance F1", 0.8]], "stays_below": 0.95, "scores": scores}
+    met = {"mean at least 0.9": False, "instance F1 at least 0.8": True, "mean below 0.95": True}
+    assert accuracy.goals_met(row) == met
+    facts = {"task": "nuclei", "model": "unet", "members": 2, "minutes": 4, "parameters": 1_000_000, "steps": 10}
+    (line,) = readme.accuracy_rows({"rows": [row | facts | {"interval of the mean, 95%": [0.8, 0.9]}]})
+    assert line[1] == "2 x unet" and "mean at least 0.9: missed, instance F1 at least 0.8: reached" in line[-1]
+    assert accuracy.goals_met({"goals": [], "stays_below": None, "scores": scores}) == {}

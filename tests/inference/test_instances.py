@@ -1,0 +1,101 @@
+"""Objects from interior and boundary: known answers, and real nuclei that come back as they were."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from data_recipes.nuclei import read_instances
+from xlstm_unet_lab.data.instance_labels import interior_and_boundary
+from xlstm_unet_lab.evaluation.metrics import instance_f1
+from xlstm_unet_lab.inference.instances import instances_from_classes
+
+
+def touching(spatial_dims):
+    """Two boxes that share a face, and one apart."""
+    instances = np.zeros((20,) * spatial_dims, np.int32)
+    instances[(slice(2, 9),) * spatial_dims] = 1
+    instances[(slice(9, 17), *[slice(2, 9)] * (spatial_dims - 1))] = 2
+    instances[(slice(2, 9), *[slice(12, 18)] * (spatial_dims - 1))] = 3
+    return instances
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_touching_objects_come_apart(spatial_dims):
+    truth = touching(spatial_dims)
+    got = instances_from_classes(interior_and_boundary(truth))
+    assert got.dtype == np.int32 and sorted(np.unique(got)) == [0, 1, 2, 3]
+    assert ((got > 0) == (truth > 0)).all(), "the boundary belongs to the objects"
+    assert instance_f1(got, truth, iou=0.95, drop_border=0).f1 == 1.0
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_probabilities_give_the_same_where_they_are_certain(spatial_dims):
+    classes = interior_and_boundary(touching(spatial_dims))
+    probabilities = np.stack([classes == value for value in range(3)]).astype(np.float32)
+    got = instances_from_classes(probabilities)
+    assert instance_f1(got, instances_from_classes(classes), iou=0.9, drop_border=0).f1 == 1.0
+
+
+def test_probabilities_keep_apart_what_their_labels_join():
+    # A bridge of one pixel where interior (0.45) beats boundary (0.35) and background (0.2), but not both together.
+    classes = np.zeros((9, 21), int)
+    classes[2:7, 2:9], classes[2:7, 12:19], classes[4, 9:12] = 1, 1, 1
+    probabilities = np.stack([classes == value for value in range(3)]).astype(float)
+    probabilities[:, 4, 9:12] = np.array([[0.2], [0.45], [0.35]])
+    assert instances_from_classes(probabilities.argmax(0)).max() == 1
+    assert instances_from_classes(probabilities).max() == 2
+
+
+def test_small_objects_and_lone_boundaries_go():
+    classes = np.zeros((20, 20), np.uint8)
+    classes[1:3, 1:3], classes[6:12, 6:12], classes[15:18, 2:9] = 1, 1, 2
+    assert (instances_from_classes(classes) == (np.indices((20, 20)) // 6 == 1).all(0)).all()
+    assert instances_from_classes(classes, smallest=1).max() == 2
+    assert instances_from_classes(classes, smallest=37).max() == 0
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.integers(1, 9), min_size=2, max_size=3), st.integers(0, 99), st.integers(0, 4))
+def test_whatever_the_labels(size, seed, smallest):
+    classes = np.random.default_rng(seed).integers(0, 3, size)
+    got = instances_from_classes(classes, smallest=smallest)
+    assert got.shape == classes.shape and not got[classes == 0].any()
+    numbers, counts = np.unique(got[got > 0], return_counts=True)
+    assert numbers.tolist() == list(range(1, len(numbers) + 1)) and (counts >= smallest).all()
+    seeds, count = ndimage.label(classes == 1, np.ones((3,) * classes.ndim))
+    assert all(len(np.unique(got[seeds == seed])) == 1 for seed in range(1, count + 1)), "a seed stays whole"
+
+
+def test_real_nuclei_come_back(real_data):
+    folders = sorted((real_data / "nuclei" / "stage1_train").iterdir())[::7]
+    truths = [
+        read_instances(folder / "masks", shape_of(folder / "images" / f"{folder.name}.png"))[0] for folder in folders
+    ]
+    founds = [instances_from_classes(interior_and_boundary(truth)) for truth in truths]
+    scores = [instance_f1(found, truth, drop_border=0) for found, truth in zip(founds, truths, strict=True)]
+    assert len(scores) >= 14 and sum(score.tp for score in scores) > 300
+    assert np.mean([score.f1 for score in scores]) > 0.98 and min(score.f1 for score in scores) > 0.9
+
+
+def shape_of(path):
+    from PIL import Image
+
+    return Image.open(path).size[::-1]
+
+
+@pytest.mark.parametrize(
+    ("classes", "error", "message"),
+    [
+        (np.full((4, 4), 3), ValueError, r"hold \[3\].*'interior': 1"),
+        (np.zeros(4, int), ValueError, r"shape \(4,\)"),
+        (np.zeros((2, 4, 4)), ValueError, r"shape \(2, 4, 4\); expected \(3, \*spatial\)"),
+        (np.full((3, 4, 4), 2.0), ValueError, "from 2 to 2"),
+        (np.full((3, 4, 4), np.nan), ValueError, "nan"),
+        (np.zeros((4, 4), complex), TypeError, "complex128"),
+    ],
+)
+def test_bad_input(classes, error, message):
+    with pytest.raises(error, match=message):
+        instances_from_classes(classes)

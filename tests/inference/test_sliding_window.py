@@ -1,0 +1,66 @@
+"""Slab by slab gives what the whole volume at once gives, in the memory of a slab."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from monai.inferers import sliding_window_inference
+from torch import nn
+
+from xlstm_unet_lab.inference.sliding_window import joined, sliding_slabs, sliding_window
+
+
+def network(spatial_dims, num_classes=3):
+    """A network that looks around, so that windows differ where they overlap."""
+    torch.manual_seed(0)
+    kind = (nn.Conv2d, nn.Conv3d)[spatial_dims - 2]
+    return kind(2, num_classes, 3, padding=1).double()
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    st.lists(st.tuples(st.integers(1, 11), st.integers(2, 6)), min_size=2, max_size=3),
+    st.sampled_from([0.0, 0.25, 0.5, 0.7]),
+    st.integers(1, 5),
+)
+def test_slabs_are_the_whole(sizes, overlap, batch_size):
+    size, patch_size = zip(*sizes, strict=True)
+    model = network(len(size))
+    image = torch.randn(2, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        wanted = sliding_window_inference(image[None], patch_size, 1, model, overlap=overlap, mode="gaussian")[0]
+    got = sliding_window(model, image, patch_size=patch_size, overlap=overlap, batch_size=batch_size)
+    np.testing.assert_allclose(got.numpy(), wanted.numpy(), rtol=0, atol=1e-12)
+
+
+def test_slabs_are_no_taller_than_a_patch():
+    slabs = [slab.shape for slab in sliding_slabs(network(3), torch.zeros(2, 50, 9, 9), patch_size=(8, 9, 9))]
+    assert sum(shape[1] for shape in slabs) == 50
+    assert max(shape[1] for shape in slabs) <= 8 and {(shape[0], *shape[2:]) for shape in slabs} == {(3, 9, 9)}
+
+
+@pytest.mark.parametrize("stop_after", [0, 1])
+def test_a_caller_that_stops_leaves_the_network_in_its_mode(stop_after):
+    model = network(2).train()
+    slabs = sliding_slabs(model, torch.zeros(2, 40, 8), patch_size=(8, 8))
+    for _ in range(stop_after):
+        next(slabs)
+    slabs.close()
+    assert model.training and torch.is_grad_enabled()
+
+
+def test_half_precision_weights_are_added_up_in_float32():
+    model = network(2).bfloat16()
+    logits = sliding_window(model, torch.randn(2, 20, 20), patch_size=(8, 8))
+    assert logits.dtype == torch.float32 and torch.isfinite(logits).all()
+
+
+def test_joined_along_any_axis():
+    parts = [torch.arange(6).reshape(2, 3), torch.arange(4).reshape(2, 2)]
+    assert joined(iter(parts), rows=5, axis=1).tolist() == torch.cat(parts, 1).tolist()
+
+
+def test_an_answer_of_another_size_is_refused():
+    with pytest.raises(ValueError, match=r"windows of \(8, 8\) with logits of shape \(1, 3, 6, 6\)"):
+        sliding_window(nn.Conv2d(2, 3, 3), torch.zeros(2, 8, 8), patch_size=(8, 8))

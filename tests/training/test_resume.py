@@ -1,0 +1,259 @@
+"""A run directory: what is in it, and that a run which was stopped anywhere goes on to the same end."""
+
+import csv
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from places import HELPERS
+from tiny_problem import Tiny, cases, config
+from torch.utils.data import Subset
+
+import xlstm_unet_lab as lab
+from xlstm_unet_lab.data.augment import Augmentation
+from xlstm_unet_lab.data.targets import Targets
+from xlstm_unet_lab.models.weights import load_tensors, load_weights
+from xlstm_unet_lab.training import run_directory
+from xlstm_unet_lab.training.fit import fit
+from xlstm_unet_lab.training.run_directory import RunDirectory, load_run
+
+SCRIPT = HELPERS / "killed_runs.py"
+SETTINGS = {"steps": 6, "save_every": 2, "validate_every": 3}
+
+
+def run(folder, model=None, stop_at=None, **changes):
+    """Train in a folder and return the records; `stop_at` ends the run after that step."""
+    records = []
+    for record in fit(model or Tiny(), cases(range(3)), cases([3]), config(**(SETTINGS | changes)), folder):
+        records.append(record)
+        if record.step == stop_at:
+            break
+    return records
+
+
+def weights(path):
+    return load_tensors(path)[0]
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(first[name].equal(second[name]) for name in first)
+
+
+def test_a_run_killed_anywhere_ends_as_if_it_had_not_been(tmp_path):
+    done = subprocess.run([sys.executable, SCRIPT, tmp_path], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line for line in lines if line["differences"]] == []
+    killed = [(line["variant"], line["where"]) for line in lines if line["killed"]]
+    assert killed.count(("plain", "after step")) == killed.count(("mean", "after step")) == 3
+    assert killed.count(("plain", "before os.fsync")) >= 12
+    assert killed.count(("mean", "before os.replace")) >= 10
+
+
+def test_what_a_run_leaves_behind(tmp_path):
+    folder = tmp_path / "new" / "run"
+    model = Tiny()
+    records = run(folder, model)
+    names = ["best", "last", "optimizer-6"]
+    expected = ["config.json", "environment.json", "log.csv", "model.json", *(f"{name}.safetensors" for name in names)]
+    assert sorted(set(os.listdir(folder)) - {".lock"}) == sorted(expected)
+    settings = json.loads((folder / "config.json").read_text())
+    assert settings["patch_size"] == [16, 16] and settings["steps"] == 6 and settings["targets"] is None
+    facts = json.loads((folder / "model.json").read_text())
+    assert facts == {"build": None, "recipe": None, "fold": None, "cases": 3, "names": 0}
+    environment = json.loads((folder / "environment.json").read_text())
+    assert torch.__version__.startswith(environment["versions"]["torch"]) and environment["device"] == "cpu"
+    with (folder / "log.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [float(row["loss"]) for row in rows] == [record.loss for record in records]
+    assert [row["dice label 1"] for row in rows if row["dice mean"]] == [
+        str(record.metrics["label 1"]) for record in records if record.metrics
+    ]
+    assert [bool(row["dice mean"]) for row in rows] == [False, False, True] * 2
+    assert same(weights(folder / "last.safetensors"), model.state_dict())
+    best = max((record for record in records if record.metrics), key=lambda record: record.metrics["mean"])
+    facts = load_weights(Tiny(), folder / "best.safetensors")
+    assert (facts["step"], facts["metrics"]) == (best.step, best.metrics)
+
+
+def test_a_finished_run_yields_nothing_and_gives_its_weights(tmp_path):
+    trained, fresh = Tiny(), Tiny()
+    run(tmp_path, trained)
+    assert run(tmp_path, fresh) == []
+    assert same(trained.state_dict(), fresh.state_dict())
+    assert fresh.training_spacing == (2.0, 1.0)
+
+
+def test_a_run_without_settings_for_it_is_saved_twenty_times(tmp_path, monkeypatch):
+    """Killed at step 39 of 40, it must not start from the first again."""
+    monkeypatch.setattr(RunDirectory, "_tidy", lambda self, step: None)
+    run(tmp_path, steps=40, save_every=None, validate_every=None)
+    assert sorted(int(path.stem.split("-")[1]) for path in tmp_path.glob("optimizer-*")) == list(range(2, 41, 2))
+
+
+def test_other_cases_are_another_run(tmp_path):
+    class Named(list):
+        names = ("a", "b")
+
+    first, other = Named(cases(range(2))), Named(cases(range(2)))
+    other.names = ("a", "c")
+    for number, (one, another) in enumerate([(first, other), (Subset(first, [0]), Subset(first, [1]))]):
+        for spacing in (None, (1.0, 1.0)):  # resampled, the cases are still the same
+            folder, settings = tmp_path / f"{number}-{spacing}", config(steps=1, spacing=spacing)
+            assert len(list(fit(Tiny(), one, None, settings, folder))) == 1
+            with pytest.raises(ValueError, match=r"names: [0-9]+ there, [0-9]+ now"):
+                next(fit(Tiny(), another, None, settings, folder))
+
+
+def test_stopped_by_the_caller_and_resumed(tmp_path):
+    model, resumed = Tiny(), Tiny()
+    whole = run(None, model, workers=1)
+    first = run(tmp_path, stop_at=5, workers=1)
+    second = run(tmp_path, resumed, workers=1)
+    assert [record.step for record in second] == [5, 6], "the last checkpoint was at step 4"
+    assert [record.loss for record in first[:4] + second] == [record.loss for record in whole]
+    assert second[0].seconds > first[3].seconds
+    assert same(model.state_dict(), resumed.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learning_rate": 0.01}, r"learning_rate: 0\.02 there, 0\.01 now"),
+        ({"augment": Augmentation(noise=0.0)}, "augment: True there, .*noise"),
+        ({"targets": Targets.classes({"background": 0, "box": 1})}, "targets: None there, .*'box'"),
+    ],
+)
+def test_another_run_in_the_same_folder_is_refused(tmp_path, changes, message):
+    run(tmp_path, stop_at=2)
+    before = (tmp_path / "last.safetensors").read_bytes()
+    with pytest.raises(ValueError, match=f"(?s)holds another run.*{message}") as error:
+        fit(Tiny(), cases(range(3)), cases([3]), config(**(SETTINGS | changes)), tmp_path)
+    assert "batch_size" not in str(error.value)
+    with pytest.raises(ValueError, match="cases: 3 there, 2 now"):
+        fit(Tiny(), cases(range(2)), cases([3]), config(**SETTINGS), tmp_path)
+    assert (tmp_path / "last.safetensors").read_bytes() == before
+
+
+def test_two_processes_cannot_train_in_one_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_directory, "PATIENCE", 0.1)
+    program = """
+import sys, time
+sys.path.insert(0, sys.argv[2])
+from test_resume import SETTINGS, Tiny, cases, config, fit
+for record in fit(Tiny(), cases(range(3)), cases([3]), config(**SETTINGS), sys.argv[1]):
+    if record.step == 2:
+        print("trains", flush=True)
+        time.sleep(600)
+"""
+    command = [sys.executable, "-c", program, tmp_path / "run", HELPERS]
+    other = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "trains\n"
+        before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+        model = Tiny().eval()
+        with pytest.raises(BlockingIOError, match=r"another process is training in .*run: wait until it ends"):
+            run(tmp_path / "run", model)
+        assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+        assert not model.training
+    finally:
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+    assert [record.step for record in run(tmp_path / "run")] == [3, 4, 5, 6], "a killed process holds nothing"
+
+
+def test_a_run_left_standing_does_not_shut_its_successor_out(tmp_path):
+    """As in a notebook, where a cell that was stopped may keep its loop alive."""
+    standing = fit(Tiny(), cases(range(3)), cases([3]), config(**SETTINGS), tmp_path)
+    next(standing)
+    assert [record.step for record in run(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    standing.close()
+    assert run(tmp_path) == []
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    whole = Tiny()
+    run(None, whole)
+    real = os.fsync
+
+    def full(descriptor):
+        if (tmp_path / "last.safetensors").exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(
+            OSError, match=r"cannot be written \(No space left on device\); the last checkpoint is whole"
+        ) as error:
+            run(tmp_path)
+    assert error.value.errno == errno.ENOSPC
+    assert load_weights(Tiny(), tmp_path / "last.safetensors")["step"] == 2
+    assert not list(tmp_path.glob(".*partial*"))
+    resumed = Tiny()
+    assert [record.step for record in run(tmp_path, resumed)] == [3, 4, 5, 6]
+    assert same(whole.state_dict(), resumed.state_dict())
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may write everywhere")
+def test_a_folder_without_permission(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(PermissionError, match=r"cannot be written \(Permission denied\)"):
+        fit(Tiny(), cases([0]), None, config(), tmp_path / "run")
+    tmp_path.chmod(0o700)
+
+
+def test_unwritable_places(tmp_path):
+    (tmp_path / "file").write_text("")
+    for place in ("file", "file/run"):
+        with pytest.raises(OSError, match=r"file.* cannot be written .*nothing is lost yet.*another one"):
+            fit(Tiny(), cases([0]), None, config(), tmp_path / place)
+
+
+def small_network(**changes):
+    options = {"in_channels": 1, "num_classes": 2, "patch_size": (16, 16), "features": (4, 8)}
+    return lab.build("unet", spatial_dims=2, **(options | changes))
+
+
+def test_load_run_builds_the_model_again(tmp_path):
+    class Held(list):
+        recipe = SimpleNamespace(
+            name="boxes", targets=Targets.classes({"background": 0, "box": 1}), flip_axes=None, num_classes=2
+        )
+
+    model = small_network()
+    model.build_arguments = {
+        **{"name": "unet", "spatial_dims": 2, "in_channels": 1, "num_classes": 2, "patch_size": [16, 16]},
+        **{"features": [4, 8]},
+    }
+    list(fit(model, Held(cases(range(2))), Held(cases([3])), config(steps=3), tmp_path))
+    assert json.loads((tmp_path / "model.json").read_text())["recipe"] == "boxes"
+    for which in ("best", "last"):
+        loaded = load_run(tmp_path, which)
+        assert same(dict(loaded.state_dict()), dict(model.state_dict())) and not loaded.training
+        assert loaded.targets == Held.recipe.targets and loaded.training_spacing == (2.0, 1.0)
+
+
+def test_load_run_says_what_is_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is no run directory"):
+        load_run(tmp_path)
+    with pytest.raises(ValueError, match="which is 'first'"):
+        load_run(tmp_path, "first")
+    list(fit(Tiny(), cases([0]), None, config(steps=1), tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"has no best\.safetensors; it has \['last'\].*which='last'"):
+        load_run(tmp_path)
+    with pytest.raises(ValueError, match=r"build it yourself and call load_weights\(model, '.*last\.safetensors'\)"):
+        load_run(tmp_path, "last")
+
+
+def test_a_run_of_another_model_is_refused(tmp_path):
+    run(tmp_path, stop_at=2)
+    with pytest.raises(ValueError, match=r"last\.safetensors does not fit this model"):
+        run(tmp_path, Tiny(deep=True))

@@ -1,0 +1,1 @@
+"""What stands beside author and instructor: lessons built, measured and handed out, classes reported."""

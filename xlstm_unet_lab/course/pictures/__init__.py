@@ -1,0 +1,1 @@
+"""Pictures and explorers that only lessons use."""

@@ -1,0 +1,243 @@
+"""Figures as pure functions: data in, a `Picture` out (figure and description). One style for all of them."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.patches import Patch, Rectangle
+
+from xlstm_unet_lab.evaluation import metrics
+from xlstm_unet_lab.figures.picture import (
+    BLUE,
+    GREY,
+    ORANGE,
+    PURPLE,
+    VERMILION,
+    YELLOW,
+    Picture,
+    line_style,
+    new_figure,
+)
+
+ERRORS = {"missed": YELLOW, "extra": VERMILION, "confused": PURPLE}  # error codes 1, 2, 3
+OPACITY = 0.55  # of label colours over an image
+PERCENTILES = (0.5, 99.5)  # of the intensities shown; single bright voxels would leave the rest black
+
+
+def error_map(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """0 right, 1 missed, 2 extra, 3 confused (both labelled, not alike), uint8. ValueError for shapes that differ."""
+    if prediction.shape != truth.shape:
+        raise ValueError(f"prediction has shape {prediction.shape} and truth {truth.shape}, expected the same")
+    missed, extra = (truth > 0) & (prediction == 0), (truth == 0) & (prediction > 0)
+    confused = (truth > 0) & (prediction > 0) & (truth != prediction)
+    return (missed + 2 * extra + 3 * confused).astype(np.uint8)
+
+
+def to_picture(image: np.ndarray) -> np.ndarray:
+    """(C, y, x) -> (y, x, 3) between 0 and 1: three channels as red, green, blue, otherwise the first as grey."""
+    if image.ndim != 3:
+        raise ValueError(f"image has shape {image.shape}, expected (C, y, x); of a volume, hand over one slice")
+    shown = np.asarray(image[:3] if len(image) >= 3 else image[:1], float)
+    low, high = np.percentile(shown, PERCENTILES)
+    shown = np.clip((shown - low) / max(high - low, 1e-12), 0, 1)
+    return np.moveaxis(np.broadcast_to(shown, (3, *shown.shape[1:])), 0, -1)
+
+
+def paint(picture: np.ndarray, label: np.ndarray, colours: Sequence[str], opacity: float = OPACITY) -> np.ndarray:
+    """Lay colours over a picture (y, x, 3) where label is 1, 2, ... (colours in that order)."""
+    painted = picture.copy()
+    for value, colour in enumerate(colours, start=1):
+        there = label == value
+        painted[there] = (1 - opacity) * picture[there] + opacity * np.array(to_rgb(colour))
+    return painted
+
+
+def _panel(axes: Axes, picture: np.ndarray, title: str = "") -> None:
+    axes.imshow(picture, interpolation="antialiased")
+    axes.set_title(title, fontsize=10)
+    axes.set_axis_off()
+
+
+def legend(figure, colours: Mapping[str, str]) -> None:
+    """What each colour stands for, in one row below the whole figure."""
+    handles = [Patch(color=colour, label=name) for name, colour in colours.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
+
+
+def samples(images: Sequence[np.ndarray], labels: Sequence[np.ndarray], colours: Mapping[str, str]) -> Picture:
+    """Images (C, y, x) above, the same with their labels below. `colours`: name -> colour of labels 1, 2, ..."""
+    figure = new_figure(1.8 * len(images), 4.0)
+    for column, (image, label) in enumerate(zip(images, labels, strict=True)):
+        picture = to_picture(image)
+        _panel(figure.add_subplot(2, len(images), column + 1), picture)
+        _panel(
+            figure.add_subplot(2, len(images), len(images) + column + 1), paint(picture, label, list(colours.values()))
+        )
+    legend(figure, colours)
+    shares = {
+        name: np.mean([(label == value).mean() for label in labels]) for value, name in enumerate(colours, start=1)
+    }
+    covered = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+    text = f"{len(images)} images, above as they are, below with their labels in colour; the labels cover {covered}."
+    return Picture(figure, text)
+
+
+def comparison(
+    image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, colours: Mapping[str, str], title: str = ""
+) -> Picture:
+    """Image, truth, prediction and errors side by side. image (C, y, x), labels (y, x)."""
+    figure = new_figure(10, 3.1)
+    picture, errors = to_picture(image), error_map(prediction, truth)
+    panels = {
+        title or "image": picture,
+        "truth": paint(picture, truth, list(colours.values())),
+        "prediction": paint(picture, prediction, list(colours.values())),
+        "errors": paint(picture * 0.5, errors, list(ERRORS.values()), opacity=1),
+    }
+    for place, (name, panel) in enumerate(panels.items(), start=1):
+        _panel(figure.add_subplot(1, 4, place), panel, name)
+    legend(figure, {**colours, **ERRORS})
+    counts = ", ".join(f"{name} {np.mean(errors == code):.1%}" for code, name in enumerate(ERRORS, start=1))
+    text = (
+        f"{title or 'One image'} beside its true labels, the predicted labels and the errors: of all pixels {counts}."
+    )
+    return Picture(figure, text)
+
+
+def smoothed_loss(records: Sequence) -> tuple[list[int], np.ndarray, int]:
+    """Steps, mean losses of as many steps before and with each, and that number; it grows with the run's length."""
+    if not records:
+        raise ValueError("there are no records yet: let fit do at least one step")
+    losses = np.array([r.loss for r in records])
+    window = max(1, len(losses) // 20)
+    return [r.step for r in records][window - 1 :], np.convolve(losses, np.ones(window) / window, mode="valid"), window
+
+
+def learning_curve(records: Sequence) -> Picture:
+    """Loss of every step, its running mean, and the Dice of each validation. `records` as `fit` yields them."""
+    steps, smooth, window = smoothed_loss(records)
+    figure = new_figure(7, 3)
+    axes = figure.add_subplot()
+    if window > 1:
+        every_step, losses = [r.step for r in records], [r.loss for r in records]
+        axes.plot(every_step, losses, color=GREY, linewidth=0.6, alpha=0.6, label="loss of a step")
+    name = f"loss, mean of {window} steps" if window > 1 else "loss"
+    axes.plot(steps, smooth, color=BLUE, linewidth=1.8, label=name)
+    axes.set(xlabel="step", ylabel="loss", ylim=(0, None))
+    validations = [(r.step, r.metrics["mean"]) for r in records if r.metrics]
+    handles = axes.get_legend_handles_labels()
+    text = f"The loss falls from {smooth[0]:.2f} to {smooth[-1]:.2f} in {steps[-1]} steps."
+    if smooth[-1] >= smooth[0]:
+        text = f"The loss does not fall: {smooth[0]:.2f} at first, {smooth[-1]:.2f} after {steps[-1]} steps."
+    if validations:
+        right = axes.twinx()
+        right.plot(*zip(*validations, strict=True), "o-", color=ORANGE, markersize=4, label="mean Dice, validation")
+        right.set(ylabel="Dice", ylim=(0, 1))
+        handles = [a + b for a, b in zip(handles, right.get_legend_handles_labels(), strict=True)]
+        text += f" The mean Dice on validation images is {validations[-1][1]:.2f} at step {validations[-1][0]}."
+    figure.legend(*handles, fontsize=8, loc="outside upper center", ncols=len(handles[0]), frameon=False)
+    return Picture(figure, text)
+
+
+def score_strip(
+    scores: Mapping[str, Sequence[float] | Mapping[str, Sequence[float]]], metric: str = "Dice", case: str = "image"
+) -> Picture:
+    """Every case as a dot and the mean as a bar, one row a label, or a row for each model of a label.
+
+    scores: label -> values of the cases, or label -> model -> values, models told apart by colour; NaN is left out.
+    case: what a value belongs to, in words.
+    """
+    rows = [
+        (label, model, np.asarray(values, float))
+        for label, groups in scores.items()
+        for model, values in (groups if isinstance(groups, Mapping) else {"": groups}).items()
+    ]
+    models = list(dict.fromkeys(model for _, model, _ in rows))
+    colours = models if any(models) else list(scores)
+    figure = new_figure(7, 0.6 + 0.5 * len(rows))
+    axes = figure.add_subplot()
+    names, lines = [], []
+    for row, (label, model, values) in enumerate(rows):
+        values = values[~np.isnan(values)]
+        # Dots are spread over the row's height by the golden section: even, and the same every time.
+        height = row + 0.4 * (np.arange(len(values)) * 0.618 % 1 - 0.5)
+        colour = line_style(colours.index(model or label))["color"]
+        axes.plot(values, height, "o", color=colour, markersize=4, alpha=0.7)
+        names.append(f"{model}, {label}" if model else label)
+        if not len(values):
+            lines.append(f"{names[-1]}: no value")
+            continue
+        axes.plot([values.mean()] * 2, [row - 0.35, row + 0.35], color="black", linewidth=2)
+        lines.append(f"{names[-1]}: mean {values.mean():.2f}, from {values.min():.2f} to {values.max():.2f}")
+    axes.set(yticks=range(len(rows)), yticklabels=names, ylim=(len(rows) - 0.5, -0.5), xlim=(-0.02, 1.02))
+    axes.set_xlabel(f"{metric}\none dot a{'n' if case[0] in 'aeiou' else ''} {case}, bar: mean")
+    return Picture(figure, f"{metric} of {max(len(values) for *_, values in rows)} {case}s. {'; '.join(lines)}.")
+
+
+def boundary_tolerance(
+    truth: np.ndarray, prediction: np.ndarray, *, spacing: Sequence[float], tolerance: float, unit: str = "mm"
+) -> Picture:
+    """Two masks (y, x) with their errors, and the surface Dice at tolerances from 0 to past the one asked for.
+
+    spacing and tolerance in `unit`, in the order of the axes. Raises ValueError for other than 2-D masks, and as
+    `surface_dice` does.
+    """
+    if truth.ndim != 2:
+        raise ValueError(f"truth has shape {truth.shape}, expected a mask (y, x): of a volume, hand over one slice")
+    figure = new_figure(8, 3.2)
+    agreed = paint(np.ones((*truth.shape, 3)), truth.astype(bool) & prediction.astype(bool), [GREY], opacity=1)
+    errors = error_map(prediction, truth)
+    _panel(figure.add_subplot(1, 2, 1), paint(agreed, errors, list(ERRORS.values()), opacity=1), "both, and errors")
+    legend(figure, {"both": GREY} | {kind: ERRORS[kind] for kind in ("missed", "extra")})
+    tolerances = np.linspace(0, max(2 * tolerance, 4 * max(spacing)), 13)
+    shared = {"spacing": spacing}
+    curve = [metrics.surface_dice(prediction, truth, tolerance=float(t), **shared) for t in tolerances]
+    chosen = metrics.surface_dice(prediction, truth, tolerance=tolerance, **shared)
+    axes = figure.add_subplot(1, 2, 2)
+    axes.plot(tolerances, curve, **line_style(0))
+    axes.axvline(tolerance, color=GREY, linestyle="--")
+    axes.plot(tolerance, chosen, "o", color=VERMILION, markersize=9)
+    axes.set(xlabel=f"tolerance in {unit}", ylabel="surface Dice", ylim=(-0.02, 1.02))
+    dice, distance = metrics.dice(prediction, truth), metrics.hausdorff95(prediction, truth, **shared)
+    text = (
+        f"Within a tolerance of {tolerance:g} {unit} the surface Dice is {chosen:.2f}; it goes from {curve[0]:.2f} "
+        f"without tolerance to {curve[-1]:.2f} at {tolerances[-1]:g} {unit}. Dice is {dice:.2f}, the 95% Hausdorff "
+        f"distance {distance:.1f} {unit}."
+    )
+    return Picture(figure, text)
+
+
+def patch_places(
+    image: np.ndarray, label: np.ndarray, boxes: Sequence[Sequence[slice]], colours: Mapping[str, str]
+) -> Picture:
+    """An image with its labels and the outlines of patches cut from it, and how much of each patch is foreground.
+
+    image (C, *spatial), label (*spatial); boxes: one slice for each axis, which may reach beyond the image. Of a volume
+    the slice (first axis) with most foreground is shown, with the patches that cross it.
+    """
+    shown = "image"
+    shares = np.array([(label[tuple(slice(max(s.start, 0), s.stop) for s in box)] > 0).mean() for box in boxes])
+    whole = (label > 0).mean()
+    crossing = list(zip(boxes, shares, strict=True))
+    if label.ndim == 3:
+        place = int((label > 0).sum((1, 2)).argmax())
+        crossing = [(box[1:], share) for box, share in crossing if box[0].start <= place < box[0].stop]
+        image, label, shown = image[:, place], label[place], f"slice {place}"
+    figure = new_figure(9, 3.6)
+    axes = figure.add_subplot(1, 2, 1)
+    _panel(axes, paint(to_picture(image), label, list(colours.values())), f"{shown}, {len(crossing)} patches cross it")
+    for (rows, columns), share in crossing:
+        corner, sizes = (columns.start - 0.5, rows.start - 0.5), (columns.stop - columns.start, rows.stop - rows.start)
+        colour, line = (VERMILION, "-") if share else (GREY, "--")
+        axes.add_patch(Rectangle(corner, *sizes, fill=False, edgecolor=colour, linewidth=1.2, linestyle=line))
+    legend(figure, {**colours, "patch with foreground": VERMILION, "without": GREY})
+    right = figure.add_subplot(1, 2, 2)
+    right.hist(shares, bins=np.linspace(0, 1, 21), color=BLUE)
+    right.axvline(whole, color="black", linestyle="--")
+    right.set(xlabel="share of foreground in a patch; dashed: in the image", ylabel="patches")
+    text = (
+        f"{len(boxes)} random patches: {np.count_nonzero(shares)} hold foreground, {shares.mean():.1%} of an average "
+        f"patch. Of the whole image {whole:.1%} is foreground."
+    )
+    return Picture(figure, text)

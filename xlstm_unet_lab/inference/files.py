@@ -1,0 +1,220 @@
+"""Image files to predict, and all that is predicted for them in files that lie on the same grids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from xlstm_unet_lab.data.images import LABEL_ENDINGS, READERS, Case, ending, read_case
+from xlstm_unet_lab.data.instance_labels import LABELS
+from xlstm_unet_lab.data.pictures import to_uint8
+from xlstm_unet_lab.data.recipe import Track
+from xlstm_unet_lab.data.targets import Targets
+from xlstm_unet_lab.inference.instances import instances_from_classes
+from xlstm_unet_lab.inference.predict import (
+    is_exclusive,
+    labels_of,
+    mirror_axes,
+    predict,
+    predict_probabilities,
+    slice_by_slice,
+)
+from xlstm_unet_lab.inference.uncertainty import entropy, mirrored_disagreement, predicted_probability
+
+CHANNEL_DIGITS = 4  # nnU-Net's file names end in _0000, _0001, ... for the channels of a case
+# Folders of what is written beside labels
+BESIDE = ("coloured", "instances", "probability", "entropy", "disagreement")
+Source = str | Path | Sequence[str | Path]  # a file, a folder, or the channel files of one case
+
+
+def find_cases(inputs: Source | Sequence[Source]) -> dict[str, list[Path]]:
+    """Name -> files of every case.
+
+    inputs: a folder (every readable file in it), a file, or a list of those; an item that is a list itself holds the
+    channel files of one case. As in nnU-Net, NIfTI files whose names differ in an ending _0000, _0001, ... only are
+    channels of one case; pictures and TIFF are a case each, which `predict_files`, knowing the network, may put
+    together. Raises FileNotFoundError for what is not there, ValueError for two cases of one name, a missing channel,
+    an unknown ending, or nothing to read.
+    """
+    entries = [inputs] if isinstance(inputs, str | Path) else list(inputs)
+    alone = [file for entry in entries if isinstance(entry, str | Path) for file in _files_of(Path(entry))]
+    cases: dict[str, list[Path]] = {}
+    first_channels = {case_name(file) for file in alone if _stem(file).endswith("_0000")}
+    for file in sorted(alone, key=lambda file: file.name):
+        # A data set may number its cases with four digits too: those have no channel 0000.
+        name = case_name(file) if case_name(file) in first_channels else _stem(file)
+        cases.setdefault(name, []).append(file)
+    for name, files in cases.items():
+        wanted = [f"{name}_{channel:0{CHANNEL_DIGITS}d}{ending(files[0])}" for channel in range(len(files))]
+        if len(files) > 1 and [file.name for file in files] != wanted:
+            raise ValueError(
+                f"case {name!r} has the files {[str(file) for file in files]}; the channels of one case must be named "
+                f"{wanted}, other cases need other names"
+            )
+    for files in ([Path(file) for file in entry] for entry in entries if not isinstance(entry, str | Path)):
+        if not files or case_name(files[0]) in cases:
+            raise ValueError(f"a list of channel files is empty or its case is there twice: {files}")
+        cases[case_name(files[0])] = files
+    return cases
+
+
+def _files_of(entry: Path) -> list[Path]:
+    if not entry.exists():
+        raise FileNotFoundError(f"{entry} does not exist; give an image file or a folder of them")
+    files = [entry] if entry.is_file() else [file for file in entry.iterdir() if _is_image(file)]
+    if not files:
+        raise ValueError(f"{entry} holds no image: known endings are {', '.join(READERS)}")
+    return files
+
+
+def predict_files(
+    model: nn.Module,
+    inputs: Source | Sequence[Source],
+    out_folder: str | Path,
+    *,
+    patch_size: Sequence[int],
+    colours: Mapping[int, str] | None = None,
+    label_numbers: Mapping[str, int] | None = None,
+    uncertainty: bool | Sequence[int] = False,
+    slice_axis: int | None = None,
+    track_cases: Track = iter,
+    **options,
+) -> Iterator[Path]:
+    """Predict image files and write their labels to `out_folder`, one file a case; yields each path when it is written.
+
+    inputs: as in `find_cases`. A label has its case's name and the grid of its input: NIfTI stays NIfTI with the
+    input's orientation and affine, TIFF keeps its resolution, pictures become grey PNG whose values are the labels.
+    A grey picture fills all three channels of a network for colour, but grey pictures called NAME_0000, NAME_0001, ...,
+    as many as the network reads channels, are one case. Volumes from NIfTI are resampled to the network's spacing,
+    other images are used as they are. Further files of the same names and grids lie in folders beside: `instances`, of
+    a network that learnt interior and boundary, with a number for each object (16 bits where they suffice); `coloured`,
+    of pictures, with `colours` (label value -> "#RRGGBB"); and with `uncertainty`, the spatial axes to mirror along
+    (True: all; (): none), `probability` of what was predicted, `entropy` and, of at least one axis, `disagreement` of
+    the mirrored predictions (float32; TIFF where the labels are PNG). Uncertainty holds the probabilities of a whole
+    image in memory, and takes as many predictions more as there are mirror images.
+    label_numbers: name -> number to write for labels 1, 2, ..., in their order; `Recipe.label_numbers` has those of a
+    user's own files.
+    slice_axis: 0, 1 or 2, for a network that was trained on slices across this axis: volumes are predicted slice by
+    slice, and axes of `mirror` and `uncertainty` are those of a slice.
+    options: overlap, mirror, batch_size, device and track of `predict`; `track_cases` wraps the cases.
+    Inputs are looked for at once; files of earlier runs are replaced, each as a whole, a case's label last.
+    Raises ValueError (FileNotFoundError) naming the file that is missing, cannot be read or does not fit the network,
+    when an input would be replaced, and for grey pictures so numbered of which the network reads another number.
+    """
+    spatial_dims = len(patch_size) + (slice_axis is not None)
+    cases, folder = _channels_together(find_cases(inputs), model, spatial_dims), Path(out_folder)
+    given = {file.resolve() for files in cases.values() for file in files}
+    beside = {(folder / what).resolve() for what in BESIDE}
+    for name, files in cases.items():
+        target = folder / f"{name}{LABEL_ENDINGS[ending(files[0])]}"
+        lost = [file for file in files if file.resolve().parent in beside] or [target] * (target.resolve() in given)
+        if lost:
+            raise ValueError(f"{lost[0]} is an input and would be replaced: choose another out_folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    options |= {"patch_size": patch_size, "axis": slice_axis}
+
+    def predicted() -> Iterator[Path]:
+        for name, files in track_cases(cases.items()):
+            case = read_case(files, spatial_dims=spatial_dims)
+            spacing = case.spacing if case.unit == "mm" else None
+            try:
+                image = _as_trained_on(model, case, len(files))
+                found = _everything(model, image, uncertainty, {"spacing": spacing, **options})
+                label = found.pop("label")
+                if colours is not None and case.ending == ".png":
+                    found["coloured"] = _coloured(label, colours)
+                if label_numbers:
+                    numbers = [0, *label_numbers.values()]
+                    label = np.array(numbers, np.min_scalar_type(max(numbers)))[label]
+                for what, array in found.items():
+                    case.write(folder / what, name, array)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{files[0]}: {error}") from error
+            yield case.write(folder, name, label)
+
+    return predicted()
+
+
+def _channels_together(cases: dict[str, list[Path]], model: nn.Module, spatial_dims: int) -> dict[str, list[Path]]:
+    """The cases, with grey pictures that are named as the channels of one put together; those in colour are frames."""
+    channels = getattr(getattr(model, "config", None), "in_channels", 1)
+    numbered: dict[str, list[str]] = {}
+    for name in sorted(cases) if channels > 1 else ():
+        head, _, number = name.rpartition("_")
+        if len(number) == CHANNEL_DIGITS and number.isdecimal() and head in cases:
+            numbered.setdefault(head, []).append(name)
+    for name, others in numbered.items():
+        first = cases[name]
+        if _stem(first[0]) == name or len(read_case(first, spatial_dims=spatial_dims).image) > 1:
+            continue
+        if others != (wanted := [f"{name}_{channel:0{CHANNEL_DIGITS}d}" for channel in range(1, channels)]):
+            raise ValueError(
+                f"{first[0]} and {len(others)} others so numbered are grey, and the network reads {channels} channels: "
+                f"those of one picture are {_stem(first[0])}, {', '.join(wanted)}; number other pictures without _0000"
+            )
+        cases[name] = [*first, *(file for other in others for file in cases.pop(other))]
+    return cases
+
+
+def _as_trained_on(model: nn.Module, case: Case, files: int) -> np.ndarray:
+    """The image as pictures are prepared: a network must see what it was trained on. Volumes stay as they are."""
+    if case.unit != "pixel" or len(case.spacing) != 2:
+        return case.image
+    parts = np.split(case.image, files if files == len(case.image) else 1)  # each grey file is scaled alone
+    image = np.concatenate([to_uint8(part)[0] for part in parts])
+    channels = getattr(getattr(model, "config", None), "in_channels", None)
+    return np.repeat(image, 3, axis=0) if len(image) == 1 and channels == 3 else image
+
+
+def _everything(
+    model: nn.Module, image: np.ndarray, uncertainty: bool | Sequence[int], options: dict
+) -> dict[str, np.ndarray]:
+    """The "label" of one image and what is written beside it, by the name of its folder; each (*spatial)."""
+    found = {}
+    if uncertainty is False:
+        found["label"] = slice_by_slice(predict, model, image, **options)
+    else:
+        probabilities = slice_by_slice(predict_probabilities, model, image, **options)
+        found["label"] = labels_of(model, torch.from_numpy(probabilities)).numpy()
+        exclusive = is_exclusive(model)
+        found["probability"] = predicted_probability(probabilities, exclusive=exclusive)
+        found["entropy"] = entropy(probabilities, exclusive=exclusive)
+        if axes := mirror_axes(uncertainty, len(options["patch_size"])):
+            mirrored = options | {"mirror": axes}
+            found["disagreement"] = slice_by_slice(mirrored_disagreement, model, image, **mirrored)
+    if getattr(model, "targets", None) == Targets.classes(LABELS):
+        objects = instances_from_classes(found["label"])
+        found["instances"] = objects.astype(np.min_scalar_type(max(objects.max(), 256)))
+    return found
+
+
+def case_name(path: Path) -> str:
+    """The file's name without its ending and without nnU-Net's number of a channel.
+
+    Only NIfTI files come as one a channel; img_0001.png and img_0002.png are two pictures, img_0000.png is "img".
+    """
+    stem = _stem(path)
+    head, _, number = stem.rpartition("_")
+    is_channel = len(number) == CHANNEL_DIGITS and number.isdecimal()
+    is_channel = is_channel and (ending(path).startswith(".nii") or int(number) == 0)
+    return head if head and is_channel else stem
+
+
+def _stem(path: Path) -> str:
+    return path.name[: -len(ending(path))]
+
+
+def _is_image(path: Path) -> bool:
+    return path.is_file() and not path.name.startswith(".") and path.name.lower().endswith(tuple(READERS))
+
+
+def _coloured(label: np.ndarray, colours: Mapping[int, str]) -> np.ndarray:
+    """The label as an RGB picture, uint8 (y, x, 3); values without a colour are black."""
+    picture = np.zeros((*label.shape, 3), np.uint8)
+    for value, colour in colours.items():
+        picture[label == value] = tuple(bytes.fromhex(colour.removeprefix("#")))
+    return picture

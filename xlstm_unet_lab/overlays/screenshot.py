@@ -1,0 +1,166 @@
+"""A PNG of an overlay in napari, drawn by a fresh process, on a screen of its own where there is none.
+
+A process of its own, because Qt chooses its platform once for all, and this one may have chosen another already.
+`python -m xlstm_unet_lab.overlays.screenshot OVERLAY.npz OUT.png NDISPLAY WIDTH HEIGHT` is that process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+
+from xlstm_unet_lab.data.files import write_whole
+from xlstm_unet_lab.figures.picture import described_png
+from xlstm_unet_lab.overlays.description import Overlay
+from xlstm_unet_lab.overlays.text import with_score
+from xlstm_unet_lab.overlays.virtual_display import has_screen, virtual_display
+
+LIMIT = 600  # seconds after which a drawing is given up
+WINDOW = (400, 300)  # pixels that the window around the canvas may need
+ARRAYS = ("image", "truth", "prediction", "instances")
+MARGIN = 0.95  # share of the canvas that the image fills
+FONT, ROW, GAP = 15, 22, 6  # pixels of the legend: size of letters, height of rows, between entries
+LEVEL = 5  # steps of brightness in the PNG: noise takes less room, and no colour is lost as it is in a palette
+
+
+def screenshot(overlay: Overlay, path: str | Path, ndisplay: int = 2, size: tuple[int, int] = (1000, 800)) -> Path:
+    """Write a PNG of the napari canvas, (width, height) pixels, above a legend; the description lies in its text.
+
+    ndisplay: 2 shows the initial slice, 3 the volume. Returns the path. Raises ValueError for another ndisplay, a 3-D
+    view of a 2-D image and sizes below 100, and RuntimeError, in one line, where napari, OpenGL or Xvfb is missing.
+    """
+    if ndisplay not in (2, 3) or ndisplay > len(overlay.shape):
+        raise ValueError(f"ndisplay is {ndisplay}; give 2 for a slice, or 3 for a volume (this is {overlay.shape})")
+    width, height = size
+    if min(width, height) < 100:
+        raise ValueError(f"size is {size}; give (width, height), each at least 100 pixels")
+    if importlib.util.find_spec("napari") is None:
+        raise RuntimeError("napari is not installed: pip install 'xlstm-unet-lab[napari]'")
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        environment = {**os.environ, "NAPARI_CONFIG": str(folder / "settings.yaml")}  # napari's defaults
+        environment.pop("QT_QPA_PLATFORM", None)  # a platform without windows has no OpenGL
+        if not has_screen():
+            environment.pop("WAYLAND_DISPLAY", None)  # nobody answers there
+            environment["DISPLAY"] = stack.enter_context(virtual_display(width + WINDOW[0], height + WINDOW[1]))
+        save(folder / "overlay.npz", overlay)
+        drawn = folder / "drawn.png"
+        arguments = [folder / "overlay.npz", drawn, ndisplay, width, height]
+        command = [sys.executable, "-m", __name__, *map(str, arguments)]
+        try:
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise RuntimeError(f"napari drew nothing within {LIMIT} s: try a smaller volume or size=") from error
+        if done.returncode or not drawn.is_file():
+            lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+            raise RuntimeError(
+                f"napari could not draw ({lines[-1] if lines else f'ended with code {done.returncode}'}): OpenGL or "
+                "Qt's system libraries may be missing, `make system` installs them"
+            )
+        return write_whole(path, drawn.read_bytes())
+
+
+def save(path: Path, overlay: Overlay) -> None:
+    """Write an overlay for the drawing process; probabilities stay behind, their layer is hidden at first."""
+    facts = {field.name: getattr(overlay, field.name) for field in fields(Overlay) if field.name not in ARRAYS}
+    facts |= {"probabilities": None, "colours": list(overlay.colours.items())}
+    arrays = {name: getattr(overlay, name) for name in ARRAYS if getattr(overlay, name) is not None}
+    np.savez(path, facts=json.dumps(facts), **arrays)
+
+
+def load(path: Path) -> Overlay:
+    """Read what `save` wrote."""
+    with np.load(path, allow_pickle=False) as file:
+        facts = json.loads(str(file["facts"]))
+        arrays = {name: file.get(name) for name in ARRAYS}
+    facts |= {name: tuple(facts[name]) for name in ("spacing", "channel_names")}
+    labels = {name: tuple(values) for name, values in facts["labels"].items()}
+    return Overlay(**facts | {"labels": labels, "colours": dict(map(tuple, facts["colours"]))}, **arrays)
+
+
+def draw(overlay: Overlay, ndisplay: int, width: int, height: int) -> np.ndarray:
+    """The canvas as uint8 (height, width, 3). Raises RuntimeError when nothing was drawn."""
+    from qtpy.QtWidgets import QApplication
+
+    from xlstm_unet_lab.overlays import viewer as overlay_napari
+
+    viewer = overlay_napari.open_viewer(overlay)
+    viewer.dims.ndisplay = ndisplay
+    overlay_napari.arrange(viewer, overlay)
+    extents = np.multiply(overlay.shape, overlay.spacing)
+    if ndisplay == 3:
+        extents = np.full(2, np.linalg.norm(extents) / np.sqrt(2))
+    overlay_napari.parts(viewer).camera.zoom = MARGIN * min(np.array([height, width]) / extents[-2:])
+    for _ in range(2):  # the first round shows the window, the second draws what showing it asked for
+        QApplication.processEvents()
+    canvas = viewer.screenshot(size=(height, width), canvas_only=True, flash=False)[..., :3]
+    viewer.close()
+    if np.ptp(canvas) == 0:
+        raise RuntimeError("the canvas stayed empty, OpenGL does not work here")
+    return canvas
+
+
+def legend(overlay: Overlay, ndisplay: int, width: int) -> np.ndarray:
+    """A strip uint8 (rows, width, 3): what is drawn how, the labels in their colours with Dice, and the licence."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.load_default(FONT)
+    lines = [
+        [(None, word) for word in f"{overlay.title or 'One case'}: {_what_is_drawn(overlay, ndisplay)}".split()],
+        [(overlay.colours[value], with_score(overlay, name)) for value, name in overlay.value_names.items()],
+        [(None, word) for word in overlay.credit.split()],
+    ]
+    placed, x, y = [], GAP, GAP
+    for line in filter(None, lines):
+        for colour, text in line:
+            needed = font.getlength(text) + (FONT + 2 * GAP if colour else 0)
+            if x > GAP and x + needed > width - GAP:
+                x, y = GAP, y + ROW
+            placed.append((x, y, colour, text))
+            x += needed + GAP
+        x, y = GAP, y + ROW
+    strip = Image.new("RGB", (width, y + GAP))
+    pen = ImageDraw.Draw(strip)
+    for x, y, colour, text in placed:
+        if colour:
+            pen.rectangle((x, y + 2, x + FONT, y + 2 + FONT), fill=colour)
+        pen.text((x + (FONT + GAP if colour else 0), y), text, font=font, fill="white")
+    return np.asarray(strip)
+
+
+def _what_is_drawn(overlay: Overlay, ndisplay: int) -> str:
+    words = ["image" if overlay.is_colour else overlay.channel_names[0]]
+    words += [f"slice {overlay.initial_slice}"] if len(overlay.shape) == 3 and ndisplay == 2 else []
+    if overlay.prediction is not None:
+        words += ["prediction in colour"]
+        words += ["truth as a line"] if overlay.truth is not None and ndisplay == 2 else []
+    elif overlay.truth is not None:
+        words += ["truth in colour"]
+    words += ["predicted objects outlined in white"] if overlay.instances is not None and ndisplay == 2 else []
+    return ", ".join(words)
+
+
+def png(picture: np.ndarray, description: str) -> bytes:
+    """A picture uint8 (rows, width, 3) as PNG, its colours kept to half a LEVEL, with the description in its text."""
+    return described_png(picture, description, LEVEL)
+
+
+def main(source: str, target: str, ndisplay: str, width: str, height: str) -> None:
+    """Draw the overlay in one file into another; what went wrong is the last line on standard error."""
+    overlay = load(Path(source))
+    canvas = draw(overlay, int(ndisplay), int(width), int(height))
+    picture = np.concatenate([canvas, legend(overlay, int(ndisplay), int(width))])
+    write_whole(target, png(picture, overlay.describe()))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

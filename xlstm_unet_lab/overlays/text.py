@@ -1,0 +1,118 @@
+"""An overlay in words: how large every label is, how well it was found, and where the largest error lies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from xlstm_unet_lab.figures.cases import ERRORS
+
+if TYPE_CHECKING:
+    from xlstm_unet_lab.overlays.description import Overlay
+
+SIDES = {"z": ("bottom", "top"), "y": ("back", "front"), "x": ("left", "right")}  # at low and high indices, anatomical
+PICTURE = (("", ""), ("upper", "lower"), ("left", "right"))  # the same of slices, rows and columns
+MIDDLE = 0.05  # share of the image on either side of its middle that still is the middle
+
+
+class LargestError(NamedTuple):
+    """One connected piece of the error map."""
+
+    kind: str  # "missed", "extra" or "confused"
+    labels: str  # the label it concerns; of confused ones the predicted for the true one
+    voxels: int
+    extent: tuple[float, ...]  # of its bounding box, in the overlay's unit
+    centre: tuple[float, ...]  # mean index
+    slice: int  # along axis 0, where it is largest; 0 in 2-D
+
+
+def largest_error(overlay: Overlay) -> LargestError | None:
+    """The largest connected piece of the error map, of one kind, corners do not connect; None where nothing is wrong.
+
+    Raises ValueError for an overlay without truth or prediction.
+    """
+    from scipy import ndimage
+
+    if overlay.errors is None:
+        raise ValueError("this overlay has no errors: they need both truth= and prediction=")
+    largest = None
+    for code, kind in enumerate(ERRORS, start=1):
+        pieces, _ = ndimage.label(overlay.errors == code)
+        sizes = np.bincount(pieces.ravel())[1:]
+        if not sizes.size or (largest is not None and sizes.max() <= largest.voxels):
+            continue
+        number = int(sizes.argmax()) + 1
+        box = ndimage.find_objects(pieces, number)[-1]
+        piece = pieces[box] == number
+        labels = _labels(overlay, overlay.prediction[box][piece], overlay.truth[box][piece])
+        extent = tuple(size * step for size, step in zip(piece.shape, overlay.spacing, strict=True))
+        centre = tuple(float(place.mean()) + part.start for place, part in zip(piece.nonzero(), box, strict=True))
+        level = box[0].start + int(piece.sum((1, 2)).argmax()) if piece.ndim == 3 else 0
+        largest = LargestError(kind, labels, int(sizes.max()), extent, centre, level)
+    return largest
+
+
+def _labels(overlay: Overlay, prediction: np.ndarray, truth: np.ndarray) -> str:
+    """The most frequent pair of predicted and true label, as words; background goes without."""
+    pairs, counts = np.unique(np.stack([prediction, truth]), axis=1, return_counts=True)
+    return " for ".join(overlay.value_names[int(value)] for value in pairs[:, counts.argmax()] if value)
+
+
+def sides(overlay: Overlay, index: Sequence[float]) -> list[str]:
+    """On which sides a place lies, seen from the image's middle: the patient's, such as ["top", "right"], or, of an
+    overlay that is not anatomical, the picture's: ["upper", "left"]."""
+    known = [SIDES[axis] for axis in overlay.axes] if overlay.anatomical else PICTURE[-len(overlay.shape) :]
+    shares = [(place + 0.5) / size - 0.5 for place, size in zip(index, overlay.shape, strict=True)]
+    words = [pair[share > 0] for pair, share in zip(known, shares, strict=True) if abs(share) > MIDDLE]
+    return list(filter(None, words))
+
+
+def with_score(overlay: Overlay, name: str) -> str:
+    """A label's name, and its Dice where there is one: "aorta, Dice 0.83"."""
+    return f"{name}, Dice {overlay.scores[name]:.2f}" if name in overlay.scores else name
+
+
+def amount(overlay: Overlay, voxels: int) -> str:
+    """So many voxels as volume or area in words: ml of a volume in mm, mm² of a slice, else voxels or pixels."""
+    size, flat = voxels * float(np.prod(overlay.spacing)), len(overlay.shape) == 2
+    if overlay.unit == "mm":
+        return f"{size:,.0f} mm²" if flat else f"{size / 1000:,.2f} ml"
+    return f"{voxels:,} {'pixel' if flat else 'voxel'}{'s' * (voxels != 1)}"
+
+
+def describe(overlay: Overlay) -> str:
+    """A sentence a line: the grid, every label's size and Dice, the objects, the largest error, the licence."""
+    grid = f"{_times(overlay.shape)} {'pixels' if len(overlay.shape) == 2 else 'voxels'}"
+    grid += f" of {_times(overlay.spacing)} mm" if overlay.unit == "mm" else ""
+    lines = [f"{overlay.title or 'One case'}: {', '.join(overlay.channel_names)}, {grid}."]
+    for name, values in overlay.labels.items():
+        maps = {"true": overlay.truth, "predicted": overlay.prediction}
+        counts = {what: np.isin(label, values).sum() for what, label in maps.items() if label is not None}
+        facts = [f"{amount(overlay, int(count))} {what}" for what, count in counts.items()]
+        facts += [f"Dice {overlay.scores[name]:.2f}"] if name in overlay.scores else []
+        lines += [f"{name}: {', '.join(facts)}."] if facts else []
+    if overlay.instances is not None:
+        count = np.count_nonzero(np.unique(overlay.instances))
+        lines.append("1 object is outlined." if count == 1 else f"{count:,} objects are outlined.")
+    if overlay.errors is not None:
+        lines.append(_largest_error_in_words(overlay))
+    return "\n".join([*lines, *filter(None, [overlay.credit])])
+
+
+def _largest_error_in_words(overlay: Overlay) -> str:
+    found = largest_error(overlay)
+    if found is None:
+        return "Prediction and truth agree everywhere."
+    place = [f"{_times(found.extent)} {overlay.unit} across"]
+    place += [f"largest in slice {found.slice}"] if len(overlay.shape) == 3 else []
+    words = sides(overlay, found.centre)
+    place += words if overlay.anatomical else [f"{' '.join(words) or 'middle'} part of the picture"]
+    middle = zip(overlay.axes, found.centre, overlay.spacing, strict=True)
+    place.append(f"centre at {', '.join(f'{axis} {at * step:.4g}' for axis, at, step in middle)} {overlay.unit}")
+    return f"The largest error is {found.labels} {found.kind}: {amount(overlay, found.voxels)}, {', '.join(place)}."
+
+
+def _times(sizes: Sequence[float]) -> str:
+    return " x ".join(f"{size:.4g}" for size in sizes)

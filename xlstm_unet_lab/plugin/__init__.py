@@ -1,0 +1,1 @@
+"""The napari plugin: its widgets, what they compute, and its readers."""

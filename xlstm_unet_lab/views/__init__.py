@@ -1,1 +1,0 @@
-"""Pictures and widgets. Every picture carries a text that says what is to be seen in it."""
