@@ -212,7 +212,7 @@ def write_golden_case(path: Path = GOLDEN) -> Path:
     """Write the golden case; returns the path."""
     from safetensors.torch import save
 
-    from xlstm_unet_lab.data.files import write_whole
+    from xlstm_unet_lab.ops.files import write_whole
 
     return write_whole(path, save({name: tensor.clone() for name, tensor in golden_case().items()}))
 
