@@ -57,11 +57,12 @@ def load_run(run_directory: str | Path, which: str = "best") -> nn.Module:
 def facts_of_run(run_directory: str | Path, root: str | Path | None = None) -> Facts:
     """What data a run was trained on. Of a user's own data set the run itself says what it is; one trained before runs
     did needs `root`, where that is prepared. Raises KeyError for a recipe that is not there."""
-    written = json.loads((Path(run_directory) / "model.json").read_text(encoding="utf-8"))
+    written, config = (_read_json(Path(run_directory) / name) for name in ("model.json", "config.json"))
     recipe: Recipe | None = recipe_of(written["own"]) if written.get("own") else None
     if recipe is None and written.get("recipe"):
         recipe = get_recipe(written["recipe"], root)
-    return Facts(recipe, written.get("fold") or 0, written.get("slice_axis"))
+    sliced = recipe is not None and recipe.spatial_dims > len(config["patch_size"])
+    return Facts(recipe, written.get("fold") or 0, (written.get("slice_axis") or 0) if sliced else None)
 
 
 def _checkpoint(folder: Path, which: str | None) -> Path:
@@ -82,9 +83,12 @@ def _checkpoint(folder: Path, which: str | None) -> Path:
 
 def _facts_of_older_run(folder: Path, header: Mapping) -> dict:
     """What `Predictor.to_json` gives now, of a run whose checkpoints do not hold it yet."""
-    written = {what: json.loads((folder / f"{what}.json").read_text(encoding="utf-8")) for what in ("config", "model")}
     targets = header.get("targets") and Targets.from_json(header["targets"])
     known = known_of(facts_of_run(folder), targets)
-    shape = {"patch_size": tuple(written["config"]["patch_size"]), "spacing": header.get("training_spacing")}
-    described = Predictor(nn.Identity(), **shape, **known).to_json()
-    return described | {"build": written["model"]["build"]}
+    patch_size, spacing = tuple(_read_json(folder / "config.json")["patch_size"]), header.get("training_spacing")
+    described = Predictor(nn.Identity(), patch_size, spacing and tuple(spacing), **known).to_json()
+    return described | {"build": _read_json(folder / "model.json")["build"]}
+
+
+def _read_json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -233,18 +233,13 @@ class Predictor:
     def _by_slice(
         self, function: Callable[..., np.ndarray], image: np.ndarray, spacing: Sequence[float] | None, windows: Windows
     ) -> np.ndarray:
-        """What `function` gives for the image or, for a network for slices, for each slice, put together again.
-
-        `windows.track` then wraps the slices and not the windows.
-        """
+        """What `function` gives for the image or, where a network for slices is to see a volume, for each slice, put
+        together again: `windows.track` then wraps the slices and not the windows."""
         image, axis = np.asarray(image), self.slice_axis
-        spacing = None if spacing is None else checked_spacing(tuple(map(float, spacing)), self.spatial_dims)
-        if axis is None:
+        if spacing is not None:
+            spacing = checked_spacing(tuple(map(float, spacing)), image.ndim - 1)
+        if axis is None or image.ndim != 4:
             return function(self.as_stored(image), spacing, windows)
-        if image.ndim != 4:
-            raise ValueError(
-                f"image has shape {image.shape}; slices are cut across axis {axis} of a volume (C, z, y, x)"
-            )
         left = None if spacing is None else (*spacing[:axis], *spacing[axis + 1 :])
         slices = windows.track(list(np.moveaxis(image, axis + 1, 0)))
         found = [function(self.as_stored(one), left, replace(windows, track=iter)) for one in slices]

@@ -107,8 +107,9 @@ def segment(
     """What a run predicts for image layers: labels with the names and colours of its data set, where the image lies.
 
     Objects get outlines where the network learnt interiors and boundaries. A layer in mm is resampled to the spacing of
-    training when that is in mm too, any other is used as it is. `mirror`, device and track are those of `Predictor`. Raises FileNotFoundError for a folder that is no run directory
-    and ValueError for layers that do not fit the network.
+    training when that is in mm too, any other is used as it is. `mirror`, `device` and `track` are those of a call of
+    `Predictor`. Raises FileNotFoundError for a folder that is no run directory, and ValueError for layers that do not
+    fit the network.
     """
     predictor = load_predictor(run_directory)
     image, place = _read(predictor, layers), place_of(layers[0])

@@ -21,7 +21,7 @@ def validate(fabric, predictor: Predictor, val: Cases, scored: Scored, config: T
     Scored are the labels of the predictor, given each case's spacing, in the precision of training. Something that a
     case neither holds nor is given counts 1 there.
     """
-    predict = replace(predictor, normalisation=Z_SCORE, slice_axis=None)  # what data sets hand out is prepared already
+    predict = replace(predictor, normalisation=Z_SCORE)  # what data sets hand out is prepared already
     cases = evenly_spaced(len(val), config.validation_cases)
     totals = torch.zeros(len(scored))
     for case in cases[fabric.global_rank :: fabric.world_size]:
