@@ -231,9 +231,7 @@ def test_a_model_for_other_data_is_refused_before_the_first_step():
         facts = {"spatial_dims": 2, "in_channels": 1, "num_classes": 3} | built
         model = torch.nn.Conv2d(1, 3, 1)
         model.config = SimpleNamespace(**facts)
-
-        class Cases(list):
-            recipe = SimpleNamespace(targets=Targets.classes({"background": 0, "a": 1, "b": 2}))
-
+        labels = {"background": 0, "a": 1, "b": 2}
+        known = {"colours": {"a": "#0072B2", "b": "#E69F00"}, "tolerances": {"a": 1.0, "b": 1.0}}
         with pytest.raises(ValueError, match=message):
-            fit(model, Cases([case]), None, config)
+            fit(model, Listed([case], Facts(boxes(labels=labels, **known))), None, config)
