@@ -13,8 +13,9 @@ from imageio.v3 import imwrite
 from torch.utils.data import DataLoader
 
 from xlstm_unet_lab.data.augment import PatchDataset
-from xlstm_unet_lab.data.dataset import SegmentationDataset, load_dataset, normalise, read_array, read_label
+from xlstm_unet_lab.data.dataset import SegmentationDataset, load_dataset, read_array, read_label
 from xlstm_unet_lab.data.nnunet_raw import write_case
+from xlstm_unet_lab.data.normalise import normalise
 from xlstm_unet_lab.data.prepare import get_recipe, prepare
 
 # normalise

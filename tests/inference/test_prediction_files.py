@@ -9,7 +9,8 @@ from imageio.v3 import imread, imwrite
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 from torch import nn
 
-from xlstm_unet_lab.data.dataset import normalise, read_label
+from xlstm_unet_lab.data.dataset import read_label
+from xlstm_unet_lab.data.normalise import normalise
 from xlstm_unet_lab.data.pictures import to_uint8
 from xlstm_unet_lab.inference.files import case_name, find_cases, predict_files, read_case
 

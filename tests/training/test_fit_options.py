@@ -14,7 +14,7 @@ from torch.utils.data import Subset
 import xlstm_unet_lab as lab
 from data_recipes import phantom_long_range
 from xlstm_unet_lab.data.augment import Augmentation, PatchDataset
-from xlstm_unet_lab.data.dataset import normalise
+from xlstm_unet_lab.data.normalise import normalise
 from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.evaluation.metrics import dice
 from xlstm_unet_lab.models.weights import load_tensors, load_weights

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xlstm_unet_lab.data.dataset import normalise
+from xlstm_unet_lab.data.normalise import normalise
 from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.data.resample import checked_spacing, resampled_size, resized
 from xlstm_unet_lab.data.targets import Targets

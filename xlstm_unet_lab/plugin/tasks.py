@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from xlstm_unet_lab.data.dataset import normalise
 from xlstm_unet_lab.data.instance_labels import LABELS
+from xlstm_unet_lab.data.normalise import normalise
 from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.evaluation.cases import RunFacts, run_facts
 from xlstm_unet_lab.evaluation.report import evaluate

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from xlstm_unet_lab.data.dataset import normalise
 from xlstm_unet_lab.data.kept_cases import view_case
+from xlstm_unet_lab.data.normalise import normalise
 from xlstm_unet_lab.data.resample import resampled_size, resized
 from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.evaluation.metrics import dice
