@@ -30,16 +30,10 @@ import numpy as np
 
 from xlstm_unet_lab.data import pictures
 from xlstm_unet_lab.data.conversion import Job, convert_cases
-from xlstm_unet_lab.data.nnunet_raw import (
-    FOLDS,
-    check_grid,
-    files_by_name,
-    load_volume,
-    voxels,
-    write_case,
-    write_volume,
-)
+from xlstm_unet_lab.data.files import files_by_name
+from xlstm_unet_lab.data.nnunet_raw import FOLDS, write_case, write_volume
 from xlstm_unet_lab.data.recipe import Recipe, Track
+from xlstm_unet_lab.data.volumes import check_grid, load_volume, voxels
 
 VOLUMES = (".nii.gz", ".nii")
 LOSSY = (".jpg", ".jpeg")

@@ -12,11 +12,11 @@ import torch
 from torch.utils.data import Dataset
 
 from xlstm_unet_lab.data.kept_cases import KeptCases, Origin, origin_of
-from xlstm_unet_lab.data.nnunet_raw import load_volume, voxels
 from xlstm_unet_lab.data.normalise import NORMALISED, normalise
 from xlstm_unet_lab.data.pictures import read_picture
 from xlstm_unet_lab.data.prepare import FOLDS, data_root, get_recipe, prepare, prepared_folder
 from xlstm_unet_lab.data.recipe import Recipe
+from xlstm_unet_lab.data.volumes import load_volume, voxels
 from xlstm_unet_lab.ops.checks import did_you_mean
 
 SPLITS = ("train", "val", "test", "all")

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xlstm_unet_lab.data.files import write_whole
-from xlstm_unet_lab.data.nnunet_raw import check_grid, load_volume, voxels
 from xlstm_unet_lab.data.pictures import ENDINGS as PICTURES
 from xlstm_unet_lab.data.pictures import read_picture
+from xlstm_unet_lab.data.volumes import check_grid, load_volume, voxels
 
 if TYPE_CHECKING:
     import nibabel

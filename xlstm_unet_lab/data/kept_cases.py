@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Subset
 
-from xlstm_unet_lab.data.nnunet_raw import sync_tree
+from xlstm_unet_lab.data.files import sync_tree
 from xlstm_unet_lab.data.patches import Foreground
 
 FACTS = "case.json"

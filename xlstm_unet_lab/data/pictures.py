@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xlstm_unet_lab.data.nnunet_raw import check_pairs, files_by_name
+from xlstm_unet_lab.data.files import check_pairs, files_by_name
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 TRANSPARENCY = ((1,), (2,))  # what ExtraSamples of a TIFF say of a last channel that is alpha, associated or not

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from xlstm_unet_lab.data.dataset import SegmentationDataset, load_dataset
+from xlstm_unet_lab.data.files import check_pairs, files_by_name
 from xlstm_unet_lab.data.images import READERS, ending, read_case
 from xlstm_unet_lab.data.instance_labels import LABELS
-from xlstm_unet_lab.data.nnunet_raw import check_grid, check_pairs, files_by_name, load_volume
 from xlstm_unet_lab.data.prepare import MARKER, get_recipe, recipe_of
 from xlstm_unet_lab.data.recipe import Recipe
+from xlstm_unet_lab.data.volumes import check_grid, load_volume
 from xlstm_unet_lab.evaluation.report import Outcome, evaluate_cases
 from xlstm_unet_lab.inference.files import find_cases
 from xlstm_unet_lab.inference.instances import instances_from_classes

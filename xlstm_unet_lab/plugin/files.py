@@ -12,9 +12,9 @@ import torch
 
 from xlstm_unet_lab.data.dataset import SegmentationDataset, load_dataset
 from xlstm_unet_lab.data.images import read_case
-from xlstm_unet_lab.data.nnunet_raw import whole_label
 from xlstm_unet_lab.data.prepare import MARKER, get_recipe
 from xlstm_unet_lab.data.recipe import Track
+from xlstm_unet_lab.data.volumes import whole_label
 from xlstm_unet_lab.evaluation.cases import is_run
 from xlstm_unet_lab.figures.picture import GREY
 from xlstm_unet_lab.inference.files import case_name, find_cases
