@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,20 +15,29 @@ SAME_GRID = 0.1  # voxels that two grids may lie apart and still be one: headers
 
 
 def load_volume(path: Path) -> nibabel.Nifti1Image:
-    """Open a NIfTI file; its voxels are read when they are needed. ValueError, naming the file, when it is none."""
+    """Open a NIfTI file; its voxels are read when they are needed.
+
+    Raises FileNotFoundError, and ValueError, naming the file, for what is none or has an unknown code in its header.
+    """
     import nibabel
 
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} is missing")
     try:
-        return nibabel.load(path)
-    except nibabel.filebasedimages.ImageFileError as error:
-        raise ValueError(f"{path} is not a NIfTI file that can be read: {error}; get it again") from error
+        volume = nibabel.load(path)
+        volume.header.get_xyzt_units()  # fails for a code of a unit that there is not
+    except Exception as error:  # nibabel has its own for every kind of fault in a header
+        raise ValueError(
+            f"{path} is not a NIfTI file that can be read ({type(error).__name__}: {error}); get it again"
+        ) from error
+    return volume
 
 
 def voxels(what: str, volume: nibabel.Nifti1Image) -> np.ndarray:
     """The voxels of a volume as stored, (x, y, z); ValueError for a file that breaks off or holds no plain numbers."""
     try:
         array = np.asarray(volume.dataobj)
-    except (OSError, EOFError, zlib.error) as error:
+    except Exception as error:  # of the disk, of gzip, of nibabel
         raise ValueError(f"{what} cannot be read from {volume.get_filename()}: {error}; get the file again") from error
     if array.dtype.kind not in "iuf":
         raise ValueError(f"{what} holds values of type {array.dtype}; integers or floats are expected")

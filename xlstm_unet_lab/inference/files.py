@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from xlstm_unet_lab.data.images import LABEL_ENDINGS, READERS, Case, ending, read_case
+from xlstm_unet_lab.data.images import ENDINGS, LABEL_ENDINGS, Case, ending, read_case
 from xlstm_unet_lab.data.instance_labels import LABELS
-from xlstm_unet_lab.data.pictures import to_uint8
 from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.inference.instances import instances_from_classes
@@ -67,7 +66,7 @@ def _files_of(entry: Path) -> list[Path]:
         raise FileNotFoundError(f"{entry} does not exist; give an image file or a folder of them")
     files = [entry] if entry.is_file() else [file for file in entry.iterdir() if _is_image(file)]
     if not files:
-        raise ValueError(f"{entry} holds no image: known endings are {', '.join(READERS)}")
+        raise ValueError(f"{entry} holds no image: known endings are {', '.join(ENDINGS)}")
     return files
 
 
@@ -122,7 +121,7 @@ def predict_files(
             case = read_case(files, spatial_dims=spatial_dims)
             spacing = case.spacing if case.unit == "mm" else None
             try:
-                image = _as_trained_on(model, case, len(files))
+                image = _as_trained_on(model, case)
                 found = _everything(model, image, uncertainty, {"spacing": spacing, **options})
                 label = found.pop("label")
                 if colours is not None and case.ending == ".png":
@@ -160,14 +159,12 @@ def _channels_together(cases: dict[str, list[Path]], model: nn.Module, spatial_d
     return cases
 
 
-def _as_trained_on(model: nn.Module, case: Case, files: int) -> np.ndarray:
-    """The image as pictures are prepared: a network must see what it was trained on. Volumes stay as they are."""
-    if case.unit != "pixel" or len(case.spacing) != 2:
-        return case.image
-    parts = np.split(case.image, files if files == len(case.image) else 1)  # each grey file is scaled alone
-    image = np.concatenate([to_uint8(part)[0] for part in parts])
+def _as_trained_on(model: nn.Module, case: Case) -> np.ndarray:
+    """The image as prepared data holds it; a grey picture fills all channels of a network for colour."""
+    image = case.as_prepared()
     channels = getattr(getattr(model, "config", None), "in_channels", None)
-    return np.repeat(image, 3, axis=0) if len(image) == 1 and channels == 3 else image
+    grey = len(image) == 1 and case.unit == "pixel" and len(case.spacing) == 2
+    return np.repeat(image, 3, axis=0) if grey and channels == 3 else image
 
 
 def _everything(
@@ -209,7 +206,7 @@ def _stem(path: Path) -> str:
 
 
 def _is_image(path: Path) -> bool:
-    return path.is_file() and not path.name.startswith(".") and path.name.lower().endswith(tuple(READERS))
+    return path.is_file() and not path.name.startswith(".") and path.name.lower().endswith(tuple(ENDINGS))
 
 
 def _coloured(label: np.ndarray, colours: Mapping[int, str]) -> np.ndarray:
