@@ -53,7 +53,7 @@ from xlstm_unet_lab.course.pictures.comparison import lines, loss_curves
 from xlstm_unet_lab.course.pictures.explorers import Explorer
 from xlstm_unet_lab.course.pictures.mechanisms import receptive_field as picture_of_field
 from xlstm_unet_lab.data.augment import Augmentation
-from xlstm_unet_lab.data.dataset import normalise
+from xlstm_unet_lab.data.normalise import normalise
 from xlstm_unet_lab.data.phantom_physics import streams
 from xlstm_unet_lab.figures import cases as figures
 from xlstm_unet_lab.figures.picture import Picture

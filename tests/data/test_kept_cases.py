@@ -89,7 +89,7 @@ def test_memory_is_filled_first(folder):
 
 def test_files_are_read_once(folder, monkeypatch):
     first = list(open_set(folder))
-    monkeypatch.setattr(dataset_module, "read_image", None)
+    monkeypatch.setattr(dataset_module, "read_case", None)
     assert all(same(one, other) for one, other in zip(first, open_set(folder), strict=True))
 
 
@@ -121,8 +121,8 @@ def test_a_touched_file_and_other_labels_count_as_changed(folder, monkeypatch):
     label = next((folder.path / "labelsTr").glob("case_0.*"))
     os.utime(label, ns=(1, 1))
     read = []
-    original = dataset_module.read_image
-    monkeypatch.setattr(dataset_module, "read_image", lambda paths: read.append(paths[0].name[:6]) or original(paths))
+    original = dataset_module.read_case
+    monkeypatch.setattr(dataset_module, "read_case", lambda paths: read.append(paths[0].name[:6]) or original(paths))
     list(open_set(folder))
     assert read == ["case_0"]
     fewer = {"background": 0, "thing": 1}

@@ -9,8 +9,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from xlstm_unet_lab.data.augment import PatchDataset
-from xlstm_unet_lab.data.dataset import load_dataset, normalise
+from xlstm_unet_lab.data.dataset import load_dataset
 from xlstm_unet_lab.data.nnunet_raw import write_volume
+from xlstm_unet_lab.data.normalise import normalise
 from xlstm_unet_lab.data.prepare import get_recipe, prepare
 from xlstm_unet_lab.data.slices import SliceDataset
 

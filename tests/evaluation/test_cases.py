@@ -141,7 +141,7 @@ def test_refused(folders, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere is missing"):
         from_folders(tmp_path / "nowhere", folders[1])
     write_png(folders[0], "a", np.stack([square(4), 2 * square(4), square(4)], -1))
-    with pytest.raises(ValueError, match=r"a\.png is no label file: it has 3 channels"):
+    with pytest.raises(ValueError, match=r"a\.png is in colour; a label holds one number a pixel"):
         from_folders(*folders).table()
     with pytest.raises(FileNotFoundError, match="is no run directory"):
         from_run(tmp_path)

@@ -10,7 +10,8 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 from stubs import predictor
 from torch import nn
 
-from xlstm_unet_lab.data.dataset import normalise, read_label
+from xlstm_unet_lab.data.images import read_label
+from xlstm_unet_lab.data.normalise import normalise
 from xlstm_unet_lab.data.pictures import to_uint8
 from xlstm_unet_lab.inference.files import case_name, find_cases, predict_files, read_case
 from xlstm_unet_lab.inference.predictor import EIGHT_BITS, Predictor
@@ -296,10 +297,10 @@ def awkward(tmp_path):
     ("inputs", "error", "message"),
     [
         (["missing.nii.gz"], FileNotFoundError, "missing.nii.gz does not exist"),
-        (["cut.nii.gz"], ValueError, "cut.nii.gz cannot be read"),
+        (["cut.nii.gz"], ValueError, "cut.nii.gz is not a NIfTI file that can be read"),
         (["text.png"], ValueError, r"text.png cannot be read"),
         (["nan.nii"], ValueError, "nan.nii: image holds 64 values that are NaN"),
-        (["four.nii.gz"], ValueError, r"four.nii.gz cannot be read.*\(4, 4, 4, 2\)"),
+        (["four.nii.gz"], ValueError, r"four.nii.gz has shape \(4, 4, 4, 2\); one three-dimensional volume"),
         ([["good.nii.gz", "smaller.nii.gz"]], ValueError, "smaller.nii.gz has shape"),
         ([["good.nii.gz", "text.png"]], ValueError, "files of one kind"),
         ([[]], ValueError, "is empty"),

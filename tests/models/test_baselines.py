@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import xlstm_unet_lab as lab
 from data_recipes import phantom_brain
-from xlstm_unet_lab.data.dataset import normalise
+from xlstm_unet_lab.data.normalise import normalise
 from xlstm_unet_lab.models.baselines import BASELINES, BaselineConfig
 from xlstm_unet_lab.models.presets import PRESETS, arguments_of
 

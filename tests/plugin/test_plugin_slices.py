@@ -7,7 +7,7 @@ from plain_layer import layer
 
 import xlstm_unet_lab as lab
 from data_recipes import phantom_abdomen
-from xlstm_unet_lab.data.dataset import normalise
+from xlstm_unet_lab.data.normalise import normalise
 from xlstm_unet_lab.data.slices import SliceDataset
 from xlstm_unet_lab.inference.load import load_run
 from xlstm_unet_lab.plugin.mixer_rows import receptive_field

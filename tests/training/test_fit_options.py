@@ -15,7 +15,7 @@ import xlstm_unet_lab as lab
 from data_recipes import phantom_long_range
 from xlstm_unet_lab.data.augment import Augmentation, PatchDataset
 from xlstm_unet_lab.data.cases import Facts, Listed
-from xlstm_unet_lab.data.dataset import normalise
+from xlstm_unet_lab.data.normalise import normalise
 from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.evaluation.metrics import dice
 from xlstm_unet_lab.inference import predictor

@@ -78,8 +78,7 @@ def _of_run(predictions: Predictions, case: str | None) -> Overlay:
 
 
 def _of_image(image: Path, labels: Path | None, truth: Path | None) -> Overlay:
-    from xlstm_unet_lab.data.images import read_case
-    from xlstm_unet_lab.evaluation.cases import read_labels
+    from xlstm_unet_lab.data.images import read_case, read_label
     from xlstm_unet_lab.overlays.description import overlay
 
     case = read_case(image)
@@ -87,7 +86,7 @@ def _of_image(image: Path, labels: Path | None, truth: Path | None) -> Overlay:
     in_colour = case.unit == "pixel" and len(case.image) == 3
     return overlay(
         case.image,
-        **{what: read_labels(file)[0] for what, file in read.items() if file is not None},
+        **{what: read_label(file)[0] for what, file in read.items() if file is not None},
         spacing=case.spacing,
         channel_names=("red", "green", "blue") if in_colour else None,
         unit="px" if case.unit == "pixel" else case.unit,

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from xlstm_unet_lab.data.nnunet_raw import sync_tree
+from xlstm_unet_lab.data.files import sync_tree
 from xlstm_unet_lab.data.patches import Foreground
 
 FACTS = "case.json"

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from xlstm_unet_lab.data.dataset import SegmentationDataset, normalise
+from xlstm_unet_lab.data.dataset import SegmentationDataset
+from xlstm_unet_lab.data.normalise import normalise
 
 AXES = "zyx"
 

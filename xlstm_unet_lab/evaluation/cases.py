@@ -12,11 +12,12 @@ import numpy as np
 
 from xlstm_unet_lab.data.colours import label_colours
 from xlstm_unet_lab.data.dataset import SegmentationDataset, load_dataset
-from xlstm_unet_lab.data.images import READERS, ending, read_case
+from xlstm_unet_lab.data.files import check_pairs, files_by_name
+from xlstm_unet_lab.data.images import ENDINGS, ending, read_case, read_label
 from xlstm_unet_lab.data.instance_labels import LABELS
-from xlstm_unet_lab.data.nnunet_raw import check_grid, check_pairs, files_by_name, load_volume
 from xlstm_unet_lab.data.prepare import MARKER, get_recipe
 from xlstm_unet_lab.data.recipe import Recipe
+from xlstm_unet_lab.data.volumes import check_grid, load_volume
 from xlstm_unet_lab.evaluation.report import Outcome, evaluate_cases
 from xlstm_unet_lab.inference.files import find_cases
 from xlstm_unet_lab.inference.instances import instances_from_classes
@@ -116,9 +117,9 @@ def from_folders(
     folder has cases that another lacks, and where NIfTI files of one case lie on different grids.
     """
     truth = Path(truth)
-    found, wanted = (files_by_name(Path(folder), tuple(READERS)) for folder in (predictions, truth))
+    found, wanted = (files_by_name(Path(folder), tuple(ENDINGS)) for folder in (predictions, truth))
     if not wanted:
-        raise ValueError(f"{truth} holds no label files: known endings are {', '.join(READERS)}")
+        raise ValueError(f"{truth} holds no label files: known endings are {', '.join(ENDINGS)}")
     check_pairs(f"{predictions} against {truth}", found.keys(), wanted.keys())
     marker = truth.absolute().parent / MARKER
     if recipe is None and marker.is_file():
@@ -128,13 +129,13 @@ def from_folders(
     if channels is not None and (missing := sorted(wanted.keys() - channels.keys())):
         raise ValueError(f"{images} holds no image of {missing[:3]}")
     objects = truth.parent / truth.name.replace("labels", "instances")
-    numbered = files_by_name(objects, tuple(READERS)) if objects != truth and objects.is_dir() else {}
+    numbered = files_by_name(objects, tuple(ENDINGS)) if objects != truth and objects.is_dir() else {}
 
     def outcome(name: str) -> Outcome:
-        (label, _), (true, spacing) = (read_labels(files[name]) for files in (found, wanted))
+        (label, _), (true, spacing) = (read_label(files[name]) for files in (found, wanted))
         _check_same_grid(found[name], wanted[name])
         label, true = _as_prepared(label, found[name], recipe), _as_prepared(true, wanted[name], recipe)
-        objects = read_labels(numbered[name])[0] if name in numbered else None
+        objects = read_label(numbered[name])[0] if name in numbered else None
         return _outcome(recipe, name, label, true, spacing, objects)
 
     def image(name: str) -> np.ndarray:
@@ -187,18 +188,6 @@ def _known(recipe: Recipe) -> tuple[dict, dict[str, int], dict[int, str], str]:
 
 def _found_in(paths: Collection[Path]) -> tuple[dict, dict[str, int], dict[int, str]]:
     """The same but the credit, as label files show it: every value but 0 is a label."""
-    values = sorted({value for path in paths for value in np.unique(read_labels(path)[0]).tolist()} - {0})
+    values = sorted({value for path in paths for value in np.unique(read_label(path)[0]).tolist()} - {0})
     names = {f"label {value}": value for value in values}
     return {"labels": names, "unit": read_case(next(iter(paths))).unit}, names, label_colours(names)
-
-
-def read_labels(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
-    """A label file: integers (*spatial), axes turned as those of prepared data, and the spacing.
-
-    Raises ValueError, naming the file, for several channels and numbers that are not whole, and as `read_case` does.
-    """
-    case = read_case(path)
-    whole = np.rint(case.image[0])
-    if len(case.image) > 1 or not np.array_equal(whole, case.image[0]):
-        raise ValueError(f"{path} is no label file: it has {len(case.image)} channels, or numbers that are not whole")
-    return whole.astype(np.int32), case.spacing

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from xlstm_unet_lab.data.colours import in_colour
-from xlstm_unet_lab.data.images import LABEL_ENDINGS, READERS, ending, read_case
+from xlstm_unet_lab.data.images import ENDINGS, LABEL_ENDINGS, ending, read_case
 from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.inference.instances import instances_from_classes
 from xlstm_unet_lab.inference.predictor import Predictor
@@ -58,7 +58,7 @@ def _files_of(entry: Path) -> list[Path]:
         raise FileNotFoundError(f"{entry} does not exist; give an image file or a folder of them")
     files = [entry] if entry.is_file() else [file for file in entry.iterdir() if _is_image(file)]
     if not files:
-        raise ValueError(f"{entry} holds no image: known endings are {', '.join(READERS)}")
+        raise ValueError(f"{entry} holds no image: known endings are {', '.join(ENDINGS)}")
     return files
 
 
@@ -108,8 +108,7 @@ def predict_files(
             case = read_case(files, spatial_dims=predictor.spatial_dims)
             spacing = case.spacing if case.unit == "mm" else None
             try:
-                image = predictor.as_stored(case.image, len(files))
-                found = _everything(predictor, image, spacing, axes, options)
+                found = _everything(predictor, case.as_prepared(), spacing, axes, options)
                 label = found.pop("label")
                 if coloured and case.ending == ".png":
                     found["coloured"] = in_colour(label, predictor.colours)
@@ -188,4 +187,4 @@ def _stem(path: Path) -> str:
 
 
 def _is_image(path: Path) -> bool:
-    return path.is_file() and not path.name.startswith(".") and path.name.lower().endswith(tuple(READERS))
+    return path.is_file() and not path.name.startswith(".") and path.name.lower().endswith(tuple(ENDINGS))

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from xlstm_unet_lab.data.cases import Cases, Facts, median_spacing
 from xlstm_unet_lab.data.colours import label_colours
-from xlstm_unet_lab.data.dataset import normalise
 from xlstm_unet_lab.data.instance_labels import LABELS
+from xlstm_unet_lab.data.normalise import normalise
 from xlstm_unet_lab.data.patches import checked_patch_size
 from xlstm_unet_lab.data.pictures import to_uint8
 from xlstm_unet_lab.data.recipe import Track
@@ -186,14 +186,13 @@ class Predictor:
         largest = max(targets.painted or (values[0] for values in targets.values))
         return targets.labels(probabilities).to(torch.uint8 if largest < 256 else torch.uint16)
 
-    def as_stored(self, image: np.ndarray, files: int = 1) -> np.ndarray:
+    def as_prepared(self, image: np.ndarray) -> np.ndarray:
         """The image as a prepared data set holds it: a picture in 8 bits, a grey one in all channels of a network for
-        colour. files: that the image was read from; of several each is scaled by itself."""
+        colour. A volume stays as it is."""
         if self.normalisation != EIGHT_BITS:
             return image
-        parts = np.split(image, files if files == len(image) else 1)
-        image = np.concatenate([to_uint8(part)[0] for part in parts])
-        return np.repeat(image, 3, axis=0) if (len(image), self.in_channels) == (1, 3) else image
+        picture, _ = to_uint8(image)
+        return np.repeat(picture, 3, axis=0) if (len(picture), self.in_channels) == (1, 3) else picture
 
     def mirrored_along(self, mirror: bool | Sequence[int]) -> tuple[int, ...]:
         """The axes of the patch that `mirror` stands for; ValueError where it is True and the data allows none."""
@@ -239,10 +238,10 @@ class Predictor:
         if spacing is not None:
             spacing = checked_spacing(tuple(map(float, spacing)), image.ndim - 1)
         if axis is None or image.ndim != 4:
-            return function(self.as_stored(image), spacing, windows)
+            return function(self.as_prepared(image), spacing, windows)
         left = None if spacing is None else (*spacing[:axis], *spacing[axis + 1 :])
         slices = windows.track(list(np.moveaxis(image, axis + 1, 0)))
-        found = [function(self.as_stored(one), left, replace(windows, track=iter)) for one in slices]
+        found = [function(self.as_prepared(one), left, replace(windows, track=iter)) for one in slices]
         return np.stack(found, axis=found[0].ndim - 2 + axis)
 
     def _slabs(self, image: np.ndarray, spacing: tuple[float, ...] | None, windows: Windows) -> Iterator[Tensor]:

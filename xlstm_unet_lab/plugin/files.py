@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from xlstm_unet_lab.data.dataset import SegmentationDataset, load_dataset
-from xlstm_unet_lab.data.images import read_case
-from xlstm_unet_lab.data.nnunet_raw import whole_label
+from xlstm_unet_lab.data.images import read_case, read_label
 from xlstm_unet_lab.data.prepare import MARKER, get_recipe
 from xlstm_unet_lab.data.recipe import Track
+from xlstm_unet_lab.data.volumes import whole_label
 from xlstm_unet_lab.figures.picture import GREY
 from xlstm_unet_lab.inference.files import case_name, find_cases
 from xlstm_unet_lab.inference.load import facts_of_run, is_run, load_predictor
@@ -56,7 +56,7 @@ def case_overlay(path: str | Path) -> Overlay:
     label = folder / f"labels{part}" / f"{name}{facts['file_ending']}"
     if label.is_file():
         known = {int(value) for values in facts["labels"].values() for value in np.atleast_1d(values)}
-        truth = whole_label(str(label), read_case(label).image[0], known)
+        truth = whole_label(str(label), read_label(label)[0], known)
     return overlay(
         case.image,
         truth=truth,

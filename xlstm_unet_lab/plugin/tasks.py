@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from xlstm_unet_lab.data.dataset import normalise
+from xlstm_unet_lab.data.normalise import normalise
 from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.evaluation.report import evaluate
 from xlstm_unet_lab.figures.picture import BLUE, ORANGE

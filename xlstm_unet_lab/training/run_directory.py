@@ -22,7 +22,7 @@ from pathlib import Path
 
 from torch import nn
 
-from xlstm_unet_lab.data.nnunet_raw import sync_tree
+from xlstm_unet_lab.data.files import sync_tree
 from xlstm_unet_lab.inference.predictor import Predictor
 from xlstm_unet_lab.models.presets import arguments_of
 from xlstm_unet_lab.models.weights import load_tensors, load_weights, save_tensors, save_weights
