@@ -62,14 +62,8 @@ TO_PATCHES = Exercise(
         ),
         Mistake(
             "overlapping",
-            (
-                "image.reshape(channels, rows // size, size, columns // size, size)",
-                "(1, 3, 0, 2, 4)",
-            ),
-            (
-                "image.unfold(1, size, 1).unfold(2, size, 1)",
-                "(1, 2, 0, 3, 4)",
-            ),
+            ("image.reshape(channels, rows // size, size, columns // size, size)", "(1, 3, 0, 2, 4)"),
+            ("image.unfold(1, size, 1).unfold(2, size, 1)", "(1, 2, 0, 3, 4)"),
             "your patches overlap: they move on by one pixel. They should move on by their own size.",
         ),
     ),

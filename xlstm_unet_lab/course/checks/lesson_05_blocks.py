@@ -181,40 +181,22 @@ RESIDUAL_BLOCK = Exercise(
         ),
         Mistake(
             "plain ReLU",
-            (
-                "F.leaky_relu(norm1(conv1(x)), 0.01)",
-                "F.leaky_relu(y + straight, 0.01)",
-            ),
-            (
-                "F.relu(norm1(conv1(x)))",
-                "F.relu(y + straight)",
-            ),
+            ("F.leaky_relu(norm1(conv1(x)), 0.01)", "F.leaky_relu(y + straight, 0.01)"),
+            ("F.relu(norm1(conv1(x)))", "F.relu(y + straight)"),
             "negative values become 0 in yours. The leaky ReLU lets a hundredth of them through, and a gradient: "
             "`F.leaky_relu(..., 0.01)`.",
         ),
         Mistake(
             "the sum before the norm",
-            (
-                "norm2(conv2(y))",
-                "y + straight",
-            ),
-            (
-                "conv2(y)",
-                "norm2(y + straight)",
-            ),
+            ("norm2(conv2(y))", "y + straight"),
+            ("conv2(y)", "norm2(y + straight)"),
             "you add the input before the second norm, which then takes its mean and contrast away. The straight road "
             "passes no norm.",
         ),
         Mistake(
             "the first half added",
-            (
-                "norm2(conv2(y))",
-                "y + straight",
-            ),
-            (
-                "norm2(conv2(y)) + y",
-                "y",
-            ),
+            ("norm2(conv2(y))", "y + straight"),
+            ("norm2(conv2(y)) + y", "y"),
             "you add what came out of the first half. The *input* of the block is added, projected where it must be.",
         ),
         Mistake(
