@@ -2,7 +2,7 @@
 
 import torch
 
-from xlstm_unet_lab.course.checks.tensors import counting, randn
+from xlstm_unet_lab.course.checks.random_cases import counting, random_tensor
 from xlstm_unet_lab.course.exercise import Case, Exercise, Mistake
 
 # --------------------------------------------------------------------------------------------- 04.3, who is heard
@@ -101,9 +101,9 @@ BOTH_WAYS = Exercise(
     reference=both_ways,
     cases=(
         Case("two running sums over four tokens", (counting(4, 1), _running_sum, _running_sum)),
-        Case("two blocks that differ", (randn(6, 2), _weighted_sum, _first_difference)),
-        Case("the same two exchanged", (randn(6, 2), _first_difference, _weighted_sum)),
-        Case("a block that looks one token back", (randn(5, 3, seed=1), _running_sum, _first_difference)),
+        Case("two blocks that differ", (random_tensor(6, 2), _weighted_sum, _first_difference)),
+        Case("the same two exchanged", (random_tensor(6, 2), _first_difference, _weighted_sum)),
+        Case("a block that looks one token back", (random_tensor(5, 3, seed=1), _running_sum, _first_difference)),
     ),
     hints=(
         "A block only knows first to last. To let it walk the other way, hand it the tokens the other way round.",
