@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from xlstm_unet_lab.course.checks.tensors import randn
+from xlstm_unet_lab.course.checks.random_cases import random_tensor
 from xlstm_unet_lab.course.exercise import Case, Exercise, Mistake
 
 # ------------------------------------------------------------------------- 03.1, how many recurrent weights there are
@@ -78,8 +78,8 @@ def slstm_sequence(z, i, f, o, weights):
 
 
 def _case(length: int, width: int, seed: int, gates: float = 1.0) -> tuple[torch.Tensor, ...]:
-    z, i, f, o = randn(4, length, width, seed=seed)
-    return z, gates * i, gates * f + 1, o, randn(4, width, width, seed=seed + 10)
+    z, i, f, o = random_tensor(4, length, width, seed=seed)
+    return z, gates * i, gates * f + 1, o, random_tensor(4, width, width, seed=seed + 10)
 
 
 SLSTM = Exercise(
@@ -169,7 +169,7 @@ JOIN_STEPS = Exercise(
         Case("two steps that only add", _steps([1, 2], [1, 5])),
         Case("keep half, add 1; then keep a quarter, add 2", _steps([0.5, 1], [0.25, 2])),
         Case("a step that forgets all", _steps([3, 4], [0, 7])),
-        Case("random steps", tuple(randn(2, 2))),
+        Case("random steps", tuple(random_tensor(2, 2))),
     ),
     hints=(
         "Write it out: the first gives g1 c + u1; put that into the second.",

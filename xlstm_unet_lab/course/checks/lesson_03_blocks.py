@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import torch
 import torch.nn.functional as F
 
-from xlstm_unet_lab.course.checks.tensors import randn, redrawn
+from xlstm_unet_lab.course.checks.random_cases import random_tensor, redrawn
 from xlstm_unet_lab.course.exercise import Case, Exercise, Mistake
 from xlstm_unet_lab.nn.vil import ViLBlock
 from xlstm_unet_lab.ops import slstm
@@ -50,7 +50,7 @@ PARITY = Exercise(
         Case("thirteen bits", (torch.tensor([0, 1, 0, 0, 1, 1, 1, 0, 1, 0, 0, 0, 1]),)),
         Case("ones alone: the answer must flip each time", (torch.ones(9, dtype=torch.long),)),
         Case("zeros alone: nothing may happen", (torch.zeros(9, dtype=torch.long),)),
-        Case("two hundred bits", ((randn(200) > 0).long(),)),
+        Case("two hundred bits", ((random_tensor(200) > 0).long(),)),
     ),
     hints=(
         "Two things can happen. On a 0 the unit must keep what it has: input gate shut, forget gate open. On a 1 it "
@@ -137,7 +137,7 @@ def parts_of(block: ViLBlock) -> SimpleNamespace:
 
 
 def _block_case(batch: int, length: int, width: int, seed: int) -> tuple[torch.Tensor, SimpleNamespace]:
-    return randn(batch, length, width, seed=seed), parts_of(redrawn(ViLBlock(width), seed))
+    return random_tensor(batch, length, width, seed=seed), parts_of(redrawn(ViLBlock(width), seed))
 
 
 VIL_BLOCK = Exercise(

@@ -1,6 +1,6 @@
 """Lesson 04, first part: an image into tokens, and walks over the grid they form."""
 
-from xlstm_unet_lab.course.checks.tensors import counting, randn
+from xlstm_unet_lab.course.checks.random_cases import counting, random_tensor
 from xlstm_unet_lab.course.exercise import Case, Exercise, Mistake
 
 # ---------------------------------------------------------------------------------------- 04.1, an image into patches
@@ -25,7 +25,7 @@ TO_PATCHES = Exercise(
         Case("a 4 x 6 image, wider than high", (counting(1, 4, 6), 2)),
         Case("three channels", (counting(3, 4, 6), 2)),
         Case("patches of one pixel: the image row by row", (counting(2, 3, 5), 1)),
-        Case("patches of 4 in a 12 x 8 image", (randn(2, 12, 8), 4)),
+        Case("patches of 4 in a 12 x 8 image", (random_tensor(2, 12, 8), 4)),
     ),
     hints=(
         "Give patches, and places in them, axes of their own: (C, rows of patches, size, columns of patches, size).",
@@ -62,14 +62,8 @@ TO_PATCHES = Exercise(
         ),
         Mistake(
             "overlapping",
-            (
-                "image.reshape(channels, rows // size, size, columns // size, size)",
-                "(1, 3, 0, 2, 4)",
-            ),
-            (
-                "image.unfold(1, size, 1).unfold(2, size, 1)",
-                "(1, 2, 0, 3, 4)",
-            ),
+            ("image.reshape(channels, rows // size, size, columns // size, size)", "(1, 3, 0, 2, 4)"),
+            ("image.unfold(1, size, 1).unfold(2, size, 1)", "(1, 2, 0, 3, 4)"),
             "your patches overlap: they move on by one pixel. They should move on by their own size.",
         ),
     ),

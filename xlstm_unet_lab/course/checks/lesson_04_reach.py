@@ -2,7 +2,7 @@
 
 import torch
 
-from xlstm_unet_lab.course.checks.tensors import counting, randn
+from xlstm_unet_lab.course.checks.random_cases import counting, random_tensor
 from xlstm_unet_lab.course.exercise import Case, Exercise, Mistake
 
 # --------------------------------------------------------------------------------------------- 04.3, who is heard
@@ -38,26 +38,14 @@ HEARD = Exercise(
     mistakes=(
         Mistake(
             "not itself",
-            (
-                ">=",
-                "<=",
-            ),
-            (
-                ">",
-                "<",
-            ),
+            (">=", "<="),
+            (">", "<"),
             "the token itself is missing. It is stored before it is answered (lesson 01).",
         ),
         Mistake(
             "a rectangle",
-            (
-                "number >= number[position]",
-                "number <= number[position]",
-            ),
-            (
-                "(y >= position[0]) & (x >= position[1])",
-                "(y <= position[0]) & (x <= position[1])",
-            ),
+            ("number >= number[position]", "number <= number[position]"),
+            ("(y >= position[0]) & (x >= position[1])", "(y <= position[0]) & (x <= position[1])"),
             "you marked a rectangle. The walk goes through whole lines: of earlier lines everything is heard, of its "
             "own line the part before it.",
         ),
@@ -75,14 +63,8 @@ HEARD = Exercise(
         ),
         Mistake(
             "whole lines",
-            (
-                "x * rows + y",
-                "y * columns + x",
-            ),
-            (
-                "x",
-                "y",
-            ),
+            ("x * rows + y", "y * columns + x"),
+            ("x", "y"),
             "you count the whole of the token's own line. Half of it has not been walked yet.",
         ),
     ),
@@ -119,9 +101,9 @@ BOTH_WAYS = Exercise(
     reference=both_ways,
     cases=(
         Case("two running sums over four tokens", (counting(4, 1), _running_sum, _running_sum)),
-        Case("two blocks that differ", (randn(6, 2), _weighted_sum, _first_difference)),
-        Case("the same two exchanged", (randn(6, 2), _first_difference, _weighted_sum)),
-        Case("a block that looks one token back", (randn(5, 3, seed=1), _running_sum, _first_difference)),
+        Case("two blocks that differ", (random_tensor(6, 2), _weighted_sum, _first_difference)),
+        Case("the same two exchanged", (random_tensor(6, 2), _first_difference, _weighted_sum)),
+        Case("a block that looks one token back", (random_tensor(5, 3, seed=1), _running_sum, _first_difference)),
     ),
     hints=(
         "A block only knows first to last. To let it walk the other way, hand it the tokens the other way round.",
@@ -151,14 +133,8 @@ BOTH_WAYS = Exercise(
         ),
         Mistake(
             "the wrong one first",
-            (
-                "forward(tokens)",
-                "backward(seen.flip(0)).flip(0)",
-            ),
-            (
-                "backward(tokens.flip(0)).flip(0)",
-                "forward(seen)",
-            ),
+            ("forward(tokens)", "backward(seen.flip(0)).flip(0)"),
+            ("backward(tokens.flip(0)).flip(0)", "forward(seen)"),
             "the backward block goes first in yours.",
         ),
         Mistake(
@@ -185,6 +161,8 @@ def heard_after(size, position, walks):
     return heard
 
 
+_GROWS = "heard = number >= number[heard].min() if backwards else number <= number[heard].max()"
+_ALONE = "number >= number[position] if backwards else number <= number[position]"
 ROWS, COLUMNS, ROWS_BACK, COLUMNS_BACK = (False, False), (True, False), (False, True), (True, True)
 
 HEARD_AFTER = Exercise(
@@ -222,21 +200,15 @@ HEARD_AFTER = Exercise(
         ),
         Mistake(
             "side by side",
-            "heard = number >= number[heard].min() if backwards else number <= number[heard].max()",
-            "heard |= number >= number[position] if backwards else number <= number[position]",
+            _GROWS,
+            f"heard |= {_ALONE}",
             "you joined what each block alone lets the token hear. The second block reads what the first wrote, so it "
             "also passes on what *other* tokens have heard.",
         ),
         Mistake(
             "heard by every block",
-            (
-                "torch.zeros",
-                "heard = number >= number[heard].min() if backwards else number <= number[heard].max()",
-            ),
-            (
-                "torch.ones",
-                "heard &= number >= number[position] if backwards else number <= number[position]",
-            ),
+            ("torch.zeros", _GROWS),
+            ("torch.ones", f"heard &= {_ALONE}"),
             "you kept only what every block alone lets the token hear. Blocks add to what is heard; none takes away.",
         ),
         Mistake(

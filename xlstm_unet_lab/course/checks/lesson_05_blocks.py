@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from xlstm_unet_lab.course.checks.tensors import randn, redrawn
+from xlstm_unet_lab.course.checks.random_cases import random_tensor, redrawn
 from xlstm_unet_lab.course.exercise import Case, Exercise, Mistake
 from xlstm_unet_lab.nn.conv import CONV, InstanceNorm
 
@@ -26,7 +26,7 @@ def _norm_case(x: torch.Tensor, eps: float = 1e-5) -> tuple:
 def _contrasts(*size: int, seed: int = 0) -> torch.Tensor:
     """Two images of three channels (2, 3, *size) of very different contrast, away from 0."""
     contrast = torch.tensor([[1.0, 10.0, 0.1], [5.0, 2.0, 1.0]]).reshape(2, 3, *(1 for _ in size))
-    return randn(2, 3, *size, seed=seed) * contrast + 3
+    return random_tensor(2, 3, *size, seed=seed) * contrast + 3
 
 
 _FLAT = torch.full((1, 3, 4, 4), 7.0).double()
@@ -42,7 +42,7 @@ INSTANCE_NORM = Exercise(
     cases=(
         Case("two images of three channels, 4 x 5, of very different contrast", _norm_case(_contrasts(4, 5))),
         Case("a volume, by the same code", _norm_case(_contrasts(3, 4, 5, seed=1))),
-        Case("a large eps, so that one sees where it is added", _norm_case(randn(1, 3, 3, 3, seed=2), eps=0.5)),
+        Case("a large eps, so that one sees where it is added", _norm_case(random_tensor(1, 3, 3, 3, seed=2), eps=0.5)),
         Case("a channel that is the same everywhere: nothing but the bias is left", _norm_case(_FLAT)),
         Case("a map of a single position", _norm_case(_FLAT[..., :1, :1])),
     ),
@@ -136,7 +136,7 @@ def _block_case(come: int, go: int, *size: int, stride: int = 1) -> tuple:
     )
     fits = come == go and stride == 1
     projection = None if fits else redrawn(convolution(come, go, 1, stride), seed=5)
-    return randn(2, come, *size), *(redrawn(layer, seed) for seed, layer in enumerate(layers, 1)), projection
+    return random_tensor(2, come, *size), *(redrawn(layer, seed) for seed, layer in enumerate(layers, 1)), projection
 
 
 RESIDUAL_BLOCK = Exercise(
@@ -181,40 +181,22 @@ RESIDUAL_BLOCK = Exercise(
         ),
         Mistake(
             "plain ReLU",
-            (
-                "F.leaky_relu(norm1(conv1(x)), 0.01)",
-                "F.leaky_relu(y + straight, 0.01)",
-            ),
-            (
-                "F.relu(norm1(conv1(x)))",
-                "F.relu(y + straight)",
-            ),
+            ("F.leaky_relu(norm1(conv1(x)), 0.01)", "F.leaky_relu(y + straight, 0.01)"),
+            ("F.relu(norm1(conv1(x)))", "F.relu(y + straight)"),
             "negative values become 0 in yours. The leaky ReLU lets a hundredth of them through, and a gradient: "
             "`F.leaky_relu(..., 0.01)`.",
         ),
         Mistake(
             "the sum before the norm",
-            (
-                "norm2(conv2(y))",
-                "y + straight",
-            ),
-            (
-                "conv2(y)",
-                "norm2(y + straight)",
-            ),
+            ("norm2(conv2(y))", "y + straight"),
+            ("conv2(y)", "norm2(y + straight)"),
             "you add the input before the second norm, which then takes its mean and contrast away. The straight road "
             "passes no norm.",
         ),
         Mistake(
             "the first half added",
-            (
-                "norm2(conv2(y))",
-                "y + straight",
-            ),
-            (
-                "norm2(conv2(y)) + y",
-                "y",
-            ),
+            ("norm2(conv2(y))", "y + straight"),
+            ("norm2(conv2(y)) + y", "y"),
             "you add what came out of the first half. The *input* of the block is added, projected where it must be.",
         ),
         Mistake(

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xlstm_unet_lab.course.checks.tensors import randn
+from xlstm_unet_lab.course.checks.random_cases import random_tensor
 from xlstm_unet_lab.course.exercise import Case, Exercise, Mistake
 
 # --------------------------------------------------------------------------------------------- 05.5, joining a skip
@@ -19,7 +19,7 @@ def join(deep, skip, stride):
 
 
 def _joined(deep_channels: int, coarse: tuple[int, ...], channels: int, size: tuple[int, ...], stride) -> tuple:
-    return randn(2, deep_channels, *coarse, seed=6), randn(2, channels, *size, seed=7), stride
+    return random_tensor(2, deep_channels, *coarse, seed=6), random_tensor(2, channels, *size, seed=7), stride
 
 
 JOIN = Exercise(
@@ -120,7 +120,7 @@ def _toy_join(x: Tensor, skip: Tensor) -> Tensor:
 def _unet_case(stages: int, *size: int) -> tuple:
     encoder = tuple(_toy_stage(s, 2 if s else 1) for s in range(stages))
     decoder = tuple(_toy_stage(10 + s) for s in reversed(range(stages - 1)))
-    return randn(2, 1, *size, seed=8), encoder, (_toy_join,) * (stages - 1), decoder, _toy_stage(20)
+    return random_tensor(2, 1, *size, seed=8), encoder, (_toy_join,) * (stages - 1), decoder, _toy_stage(20)
 
 
 UNET = Exercise(
