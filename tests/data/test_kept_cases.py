@@ -20,8 +20,8 @@ from torch.utils.data import Subset
 from xlstm_unet_lab.data import dataset as dataset_module
 from xlstm_unet_lab.data import kept_cases
 from xlstm_unet_lab.data.augment import PatchDataset
+from xlstm_unet_lab.data.cases import as_cases
 from xlstm_unet_lab.data.dataset import SegmentationDataset
-from xlstm_unet_lab.data.kept_cases import view_case
 from xlstm_unet_lab.data.nnunet_raw import write_case, write_volume
 from xlstm_unet_lab.data.patches import Foreground, sample_patch
 from xlstm_unet_lab.data.registry import get_recipe
@@ -219,7 +219,7 @@ def test_a_known_foreground_changes_no_patch(spatial_dims):
 
 def test_any_sequence_can_be_viewed():
     items = [{"image": torch.zeros(1, 4, 4), "label": torch.zeros(4, 4).long()}]
-    assert view_case(items, 0) is items[0] and view_case(Subset(items * 2, [1]), 0) is items[0]
+    assert as_cases(items).view(0) is items[0] and as_cases(Subset(items * 2, [1])).view(0) is items[0]
 
 
 def test_views_do_not_warn(folder):

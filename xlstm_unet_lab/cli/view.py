@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xlstm_unet_lab.cli.app import Device, Mirror, Root, RunFold, Split, Which, app, best_device, room_for
-from xlstm_unet_lab.cli.runs import allowed_mirror, bar_of_a_case
+from xlstm_unet_lab.cli.runs import bar_of_a_case
 
 if TYPE_CHECKING:
     from xlstm_unet_lab.evaluation.cases import Predictions
@@ -33,15 +33,15 @@ def view(
     root: Root = None,
 ) -> None:
     """Look at a case: image, labels, truth and errors in a napari window or a picture, and in words."""
-    from xlstm_unet_lab.evaluation.cases import from_run, is_run, run_facts
+    from xlstm_unet_lab.evaluation.cases import from_run
+    from xlstm_unet_lab.inference.load import is_run
 
     of_image = {"--labels": labels, "--truth": truth}
     if is_run(shown):
         if given := [name for name, file in of_image.items() if file is not None]:
             raise typer.BadParameter(f"{shown} is a run, whose cases have labels: leave out {' and '.join(given)}")
         chosen = {"split": split, "fold": fold, "which": which, "root": root, "device": device or best_device()}
-        chosen |= {"mirror": allowed_mirror(mirror, run_facts(shown, root)), "track": bar_of_a_case()}
-        overlay = _of_run(from_run(shown, **chosen), case)
+        overlay = _of_run(from_run(shown, **chosen, mirror=mirror, track=bar_of_a_case()), case)
     elif case is not None:
         raise typer.BadParameter(f"{shown} is no run directory: --case names a case of a run")
     else:

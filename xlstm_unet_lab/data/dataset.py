@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from xlstm_unet_lab.data.cases import Facts
 from xlstm_unet_lab.data.images import read_case, read_label
 from xlstm_unet_lab.data.kept_cases import KeptCases, Origin, origin_of
 from xlstm_unet_lab.data.nnunet_raw import FOLDS
@@ -37,7 +38,8 @@ class SegmentationDataset(Dataset):
     def __init__(
         self, recipe: Recipe, folder: Path, part: str, names: list[str], cache_bytes: int = 2**30, fold: int = 0
     ):
-        self.recipe, self.folder, self.part, self.names, self.fold = recipe, folder, part, list(names), fold
+        self.recipe, self.folder, self.part, self.names = recipe, folder, part, list(names)
+        self.facts = Facts(recipe, fold)
         self._kept = KeptCases(cache_bytes)
 
     def __len__(self) -> int:
@@ -50,7 +52,7 @@ class SegmentationDataset(Dataset):
         return {"image": image, "label": label, "spacing": case["spacing"], "name": case["name"]}
 
     def view(self, index: int) -> dict:
-        """`self[index]` without a copy, to read pieces from and never to change, for which see `view_case`.
+        """`self[index]` without a copy, to read pieces from and never to change, as `Cases` says.
 
         label is uint8 (int32 where values pass 255); "foreground" (`patches.Foreground`) says where it is not 0.
         """

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xlstm_unet_lab.data import pictures
-from xlstm_unet_lab.data.files import write_whole
 from xlstm_unet_lab.data.volumes import check_grid, load_volume, voxels
+from xlstm_unet_lab.ops.files import write_whole
 
 if TYPE_CHECKING:
     import nibabel

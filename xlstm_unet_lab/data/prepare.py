@@ -9,10 +9,11 @@ import shutil
 from pathlib import Path
 
 from xlstm_unet_lab.data.download import fetch, sha256_of, unpack
-from xlstm_unet_lab.data.files import sync_tree, write_whole
+from xlstm_unet_lab.data.files import sync_tree
 from xlstm_unet_lab.data.nnunet_raw import write_dataset_json, write_splits
 from xlstm_unet_lab.data.recipe import Recipe
 from xlstm_unet_lab.data.registry import MARKER, get_recipe, own_facts, own_recipe, prepared_folder
+from xlstm_unet_lab.ops.files import write_whole
 
 TASK = "task.json"  # what an unfinished folder is made of
 
