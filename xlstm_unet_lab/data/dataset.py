@@ -14,9 +14,11 @@ from torch.utils.data import Dataset
 from xlstm_unet_lab.data.cases import Facts
 from xlstm_unet_lab.data.images import read_case, read_label
 from xlstm_unet_lab.data.kept_cases import KeptCases, Origin, origin_of
+from xlstm_unet_lab.data.nnunet_raw import FOLDS
 from xlstm_unet_lab.data.normalise import NORMALISED, normalise
-from xlstm_unet_lab.data.prepare import FOLDS, data_root, get_recipe, prepare, prepared_folder
-from xlstm_unet_lab.data.recipe import Recipe
+from xlstm_unet_lab.data.prepare import prepare
+from xlstm_unet_lab.data.recipe import Recipe, data_root
+from xlstm_unet_lab.data.registry import get_recipe, prepared_folder
 from xlstm_unet_lab.ops.checks import did_you_mean
 
 SPLITS = ("train", "val", "test", "all")

@@ -15,8 +15,8 @@ from xlstm_unet_lab.data.dataset import SegmentationDataset, load_dataset
 from xlstm_unet_lab.data.files import check_pairs, files_by_name
 from xlstm_unet_lab.data.images import ENDINGS, ending, read_case, read_label
 from xlstm_unet_lab.data.instance_labels import LABELS
-from xlstm_unet_lab.data.prepare import MARKER, get_recipe
 from xlstm_unet_lab.data.recipe import Recipe
+from xlstm_unet_lab.data.registry import MARKER, get_recipe
 from xlstm_unet_lab.data.volumes import check_grid, load_volume
 from xlstm_unet_lab.evaluation.report import Outcome, evaluate_cases
 from xlstm_unet_lab.inference.files import find_cases

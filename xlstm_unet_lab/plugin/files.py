@@ -12,8 +12,8 @@ import torch
 
 from xlstm_unet_lab.data.dataset import SegmentationDataset, load_dataset
 from xlstm_unet_lab.data.images import read_case, read_label
-from xlstm_unet_lab.data.prepare import MARKER, get_recipe
 from xlstm_unet_lab.data.recipe import Track
+from xlstm_unet_lab.data.registry import MARKER, get_recipe
 from xlstm_unet_lab.data.volumes import whole_label
 from xlstm_unet_lab.figures.picture import GREY
 from xlstm_unet_lab.inference.files import case_name, find_cases
