@@ -22,8 +22,8 @@ import xlstm_unet_lab as lab
 import xlstm_unet_lab.plugin
 from xlstm_unet_lab.data.prepare import get_recipe
 from xlstm_unet_lab.evaluation.cases import run_facts
-from xlstm_unet_lab.overlays import viewer as overlay_napari
-from xlstm_unet_lab.plugin import widgets as napari_plugin
+from xlstm_unet_lab.overlays.viewer import ORIENTATION, parts
+from xlstm_unet_lab.plugin import widgets
 from xlstm_unet_lab.training.run_directory import load_run
 
 PLUGIN = "xlstm-unet-lab"
@@ -149,7 +149,7 @@ def test_a_closed_viewer_gets_no_result(viewer):
 def test_anatomical_case_is_turned(viewer):
     image, *_, truth = viewer.open(CASE, plugin=PLUGIN)
     get_qapp().processEvents()
-    assert tuple(overlay_napari.parts(viewer).camera.orientation) == overlay_napari.ORIENTATION[True]
+    assert tuple(parts(viewer).camera.orientation) == ORIENTATION[True]
     assert viewer.dims.axis_labels == ("z", "y", "x") and viewer.dims.current_step[0] == 1
     assert image.scale.tolist() == [2, 1, 0.5] and {str(unit) for unit in image.units} == {"millimeter"}
     assert truth.name == "truth" and truth.metadata["labels"] == {"whole": (1, 2), "core": (2,)}
@@ -304,7 +304,7 @@ def test_runs_trained_here(viewer, tmp_path, monkeypatch):
     (tmp_path / "runs" / "first" / "model.json").touch()
     (tmp_path / "runs" / "notes").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert napari_plugin.runs() == [Path("runs/first")]
+    assert widgets.runs() == [Path("runs/first")]
     widget = widget_of(viewer, "Segment")
     widget.trained_here.value = Path("runs/first")
     assert widget.run_directory.value.resolve() == (tmp_path / "runs" / "first").resolve()

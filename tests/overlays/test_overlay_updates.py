@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from places import HELPERS, REPOSITORY
 
-from data_recipes.folder import COLOURS
+from xlstm_unet_lab.data.colours import LABEL_COLOURS
 from xlstm_unet_lab.overlays.description import overlay, overlay_case
 from xlstm_unet_lab.overlays.text import sides
 
@@ -95,7 +95,7 @@ def test_fourteen_labels_have_colours_of_their_own_and_more_are_warned_of():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         shown = overlay(np.zeros((1, 4, 4)), truth=labels.clip(0, 14))
-    assert len(set(shown.colours.values())) == 14 == len(COLOURS)
+    assert len(set(shown.colours.values())) == 14 == len(LABEL_COLOURS)
     with pytest.warns(UserWarning, match="15 labels share 14 colours: hand over more as colours="):
         overlay(np.zeros((1, 4, 4)), truth=labels)
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from xlstm_unet_lab.data.colours import GREY
 from xlstm_unet_lab.data.files import write_whole
 from xlstm_unet_lab.evaluation.report import compare, groups_of, paired, scores_in, summarise
 from xlstm_unet_lab.figures.cases import comparison
-from xlstm_unet_lab.figures.picture import GREY, PALETTE, Picture, new_figure
+from xlstm_unet_lab.figures.picture import PALETTE, Picture, new_figure
 
 if TYPE_CHECKING:
     import pandas

@@ -6,10 +6,10 @@ A process of its own, because Qt chooses its platform once for all, and this one
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,7 +22,7 @@ from xlstm_unet_lab.data.files import write_whole
 from xlstm_unet_lab.figures.picture import described_png
 from xlstm_unet_lab.overlays.description import Overlay
 from xlstm_unet_lab.overlays.text import with_score
-from xlstm_unet_lab.overlays.virtual_display import has_screen, virtual_display
+from xlstm_unet_lab.overlays.virtual_display import has_screen, on_a_screen
 
 LIMIT = 600  # seconds after which a drawing is given up
 WINDOW = (400, 300)  # pixels that the window around the canvas may need
@@ -45,28 +45,36 @@ def screenshot(overlay: Overlay, path: str | Path, ndisplay: int = 2, size: tupl
         raise ValueError(f"size is {size}; give (width, height), each at least 100 pixels")
     if importlib.util.find_spec("napari") is None:
         raise RuntimeError("napari is not installed: pip install 'xlstm-unet-lab[napari]'")
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        environment = {**os.environ, "NAPARI_CONFIG": str(folder / "settings.yaml")}  # napari's defaults
-        environment.pop("QT_QPA_PLATFORM", None)  # a platform without windows has no OpenGL
-        if not has_screen():
-            environment.pop("WAYLAND_DISPLAY", None)  # nobody answers there
-            environment["DISPLAY"] = stack.enter_context(virtual_display(width + WINDOW[0], height + WINDOW[1]))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         save(folder / "overlay.npz", overlay)
-        drawn = folder / "drawn.png"
-        arguments = [folder / "overlay.npz", drawn, ndisplay, width, height]
+        arguments = [folder / "overlay.npz", folder / "drawn.png", ndisplay, width, height]
         command = [sys.executable, "-m", __name__, *map(str, arguments)]
+        _run(on_a_screen(command, width + WINDOW[0], height + WINDOW[1]), settings=folder / "settings.yaml")
+        return write_whole(path, (folder / "drawn.png").read_bytes())
+
+
+def _run(command: list[str], settings: Path) -> None:
+    """Run the drawing process, with napari's defaults in a file of its own; RuntimeError where it fails."""
+    environment = {**os.environ, "NAPARI_CONFIG": str(settings)}
+    environment.pop("QT_QPA_PLATFORM", None)  # a platform without windows has no OpenGL
+    if not has_screen():
+        environment.pop("WAYLAND_DISPLAY", None)  # nobody answers there
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, env=environment, start_new_session=True, **streams) as drawing:
         try:
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False)
+            said, _ = drawing.communicate(timeout=LIMIT)
         except subprocess.TimeoutExpired as error:
             raise RuntimeError(f"napari drew nothing within {LIMIT} s: try a smaller volume or size=") from error
-        if done.returncode or not drawn.is_file():
-            lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-            raise RuntimeError(
-                f"napari could not draw ({lines[-1] if lines else f'ended with code {done.returncode}'}): OpenGL or "
-                "Qt's system libraries may be missing, `make system` installs them"
-            )
-        return write_whole(path, drawn.read_bytes())
+        finally:
+            if drawing.poll() is None:  # too slow, or the user interrupts: xvfb-run and its screen end with it
+                os.killpg(drawing.pid, signal.SIGTERM)
+    if drawing.returncode:
+        lines = [line.strip() for line in said.splitlines() if line.strip()]
+        raise RuntimeError(
+            f"napari could not draw ({lines[-1] if lines else f'ended with code {drawing.returncode}'}): OpenGL or "
+            "Qt's system libraries may be missing, `make system` installs them"
+        )
 
 
 def save(path: Path, overlay: Overlay) -> None:
@@ -91,15 +99,15 @@ def draw(overlay: Overlay, ndisplay: int, width: int, height: int) -> np.ndarray
     """The canvas as uint8 (height, width, 3). Raises RuntimeError when nothing was drawn."""
     from qtpy.QtWidgets import QApplication
 
-    from xlstm_unet_lab.overlays import viewer as overlay_napari
+    from xlstm_unet_lab.overlays.viewer import arrange, open_viewer, parts
 
-    viewer = overlay_napari.open_viewer(overlay)
+    viewer = open_viewer(overlay)
     viewer.dims.ndisplay = ndisplay
-    overlay_napari.arrange(viewer, overlay)
+    arrange(viewer, overlay)
     extents = np.multiply(overlay.shape, overlay.spacing)
     if ndisplay == 3:
         extents = np.full(2, np.linalg.norm(extents) / np.sqrt(2))
-    overlay_napari.parts(viewer).camera.zoom = MARGIN * min(np.array([height, width]) / extents[-2:])
+    parts(viewer).camera.zoom = MARGIN * min(np.array([height, width]) / extents[-2:])
     for _ in range(2):  # the first round shows the window, the second draws what showing it asked for
         QApplication.processEvents()
     canvas = viewer.screenshot(size=(height, width), canvas_only=True, flash=False)[..., :3]

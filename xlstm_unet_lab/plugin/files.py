@@ -10,18 +10,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from xlstm_unet_lab.data.colours import GREY
 from xlstm_unet_lab.data.dataset import SegmentationDataset, load_dataset
 from xlstm_unet_lab.data.images import read_case
 from xlstm_unet_lab.data.nnunet_raw import whole_label
 from xlstm_unet_lab.data.prepare import MARKER, get_recipe
 from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.evaluation.cases import is_run
-from xlstm_unet_lab.figures.picture import GREY
 from xlstm_unet_lab.inference.files import case_name, find_cases
 from xlstm_unet_lab.inference.predict import predict, slice_by_slice
 from xlstm_unet_lab.overlays.description import Overlay, overlay, overlay_case
-from xlstm_unet_lab.overlays.viewer import LayerData, arrange
-from xlstm_unet_lab.plugin.tasks import as_layers, trained
+from xlstm_unet_lab.overlays.layers import LayerData, layer_data
+from xlstm_unet_lab.overlays.viewer import arrange
+from xlstm_unet_lab.plugin.tasks import trained
 
 
 def reader(path: str | list[str]) -> Callable[[str], list[LayerData]] | None:
@@ -105,7 +106,7 @@ def _opened(overlay: Overlay) -> list[LayerData]:
 
     if (viewer := napari.current_viewer()) is not None:
         QTimer.singleShot(0, partial(arrange, viewer, overlay))
-    return as_layers(overlay)
+    return layer_data(overlay)
 
 
 phantom_abdomen, phantom_brain, phantom_endoscopy, phantom_long_range, phantom_microscopy = (
