@@ -11,6 +11,7 @@ from PIL import Image
 from xlstm_unet_lab.evaluation import metrics
 from xlstm_unet_lab.figures.cases import (
     boundary_tolerance,
+    case_picture,
     comparison,
     learning_curve,
     paint,
@@ -20,6 +21,7 @@ from xlstm_unet_lab.figures.cases import (
     to_picture,
 )
 from xlstm_unet_lab.figures.picture import PALETTE, Picture, in_words, line_style, new_figure
+from xlstm_unet_lab.overlays.description import overlay
 
 COLOURS = {"interior": "#0072B2", "boundary": "#E69F00"}
 
@@ -72,6 +74,25 @@ def test_comparison_says_how_much_is_wrong(images, labels):
     wrong[0, :], wrong[-1, :16] = 0, 1  # of 24 rows one missed, half a row extra
     text = comparison(images[0], labels[0], wrong, COLOURS, title="case 7").description
     assert text.startswith("case 7") and "missed 4.2%, extra 2.1%, confused 0.0%" in text
+
+
+def test_of_a_volume_the_overlays_slice_is_shown_as_the_overlay_turns_it():
+    truth = np.zeros((6, 10, 10), int)
+    truth[4, 1:8, 1:8], truth[2, 1:3, 1:3] = 7, 7
+    facts = {"label_names": {"liver": 7}, "colours": {7: "#0072B2"}, "anatomical": True}
+    picture = case_picture(
+        overlay(np.zeros((1, 6, 10, 10)), truth=truth, prediction=0 * truth, title="case 1", **facts)
+    )
+    assert "case 1, slice 4" in picture.description and "missed 49.0%" in picture.description
+    painted = picture.figure.axes[1].images[0].get_array()
+    np.testing.assert_array_equal(painted.any(-1), truth[4, ::-1, ::-1] == 7)
+    empty = case_picture(overlay(np.zeros((1, 6, 10, 10)), truth=0 * truth, prediction=0 * truth, **facts))
+    assert "slice 3" in empty.description
+    same = {"truth": truth[4], "prediction": truth[4], "label_names": {"liver": 7}, "title": "cell"}
+    flat = case_picture(overlay(np.zeros((3, 10, 10)), **same))
+    assert flat.description.startswith("cell ") and "slice" not in flat.description
+    with pytest.raises(ValueError, match="no errors"):
+        case_picture(overlay(np.zeros((1, 6, 6))))
 
 
 def test_learning_curve_tells_falling_from_not_falling():

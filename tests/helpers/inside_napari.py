@@ -22,7 +22,7 @@ import xlstm_unet_lab as lab
 import xlstm_unet_lab.plugin
 from xlstm_unet_lab.data.prepare import get_recipe
 from xlstm_unet_lab.evaluation.cases import run_facts
-from xlstm_unet_lab.overlays.viewer import ORIENTATION, parts
+from xlstm_unet_lab.overlays.viewer import ORIENTATION
 from xlstm_unet_lab.plugin import widgets
 from xlstm_unet_lab.training.run_directory import load_run
 
@@ -149,7 +149,7 @@ def test_a_closed_viewer_gets_no_result(viewer):
 def test_anatomical_case_is_turned(viewer):
     image, *_, truth = viewer.open(CASE, plugin=PLUGIN)
     get_qapp().processEvents()
-    assert tuple(parts(viewer).camera.orientation) == ORIENTATION[True]
+    assert tuple(viewer.scene.camera.orientation) == ORIENTATION[True]
     assert viewer.dims.axis_labels == ("z", "y", "x") and viewer.dims.current_step[0] == 1
     assert image.scale.tolist() == [2, 1, 0.5] and {str(unit) for unit in image.units} == {"millimeter"}
     assert truth.name == "truth" and truth.metadata["labels"] == {"whole": (1, 2), "core": (2,)}

@@ -11,7 +11,7 @@ from napari.qt import get_qapp
 
 from xlstm_unet_lab.overlays.description import overlay
 from xlstm_unet_lab.overlays.layers import layer_data
-from xlstm_unet_lab.overlays.viewer import ORIENTATION, grid, layers_of, parts
+from xlstm_unet_lab.overlays.viewer import ORIENTATION, grid, layers_of
 
 SIZE = (6, 16, 20)
 NAMES = {"liver": 1, "aorta": 5}
@@ -73,7 +73,7 @@ def test_overlays_without_titles_are_not_taken_for_each_other(viewer):
     image, prediction = viewer.layers["channel 0"], viewer.layers["prediction"]
     assert image.contrast_limits[0] > 7 and [str(unit) for unit in image.units] == ["pixel"] * 2
     assert prediction.metadata["labels"] == {"cell": (1, 5)} and image.scale.tolist() == [2, 1]
-    assert tuple(map(str, parts(viewer).camera.orientation)) == ORIENTATION[False]
+    assert tuple(map(str, viewer.scene.camera.orientation)) == ORIENTATION[False]
     with pytest.raises(ValueError, match="shows no truth or prediction"):
         first.rescore(viewer)
 
@@ -96,7 +96,7 @@ def test_a_copy_changes_what_is_there(viewer):
 def test_the_volume_is_seen_from_the_overlays_camera_and_the_slice_comes_back(viewer):
     shown = case(instances=np.ones(SIZE, int))
     shown.napari(viewer)
-    found, camera = layers_of(viewer, shown), parts(viewer).camera
+    found, camera = layers_of(viewer, shown), viewer.scene.camera
     found["image 0"].opacity = 0.8
     viewer.dims.set_current_step(0, 1)
     for _ in range(2):
@@ -138,7 +138,7 @@ def test_rescoring_one_of_a_grid_leaves_the_grid(viewer):
     probabilities = np.full((3, *SIZE), 1 / 3, np.float32)
     first, second = replace(shown, title="a", probabilities=probabilities), replace(shown, title="b")
     grid([first, second], viewer)
-    before, stride = names(viewer), parts(viewer).grid.stride
+    before, stride = names(viewer), viewer.canvas.grid.stride
     viewer.layers["a: prediction"].data[:] = viewer.layers["a: truth"].data
     assert first.rescore(viewer).scores["liver"] == 1 > second.rescore(viewer).scores["liver"]
     assert names(viewer) == before and stride == len(before) / 2 == 5

@@ -7,7 +7,7 @@ import numpy as np
 from napari.layers import Image
 
 from xlstm_unet_lab.overlays.description import overlay
-from xlstm_unet_lab.overlays.viewer import grid, parts
+from xlstm_unet_lab.overlays.viewer import grid
 
 
 def volume():
@@ -63,7 +63,7 @@ def message_of(action, *arguments):
 def main():
     shown, facts = volume(), {}
     viewer = shown.napari()
-    camera, _, scale_bar = parts(viewer)
+    camera, scale_bar = viewer.scene.camera, viewer.canvas.overlays.scale_bar
     prediction = viewer.layers["prediction"]
     facts["volume"] = {layer.name: facts_of(layer) for layer in viewer.layers}
     facts["view"] = {
@@ -97,7 +97,7 @@ def main():
     facts["picture orientation"] = [str(way) for way in camera.orientation]
     models = [replace(shown, title="model a"), replace(shown, title="model b", probabilities=None)]
     grid(models, viewer)
-    cells = parts(viewer).grid
+    cells = viewer.canvas.grid
     names = [layer.name for layer in viewer.layers]
     facts["grid"] = {
         "names": names,

@@ -10,6 +10,7 @@ from xlstm_unet_lab.data.colours import BLUE, GREY, OPACITY, ORANGE, VERMILION, 
 from xlstm_unet_lab.evaluation import metrics
 from xlstm_unet_lab.evaluation.metrics import ERROR_COLOURS, ERRORS, error_map
 from xlstm_unet_lab.figures.picture import Picture, line_style, new_figure
+from xlstm_unet_lab.overlays.description import Overlay, overlay
 
 
 def to_picture(image: np.ndarray) -> np.ndarray:
@@ -65,31 +66,31 @@ def comparison(
 ) -> Picture:
     """Image, truth, prediction and errors beside each other. image (C, y, x), labels (y, x).
 
-    colours: name -> colour of labels 1, 2, ...
+    colours: name -> colour of labels 1, 2, ... Raises ValueError and TypeError as `overlay` does.
     """
-    return side_by_side(image, truth, prediction, numbered(colours), colours, title)
+    names = {name: value for value, name in enumerate(colours, start=1)}
+    facts = {"label_names": names, "colours": numbered(colours), "title": title}
+    return case_picture(overlay(image, truth=truth, prediction=prediction, **facts))
 
 
-def side_by_side(
-    image: np.ndarray,
-    truth: np.ndarray,
-    prediction: np.ndarray,
-    colours: Mapping[int, str],
-    named: Mapping[str, str],
-    title: str = "",
-) -> Picture:
-    """As `comparison`, for any label values: value -> colour, and what the legend names, name -> colour."""
-    figure = new_figure(10, 3.1)
-    picture, errors = to_picture(image), error_map(prediction, truth)
+def case_picture(shown: Overlay) -> Picture:
+    """Image, truth, prediction and errors of a case; of a volume its initial slice, turned as the overlay shows it.
+
+    Raises ValueError for an overlay without truth or prediction.
+    """
+    figure, errors = new_figure(10, 3.1), shown.shown("errors")
+    place = f"slice {shown.initial_slice}" if len(shown.shape) == 3 else ""
+    title = ", ".join(filter(None, [shown.title, place]))
+    picture = to_picture(shown.shown("image"))
     panels = {
         title or "image": picture,
-        "truth": paint(picture, truth, colours),
-        "prediction": paint(picture, prediction, colours),
+        "truth": paint(picture, shown.shown("truth"), shown.colours),
+        "prediction": paint(picture, shown.shown("prediction"), shown.colours),
         "errors": paint(picture * 0.5, errors, ERROR_COLOURS, opacity=1),
     }
     for axes, (name, panel) in zip(figure.subplots(1, 4), panels.items(), strict=True):
         _panel(axes, panel, name)
-    legend(figure, {**named, **ERRORS})
+    legend(figure, {name: shown.colours[value] for value, name in shown.value_names.items()} | ERRORS)
     counts = ", ".join(f"{name} {np.mean(errors == code):.1%}" for code, name in enumerate(ERRORS, start=1))
     text = (
         f"{title or 'One image'} beside its true labels, the predicted labels and the errors: of all pixels {counts}."

@@ -6,13 +6,13 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from xlstm_unet_lab.overlays.checks import label_values
 from xlstm_unet_lab.overlays.description import Overlay
-from xlstm_unet_lab.overlays.layers import UNITS, LayerData, layer_data, overlay_key
+from xlstm_unet_lab.overlays.layers import LayerData, layer_data, overlay_key
 from xlstm_unet_lab.overlays.triton_first import load_triton
 from xlstm_unet_lab.overlays.virtual_display import has_screen
 
@@ -23,21 +23,6 @@ if TYPE_CHECKING:
 # the feet, so that right is at the left and superior is farther away, which leaves the patient unmirrored in 3-D.
 ORIENTATION = {True: ("away", "up", "left"), False: ("towards", "down", "right")}
 IMAGE_OPACITY = 0.35  # in 3-D, where the image surrounds the labels
-
-
-class Parts(NamedTuple):
-    """What of a viewer is set up here; napari 0.9 keeps it elsewhere than earlier versions do."""
-
-    camera: object
-    grid: object
-    scale_bar: object
-
-
-def parts(viewer: napari.Viewer) -> Parts:
-    """The camera, the grid and the scale bar of a viewer of napari 0.6 or later."""
-    if hasattr(viewer, "scene"):
-        return Parts(viewer.scene.camera, viewer.canvas.grid, viewer.canvas.overlays.scale_bar)
-    return Parts(viewer.camera, viewer.grid, viewer.scale_bar)
 
 
 def open_viewer(overlay: Overlay, viewer: napari.Viewer | None = None) -> napari.Viewer:
@@ -75,10 +60,9 @@ def arrange(viewer: napari.Viewer, overlay: Overlay) -> None:
 
     The prediction (or the truth) becomes the active layer: the status line reads it, and painting changes it.
     """
-    camera, _, scale_bar = parts(viewer)
+    camera = viewer.scene.camera
     camera.orientation = ORIENTATION[overlay.anatomical]
-    if hasattr(camera, "synced"):  # else the middle of the volume in 3-D would become the slice in 2-D
-        camera.synced = False
+    camera.synced = False  # else the middle of the volume in 3-D would become the slice in 2-D
     count = len(overlay.shape)  # the overlay's axes are the last ones: a layer of the user's may have more
     viewer.dims.axis_labels = (*viewer.dims.axis_labels[:-count], *overlay.axes)
     if count == 3:
@@ -87,9 +71,7 @@ def arrange(viewer: napari.Viewer, overlay: Overlay) -> None:
     restyle(viewer)
     if viewer.dims.ndisplay == 3:
         _aim(viewer, overlay.camera)
-    scale_bar.visible = True
-    if not hasattr(viewer, "scene"):  # later versions of napari read it off the layers
-        scale_bar.unit = UNITS[overlay.unit]
+    viewer.canvas.overlays.scale_bar.visible = True
     shown = layers_of(viewer, overlay)
     viewer.layers.selection.active = shown.get("prediction", shown.get("truth", viewer.layers[-1]))
 
@@ -139,7 +121,7 @@ def _set_style(layer: napari.layers.Layer, style: dict) -> bool:
 
 def _aim(viewer: napari.Viewer, seen_from: Mapping) -> None:
     viewer.reset_view()
-    camera = parts(viewer).camera
+    camera = viewer.scene.camera
     camera.angles, camera.center = seen_from["angles"], seen_from["centre"]
     camera.zoom *= seen_from["zoom"]
 
@@ -189,12 +171,10 @@ def grid(overlays: Sequence[Overlay], viewer: napari.Viewer | None = None) -> na
     shared = set.intersection(*(set(map(_part, one)) for one in every))
     for one in every:
         _show(viewer, [layer for layer in one if _part(layer) in shared], {})
-    cells = parts(viewer).grid
+    cells = viewer.canvas.grid
     cells.stride, cells.enabled = len(shared), True
     for overlay in overlays:
-        lowest = layers_of(viewer, overlay)["image 0"]
-        if hasattr(lowest, "name_overlay"):  # which cell shows what; older versions of napari have none
-            lowest.name_overlay.visible = True
+        layers_of(viewer, overlay)["image 0"].name_overlay.visible = True  # which cell shows what
     arrange(viewer, overlays[0])
     return viewer
 
