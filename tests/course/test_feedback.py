@@ -87,9 +87,14 @@ def test_the_revealed_source_is_a_solution(exercise):
     assert check(exercise.number, namespace[exercise.reference.__name__]).passed
 
 
+@every_exercise
+def test_every_mistake_is_an_edit_of_the_reference(exercise):
+    assert all(callable(exercise.answer_of(mistake)) for mistake in exercise.mistakes)
+
+
 @pytest.mark.parametrize(("exercise", "mistake"), MISTAKES)
 def test_a_planted_mistake_gets_its_own_hint_and_no_other(exercise, mistake):
-    result = check(exercise.number, mistake.answer)
+    result = check(exercise.number, exercise.answer_of(mistake))
     assert result.status == WRONG
     assert [one.name for one in exercise.mistakes if one.hint in str(result)] == [mistake.name]
 
@@ -104,7 +109,7 @@ def test_mistakes_and_hints_are_told_apart(exercise):
 @every_exercise
 def test_cases_are_left_as_they_were(exercise):
     before = repr(exercise.cases)
-    for answer in (exercise.reference, *(mistake.answer for mistake in exercise.mistakes)):
+    for answer in (exercise.reference, *(exercise.answer_of(mistake) for mistake in exercise.mistakes)):
         check(exercise.number, answer)
     assert repr(exercise.cases) == before
 

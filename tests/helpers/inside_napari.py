@@ -21,10 +21,9 @@ from qtpy.QtCore import QEvent
 import xlstm_unet_lab as lab
 import xlstm_unet_lab.plugin
 from xlstm_unet_lab.data.prepare import get_recipe
-from xlstm_unet_lab.evaluation.cases import run_facts
+from xlstm_unet_lab.inference.load import load_predictor
 from xlstm_unet_lab.overlays.viewer import ORIENTATION
 from xlstm_unet_lab.plugin import widgets
-from xlstm_unet_lab.training.run_directory import load_run
 
 PLUGIN = "xlstm-unet-lab"
 RUN, DATA, CASE = Path(os.environ["PLUGIN_RUN"]), os.environ["PLUGIN_DATA"], os.environ["PLUGIN_CASE"]
@@ -102,7 +101,7 @@ def test_sample_then_segment(viewer):
     assert layer.units == image.units
     assert "interior" in str(layer.features)
     raw = lab.load_dataset("phantom_microscopy", "test").raw(0)
-    expected = lab.predict(load_run(RUN, "last"), raw, patch_size=run_facts(RUN).patch_size)
+    expected = load_predictor(RUN)(raw)
     np.testing.assert_array_equal(layer.data, expected)
     layer.data[:5] = 2
     widget.begin()  # once more

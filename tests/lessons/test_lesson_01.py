@@ -7,14 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xlstm_unet_lab.course.checks import find_exercise, lesson_01, lesson_01_mlstm
+from xlstm_unet_lab.course.checks import find_exercise, lesson_01, lesson_01_mlstm, random_cases
 from xlstm_unet_lab.ops import mlstm
 
 SEEDS = st.integers(0, 10_000)
 
 
 def tensors(seed, *shapes):
-    return lesson_01.random_tensors(*shapes, seed=seed)
+    return random_cases.random_tensors(*shapes, seed=seed)
 
 
 def weights(i, f):

@@ -16,13 +16,12 @@ from plain_layer import layer
 
 import xlstm_unet_lab as lab
 from xlstm_unet_lab.data.colours import GREY
-from xlstm_unet_lab.data.dataset import normalise
+from xlstm_unet_lab.data.normalise import normalise
 from xlstm_unet_lab.data.prepare import get_recipe, recipe_names
-from xlstm_unet_lab.evaluation.cases import run_facts
+from xlstm_unet_lab.inference.load import load_predictor, load_run
 from xlstm_unet_lab.plugin import files, widgets
 from xlstm_unet_lab.plugin.mixer_rows import receptive_field
 from xlstm_unet_lab.plugin.tasks import Place, compare, explore_layers, image_of, place_of, segment
-from xlstm_unet_lab.training.run_directory import load_run
 
 MANIFEST = REPOSITORY / "xlstm_unet_lab" / "plugin" / "napari.yaml"
 
@@ -246,7 +245,9 @@ def test_reader_takes_what_is_ours(run_directory, tmp_path):
     shown = files.case_overlay(case)
     assert shown.title == case.name.removesuffix("_0000.png") and shown.truth is not None and shown.credit
     shown = files.run_overlay(run_directory)
-    expected = lab.predict(load_run(run_directory, "last"), shown.image, patch_size=run_facts(run_directory).patch_size)
+    expected = lab.predict(
+        load_run(run_directory, "last"), shown.image, patch_size=load_predictor(run_directory).patch_size
+    )
     np.testing.assert_array_equal(shown.prediction, expected)
 
 

@@ -12,9 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Subset
 
-from xlstm_unet_lab.data.nnunet_raw import sync_tree
+from xlstm_unet_lab.data.files import sync_tree
 from xlstm_unet_lab.data.patches import Foreground
 
 FACTS = "case.json"
@@ -39,16 +38,6 @@ def fingerprint(file: Path) -> list:
         return [str(file), None, None]
     facts = file.stat()
     return [str(file), facts.st_size, facts.st_mtime_ns]
-
-
-def view_case(dataset: Sequence[dict] | Dataset, index: int) -> dict:
-    """A case to read pieces from, never to change: not a copy where the data set can show its own.
-
-    As `dataset[index]`, but the label may have a smaller integer dtype, and "foreground" may say where it is not 0.
-    """
-    if isinstance(dataset, Subset):
-        return view_case(dataset.dataset, dataset.indices[index])
-    return dataset.view(index) if hasattr(dataset, "view") else dataset[index]
 
 
 class KeptCases:

@@ -1,25 +1,29 @@
-"""Read 2-D pictures of the common formats, find the label that goes with each, and bring them to 8 bits."""
+"""Pictures and TIFF stacks: read what their files hold, find the label that goes with each, bring them to 8 bits."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from xlstm_unet_lab.data.nnunet_raw import check_pairs, files_by_name
+from xlstm_unet_lab.data.files import check_pairs, files_by_name
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+TIFF = (".tif", ".tiff")
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", *TIFF)
 TRANSPARENCY = ((1,), (2,))  # what ExtraSamples of a TIFF say of a last channel that is alpha, associated or not
 
 
-def read_picture(path: str | Path) -> np.ndarray:
-    """One PNG, JPEG, BMP or TIFF picture as stored: (y, x), or (y, x, 3) in colour.
+def read_picture(path: str | Path, *, stored: bool = False) -> np.ndarray:
+    """One PNG, JPEG, BMP or TIFF picture as viewers show it: (y, x), or (y, x, 3) in colour.
 
     The dtype is the file's: uint8, or uint16, int32, float32 ... for deeper pictures. Transparency, which a TIFF must
-    name as such, is left out, a palette is looked up, and one bit a pixel becomes 0 and 255. Three pages or planes of a
-    TIFF are the three colours. Raises FileNotFoundError, and ValueError, naming the file, for another ending, several
-    pictures in one file, another number of channels, NaN or infinity, a 16-bit colour PNG (only 8 of its bits could be
-    read) and what cannot be decoded.
+    name as such, is left out, a palette is looked up, and samples of fewer than 8 bits are stretched to 0 ... 255.
+    stored: the samples as they lie in the file, for labels: the indices of a palette, and fewer bits not stretched.
+    Three pages or planes of a TIFF are the three colours. Raises FileNotFoundError, and ValueError, naming the file,
+    for another ending, several pictures in one file, another number of channels, NaN or infinity, a 16-bit colour PNG
+    (only 8 of its bits could be read), stored samples of a JPEG (which are lost) and what cannot be decoded.
     """
     path = Path(path)
     if not path.is_file():
@@ -27,38 +31,74 @@ def read_picture(path: str | Path) -> np.ndarray:
     ending = path.suffix.lower()
     if ending not in ENDINGS:
         raise ValueError(f"{path} ends in {path.suffix!r}; pictures end in {', '.join(ENDINGS)}")
+    decode = _read_tiff if ending in TIFF else _read_with_pillow
+    with _naming(path):
+        return _grey_or_rgb(_in_8_bits(decode(path, stored), stored))
+
+
+def read_channels(path: Path, spatial_dims: int | None = None, *, stored: bool = False) -> np.ndarray:
+    """A picture as (C, y, x), or a TIFF stack as (C, z, y, x); `stored` and errors as in `read_picture`.
+
+    spatial_dims: whether the pages of a TIFF are slices (3) or channels (2); None: slices, unless it says otherwise.
+    """
+    if path.suffix.lower() in TIFF and spatial_dims != 2:
+        import tifffile
+
+        with _naming(path), tifffile.TiffFile(path) as file:
+            series = file.series[0]
+            if spatial_dims == 3 or len(set(series.axes) - set("CS")) > 2:
+                return _in_8_bits(_channels_of_stack(series.asarray(), series.axes), stored)
+    return np.moveaxis(np.atleast_3d(read_picture(path, stored=stored)), -1, 0)
+
+
+def resolution(path: Path) -> dict:
+    """The resolution of a TIFF file, as keyword arguments of `tifffile.imwrite`."""
+    import tifffile
+
+    with _naming(path), tifffile.TiffFile(path) as file:
+        return {"resolution": file.pages[0].resolution, "resolutionunit": file.pages[0].resolutionunit}
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """The decoders raise errors of many kinds, few of which name the file: here they become one kind that does."""
     try:
-        array = (_read_tiff if ending in (".tif", ".tiff") else _read_with_pillow)(path)
-        return _grey_or_rgb(array)
-    except Exception as error:  # the decoders raise errors of many kinds, few of which name the file
+        yield
+    except Exception as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 
-def _read_with_pillow(path: Path) -> np.ndarray:
+def _read_with_pillow(path: Path, stored: bool) -> np.ndarray:
     from PIL import Image
 
     with Image.open(path, formats=("PNG", "JPEG", "BMP", "TIFF")) as image:
+        depth, deep_colour = _bits_of_png(path) if image.format == "PNG" else (8, False)
         if image.format in ("PNG", "TIFF") and getattr(image, "n_frames", 1) > 1:
             raise ValueError(f"it holds {image.n_frames} pictures; one a file is expected")
-        if image.format == "PNG" and _is_deep_colour(path):
+        if deep_colour:
             raise ValueError("it is a 16-bit colour PNG, of which 8 bits would be lost; save it as TIFF")
-        if image.mode in ("1", "LA"):
+        if stored and image.format == "JPEG":
+            raise ValueError("it is a JPEG file, whose compression changes the numbers; save it as PNG")
+        if image.mode == "LA":
             image = image.convert("L")
-        elif image.mode not in ("L", "I", "I;16", "I;16B", "F"):
+        elif image.mode not in ("1", "L", "I", "I;16", "I;16B", "F") and not (stored and image.mode == "P"):
             image = image.convert("RGB")
         array = np.asarray(image)
-        # Older releases of Pillow hand out 16-bit grey PNG files as 32-bit integers.
-        return array.astype(np.uint16) if image.format == "PNG" and image.mode == "I" else array
+        if image.format == "PNG" and image.mode == "I":
+            array = array.astype(np.uint16)  # older releases of Pillow hand out 16-bit grey files as 32-bit integers
+        if stored and image.mode == "L" and depth < 8:
+            array = array // (255 // (2**depth - 1))  # Pillow has stretched them
+        return array
 
 
-def _is_deep_colour(path: Path) -> bool:
-    """Whether a PNG stores 16 bits for each of several channels (bit depth and colour type of its first chunk)."""
+def _bits_of_png(path: Path) -> tuple[int, bool]:
+    """Bits a sample, and whether several channels have 16 of them each, from the first chunk of a PNG."""
     with path.open("rb") as file:
         depth, colour_type = file.read(26)[24:]
-    return depth == 16 and colour_type != 0
+    return depth, depth == 16 and colour_type != 0
 
 
-def _read_tiff(path: Path) -> np.ndarray:
+def _read_tiff(path: Path, stored: bool) -> np.ndarray:
     import tifffile
 
     with tifffile.TiffFile(path) as file:
@@ -74,8 +114,8 @@ def _read_tiff(path: Path) -> np.ndarray:
         except ValueError as error:
             if "imagecodecs" not in str(error):
                 raise
-            return _read_with_pillow(path)  # which brings decoders of its own for LZW and JPEG inside a TIFF
-        if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
+            return _read_with_pillow(path, stored)  # which brings decoders of its own for LZW and JPEG inside a TIFF
+        if page.photometric == tifffile.PHOTOMETRIC.PALETTE and not stored:
             return (page.colormap.T[array] >> 8).astype(np.uint8)  # the palette holds 16 bits a colour
     if "S" in axes:  # samples: the channels of a pixel, stored together or plane by plane
         array = np.moveaxis(array, axes.index("S"), -1)
@@ -83,9 +123,21 @@ def _read_tiff(path: Path) -> np.ndarray:
     return np.moveaxis(array, 0, -1) if array.ndim == 3 and len(array) == 3 else array
 
 
+def _channels_of_stack(array: np.ndarray, axes: str) -> np.ndarray:
+    """A TIFF's array as (C, z, y, x). axes: a letter an axis, as tifffile names them; I and Q are pages unnamed."""
+    letters = axes.replace("I", "Z").replace("Q", "Z")
+    if sorted(letters.replace("C", "")) != ["X", "Y", "Z"]:
+        raise ValueError(f"its axes are {axes}, of sizes {array.shape}; a volume has z, y, x and perhaps channels")
+    array = array.transpose([letters.index(letter) for letter in "CZYX" if letter in letters])
+    return array if "C" in letters else array[None]
+
+
+def _in_8_bits(array: np.ndarray, stored: bool) -> np.ndarray:
+    """Samples of one bit as uint8: 0 and 1 as stored, 0 and 255 as shown; others as they are."""
+    return array.astype(np.uint8) * np.uint8(1 if stored else 255) if array.dtype == bool else array
+
+
 def _grey_or_rgb(array: np.ndarray) -> np.ndarray:
-    if array.dtype == bool:
-        array = array.astype(np.uint8) * np.uint8(255)
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if not np.isfinite(array).all():

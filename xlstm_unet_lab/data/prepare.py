@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xlstm_unet_lab.data.download import fetch, sha256_of, unpack
-from xlstm_unet_lab.data.files import write_whole
-from xlstm_unet_lab.data.nnunet_raw import FOLDS, sync_tree, write_dataset_json, write_splits
+from xlstm_unet_lab.data.files import sync_tree
+from xlstm_unet_lab.data.nnunet_raw import FOLDS, write_dataset_json, write_splits
 from xlstm_unet_lab.data.recipe import Recipe, RemoteFile, Track, data_root
 from xlstm_unet_lab.ops.checks import did_you_mean
+from xlstm_unet_lab.ops.files import write_whole
 
 if TYPE_CHECKING:
     import pandas

@@ -14,7 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from xlstm_unet_lab.data.colours import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
-from xlstm_unet_lab.data.files import write_whole
+from xlstm_unet_lab.ops.files import write_whole
 
 RESOLUTION = 90  # dots an inch in a notebook
 # Matplotlib's fonts are shared: a slider moved while a cell trains draws from a thread of its own (ipykernel 7).

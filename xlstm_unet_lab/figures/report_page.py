@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xlstm_unet_lab.data.colours import GREY
-from xlstm_unet_lab.data.files import write_whole
 from xlstm_unet_lab.evaluation.report import compare, groups_of, paired, scores_in, summarise
 from xlstm_unet_lab.figures.picture import PALETTE, Picture, new_figure
+from xlstm_unet_lab.ops.files import write_whole
 
 if TYPE_CHECKING:
     import pandas

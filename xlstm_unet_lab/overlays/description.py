@@ -21,7 +21,8 @@ from xlstm_unet_lab.overlays.case_maps import CaseMaps
 from xlstm_unet_lab.overlays.text import describe
 
 if TYPE_CHECKING:
-    from xlstm_unet_lab.data.dataset import SegmentationDataset
+    from xlstm_unet_lab.data.cases import Cases
+    from xlstm_unet_lab.evaluation.cases import Predictions
 
 UNITS = ("mm", "px")
 MAPS = ("truth", "prediction", "instances")
@@ -175,17 +176,17 @@ def overlay(
 
 
 def overlay_case(
-    dataset: SegmentationDataset,
+    dataset: Cases,
     index: int,
     prediction: np.ndarray | None = None,
     probabilities: np.ndarray | None = None,
     instances: np.ndarray | None = None,
 ) -> Overlay:
     """`overlay` of one case of a data set, with the names, colours, spacing and licence of its recipe."""
-    case, recipe = dataset[index], dataset.recipe
+    case, recipe = dataset.view(index), dataset.facts.recipe
     return overlay(
         dataset.raw(index),
-        truth=case["label"].numpy(),
+        truth=case["label"].numpy().copy(),  # which may be the data set's own memory
         prediction=prediction,
         probabilities=probabilities,
         instances=instances,
@@ -197,5 +198,30 @@ def overlay_case(
         title=case["name"],
         credit=recipe.credit,
         anatomical=recipe.file_ending == ".nii.gz",
-        cut=getattr(dataset, "axis", 0),  # of a SliceDataset
+        cut=dataset.facts.slice_axis or 0,
+    )
+
+
+def overlay_outcome(predictions: Predictions, name: str) -> Overlay:
+    """`overlay` of one case of a model's predictions, whose images are known, beside the truth.
+
+    Raises KeyError for a name that is none of them.
+    """
+    if name not in predictions.names:
+        raise KeyError(f"no case is named {name!r}: {did_you_mean(name, predictions.names)}")
+    outcome, unit = predictions.outcome(name), predictions.scoring["unit"]
+    strangers = sorted(checks.label_values(outcome.prediction) - predictions.colours.keys())
+    return overlay(
+        predictions.image(name),
+        truth=outcome.truth,
+        prediction=outcome.prediction,
+        instances=outcome.predicted_instances,
+        spacing=outcome.spacing,
+        unit="px" if unit == "pixel" else unit,
+        channel_names=predictions.channel_names or None,
+        label_names={**predictions.scoring["labels"], **{f"label {value}": value for value in strangers}},
+        colours=predictions.colours,
+        title=name,
+        credit=predictions.credit,
+        anatomical=unit == "mm",
     )

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from xlstm_unet_lab.data.files import write_whole
 from xlstm_unet_lab.figures.picture import described_png
+from xlstm_unet_lab.ops.files import write_whole
 from xlstm_unet_lab.overlays.description import Overlay
 from xlstm_unet_lab.overlays.text import with_score
 from xlstm_unet_lab.overlays.virtual_display import has_screen, on_a_screen

@@ -8,21 +8,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 
-from xlstm_unet_lab.data.colours import BLUE, ORANGE, label_colours
-from xlstm_unet_lab.data.dataset import normalise
-from xlstm_unet_lab.data.instance_labels import LABELS
+from xlstm_unet_lab.data.colours import BLUE, ORANGE
+from xlstm_unet_lab.data.normalise import normalise
 from xlstm_unet_lab.data.recipe import Track
-from xlstm_unet_lab.evaluation.cases import RunFacts, run_facts
 from xlstm_unet_lab.evaluation.report import evaluate
 from xlstm_unet_lab.inference.instances import instances_from_classes
-from xlstm_unet_lab.inference.predict import predict, slice_by_slice, targets_of
+from xlstm_unet_lab.inference.load import load_predictor
+from xlstm_unet_lab.inference.predictor import Predictor
 from xlstm_unet_lab.overlays.description import overlay
 from xlstm_unet_lab.overlays.layers import UNITS, LayerData, layer_data
 from xlstm_unet_lab.overlays.triton_first import load_triton
 from xlstm_unet_lab.plugin.mixer_rows import MixerRows, explore
-from xlstm_unet_lab.training.run_directory import load_run
 
 if TYPE_CHECKING:
     import pandas
@@ -48,15 +45,6 @@ class Comparison(NamedTuple):
     table: pandas.DataFrame  # prediction, then the columns of `evaluate`
     layers: list[LayerData]  # an error map a prediction
     worst: int  # the slice along axis 0 with most errors, of the prediction with the lowest Dice; 0 in 2-D
-
-
-def trained(run_directory: str | Path) -> tuple[nn.Module, RunFacts]:
-    """The network of a run with its best weights, or its last where no validation chose, and what it was trained on.
-
-    Raises FileNotFoundError for a folder that is no run directory, and as `load_run`.
-    """
-    which = "best" if (Path(run_directory) / "best.safetensors").is_file() else "last"
-    return load_run(run_directory, which), run_facts(run_directory)
 
 
 def place_of(layer) -> Place:
@@ -109,26 +97,23 @@ def segment(
     """What a run predicts for image layers: labels with the names and colours of its data set, where the image lies.
 
     Objects get outlines where the network learnt interiors and boundaries. A layer in mm is resampled to the spacing of
-    training when that is in mm too, any other is used as it is. `mirror` averages over the mirror images that the data
-    set allows; device and track as in `slice_by_slice`. Raises FileNotFoundError for a folder that is no run directory
-    and ValueError for layers that do not fit the network.
+    training when that is in mm too, any other is used as it is. `mirror`, `device` and `track` are those of a call of
+    `Predictor`. Raises FileNotFoundError for a folder that is no run directory, and ValueError for layers that do not
+    fit the network.
     """
-    model, facts = trained(run_directory)
-    image, place, recipe = _read(model, facts, layers), place_of(layers[0]), facts.recipe
-    in_mm = place.unit == "mm" and (recipe is None or recipe.spacing_unit == "mm")
-    known = {"axis": facts.slice_axis, "spacing": place.spacing if in_mm else None, "patch_size": facts.patch_size}
-    options = {"mirror": mirror and facts.mirror, "device": device, "track": track}
-    label = slice_by_slice(predict, model, image, **known, **options)
-    counted = recipe is not None and dict(recipe.labels) == LABELS
-    name = Path(run_directory).resolve().name
+    predictor = load_predictor(run_directory)
+    image, place = _read(predictor, layers), place_of(layers[0])
+    spacing = place.spacing if (place.unit, predictor.unit) == ("mm", "mm") else None
+    label = predictor(image, spacing, mirror=mirror, device=device, track=track)
+    counted, name = predictor.finds_objects, Path(run_directory).resolve().name
     shown = overlay(
         image,
         prediction=label,
         instances=instances_from_classes(label) if counted else None,
         spacing=place.spacing,
         unit=place.unit,
-        label_names=targets_of(model, model.build_arguments["num_classes"]).foreground,
-        colours=recipe and label_colours(recipe.labels, recipe.colours),
+        label_names=predictor.label_names,
+        colours=predictor.colours or None,
         title=name,
     )
     parts = ("prediction", "outlines") if counted else ("prediction",)
@@ -180,19 +165,19 @@ def explore_layers(
     image's grid. Raises FileNotFoundError for a folder that is no run directory and ValueError for layers, a position
     or a network that do not fit.
     """
-    model, facts = trained(run_directory)
-    image, (spacing, translate, unit) = _read(model, facts, layers), place_of(layers[0])
-    size, cut = image.shape[1:], [] if facts.slice_axis is None else [facts.slice_axis]
+    predictor = load_predictor(run_directory)
+    image, (spacing, translate, unit) = _read(predictor, layers), place_of(layers[0])
+    size, cut = image.shape[1:], [] if predictor.slice_axis is None else [predictor.slice_axis]
     if len(position) != len(size) or not all(0 <= p < length for p, length in zip(position, size, strict=True)):
         raise ValueError(f"position {tuple(position)} lies outside the image of size {size}")
     lowest = np.zeros(len(size), int)
     for axis in cut:  # the network knows nothing of other slices: this one is normalised by itself
         image, lowest[axis] = image.take([position[axis]], axis + 1), position[axis]
-    patch_size = np.insert(facts.patch_size, cut, 1)
+    patch_size = np.insert(predictor.patch_size, cut, 1)
     patch, start = _patch_around(normalise(image), position - lowest, patch_size)
     place, start = np.delete(position - lowest - start, cut).tolist(), start + lowest
     patch = np.squeeze(patch, tuple(axis + 1 for axis in cut))
-    rows, field = explore(model.to(device), torch.from_numpy(patch), place)
+    rows, field = explore(predictor.network.to(device), torch.from_numpy(patch), place)
     axes = "zyx"[-len(size) :]
 
     def layer(data: np.ndarray, name: str, limits: tuple[float, float], colormap, visible: bool = False) -> LayerData:
@@ -224,12 +209,11 @@ def explore_layers(
     return found, "\n".join(_in_words(name, row, seen) for name, row in rows.items())
 
 
-def _read(model: nn.Module, facts: RunFacts, layers: Sequence) -> np.ndarray:
+def _read(predictor: Predictor, layers: Sequence) -> np.ndarray:
     """The layers as the network reads them; ValueError for another number of channels."""
-    spatial_dims = len(facts.patch_size) if facts.slice_axis is None else facts.recipe.spatial_dims
-    image, wanted = image_of(layers, spatial_dims), model.build_arguments["in_channels"]
+    image, wanted = image_of(layers, predictor.spatial_dims), predictor.in_channels
     if len(image) != wanted:
-        names = f" ({', '.join(facts.recipe.channel_names)})" if facts.recipe else ""
+        names = f" ({', '.join(predictor.channel_names)})" if predictor.channel_names else ""
         raise ValueError(
             f"the network reads {wanted} {'channel' if wanted == 1 else 'channels'}{names}, the chosen layers have "
             f"{len(image)}: choose as many layers, or another run"

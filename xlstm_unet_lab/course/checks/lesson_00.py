@@ -8,105 +8,75 @@ from xlstm_unet_lab.course.exercise import Case, Exercise, Mistake
 
 
 def dice(prediction, truth):
-    total = np.count_nonzero(prediction) + np.count_nonzero(truth)
+    total = prediction.sum() + truth.sum()
     if total == 0:
         return 1.0
-    return 2 * np.count_nonzero(prediction & truth) / total
+    return 2 * (prediction & truth).sum() / total
 
 
-def _intersection_over_union(prediction, truth):
-    union = np.count_nonzero(prediction | truth)
-    return np.count_nonzero(prediction & truth) / union if union else 1.0
-
-
-def _without_the_2(prediction, truth):
-    total = prediction.sum() + truth.sum()
-    return (prediction & truth).sum() / total if total else 1.0
-
-
-def _empty_gives_0(prediction, truth):
-    total = prediction.sum() + truth.sum()
-    return 2 * (prediction & truth).sum() / total if total else 0.0
-
-
-def _empty_gives_nan(prediction, truth):
-    return 2 * (prediction & truth).sum() / (prediction.sum() + truth.sum())
-
-
-def _empty_divides_by_zero(prediction, truth):
-    return 2 * int((prediction & truth).sum()) / (int(prediction.sum()) + int(truth.sum()))
-
-
-def _share_of_equal_pixels(prediction, truth):
-    return np.mean(prediction == truth)
-
-
-def _adds_the_masks_first(prediction, truth):
-    total = (prediction + truth).sum()
-    return 2 * (prediction & truth).sum() / total if total else 1.0
-
-
-def _share_of_truth_found(prediction, truth):
-    if not prediction.any() and not truth.any():
-        return 1.0
-    return (prediction & truth).sum() / max(truth.sum(), 1)
-
-
-def _smoothed_by_1(prediction, truth):
-    return (2 * (prediction & truth).sum() + 1) / (prediction.sum() + truth.sum() + 1)
-
+_TEST = "    if total == 0:\n        return 1.0\n"
+_SCORE = "2 * (prediction & truth).sum() / total"
 
 _DICE_MISTAKES = (
     Mistake(
         "intersection over union",
-        _intersection_over_union,
+        _SCORE,
+        "(prediction & truth).sum() / (prediction | truth).sum()",
         "you divide by the union, so this is intersection over union (the Jaccard index). Dice divides twice the "
         "intersection by the two sizes added together.",
     ),
     Mistake(
         "the factor 2 is missing",
-        _without_the_2,
+        "2 * (prediction",
+        "(prediction",
         "the factor 2 is missing: two equal masks give 0.5 in place of 1. The pixels in common stand in both sizes "
         "below, so they count twice above.",
     ),
     Mistake(
         "two empty masks give 0",
-        _empty_gives_0,
+        "return 1.0",
+        "return 0.0",
         "two empty masks give 0 in your function, the worst score, though nothing was missed and nothing invented. "
         "That is agreement: return 1.0. Any tiny number added below only would do the same harm.",
     ),
     Mistake(
         "two empty masks give NaN",
-        _empty_gives_nan,
+        _TEST,
+        "",
         "for two empty masks you divide 0 by 0, which NumPy turns into NaN, and one NaN makes a whole average NaN. "
         "Test for this case first and return 1.0.",
     ),
     Mistake(
         "two empty masks stop with an error",
-        _empty_divides_by_zero,
+        (_TEST, _SCORE),
+        ("", "2 * int((prediction & truth).sum()) / int(total)"),
         "for two empty masks you divide by zero. Test for this case first and return 1.0.",
     ),
     Mistake(
         "share of equal pixels",
-        _share_of_equal_pixels,
+        _SCORE,
+        "np.mean(prediction == truth)",
         "you count every pixel where the masks are equal, background included. That is accuracy, and it is high for "
         "an empty prediction wherever the object is small. Dice looks at the foreground only.",
     ),
     Mistake(
         "adds the masks, then counts",
-        _adds_the_masks_first,
+        "prediction.sum() + truth.sum()",
+        "(prediction + truth).sum()",
         "for boolean arrays `+` means `or`: True + True is True, so pixels in both masks are counted once. Count each "
         "mask by itself, then add the counts.",
     ),
     Mistake(
         "share of the truth that was found",
-        _share_of_truth_found,
+        _SCORE,
+        "(prediction & truth).sum() / truth.sum()",
         "you divide by the size of the truth alone. That is recall (sensitivity), which a prediction of foreground "
         "everywhere makes perfect. Dice also counts what was predicted.",
     ),
     Mistake(
         "smoothed by 1",
-        _smoothed_by_1,
+        _SCORE,
+        "(2 * (prediction & truth).sum() + 1) / (total + 1)",
         "you add 1 above and below, as loss functions do to keep their gradient finite. In a score this favours small "
         "objects. Leave it out, and treat two empty masks by themselves.",
     ),
@@ -165,81 +135,53 @@ def error_map(prediction, truth):
     return codes
 
 
-def _missed_and_extra_swapped(prediction, truth):
-    return error_map(truth, prediction)
-
-
-def _confused_as_missed(prediction, truth):
-    codes = error_map(prediction, truth)
-    codes[codes == 3] = 1
-    return codes
-
-
-def _confused_as_extra(prediction, truth):
-    codes = np.zeros(truth.shape, dtype=np.uint8)
-    codes[(prediction != truth) & (truth > 0)] = 1
-    codes[(prediction != truth) & (prediction > 0)] = 2
-    return codes
-
-
-def _foreground_only(prediction, truth):
-    return error_map(prediction > 0, truth > 0)
-
-
-def _where_different(prediction, truth):
-    return prediction != truth
-
-
-def _every_overlap_confused(prediction, truth):
-    return ((truth > 0) + 2 * (prediction > 0)).astype(np.uint8)
-
-
-def _writes_into_prediction(prediction, truth):
-    codes = error_map(prediction, truth)
-    prediction[...] = codes
-    return prediction.astype(np.uint8)
-
-
 _ERROR_MAP_MISTAKES = (
     Mistake(
         "missed and extra swapped",
-        _missed_and_extra_swapped,
+        "error_map(prediction, truth)",
+        "error_map(truth, prediction)",
         "1 and 2 are swapped. Missed (1) is where the truth has an object and the prediction has background; extra "
         "(2) is the other way round.",
     ),
     Mistake(
         "confused counted as missed",
-        _confused_as_missed,
+        "] = 3",
+        "] = 1",
         "where both have an object but of different labels you write 1 (missed). The object was seen and given the "
         "wrong name: that is 3.",
     ),
     Mistake(
         "confused counted as extra",
-        _confused_as_extra,
+        "] = 3",
+        "] = 2",
         "where both have an object but of different labels you write 2 (extra), perhaps because a later line writes "
         "over an earlier one. Such pixels are 3.",
     ),
     Mistake(
         "compares foreground only",
-        _foreground_only,
+        "(truth != prediction)",
+        "((truth != 0) != (prediction != 0))",
         "you compare only whether there is an object, never which one, so 3 (confused) cannot appear. Compare the "
         "labels themselves where both are foreground.",
     ),
     Mistake(
         "only where they differ",
-        _where_different,
+        "return codes",
+        "return prediction != truth",
         "you return only whether the two differ. The map must say in which way: 1 missed, 2 extra, 3 confused, as "
         "`uint8`.",
     ),
     Mistake(
         "right pixels marked as confused",
-        _every_overlap_confused,
+        " & (truth != prediction)",
+        "",
         "you write 3 wherever both have an object, even where the labels agree. Only different labels are confused; "
         "equal ones are 0.",
     ),
     Mistake(
         "writes into the prediction",
-        _writes_into_prediction,
+        "return codes",
+        "prediction[...] = codes\n    return prediction.astype(np.uint8)",
         "the codes are right but you wrote them into `prediction`, and the caller has lost its labels. Start from a "
         "new array, `np.zeros(truth.shape, dtype=np.uint8)`.",
     ),

@@ -16,76 +16,44 @@ def blend(pieces, starts, weights, length):
     return total / shares
 
 
-def _last_window_wins(pieces, starts, weights, length):
-    result = np.zeros(length)
-    for piece, start in zip(pieces, starts, strict=True):
-        result[start : start + len(piece)] = piece
-    return result
-
-
-def _never_divides(pieces, starts, weights, length):
-    total = np.zeros(length)
-    for piece, start in zip(pieces, starts, strict=True):
-        total[start : start + len(piece)] += weights * piece
-    return total
-
-
-def _divides_by_the_number_of_windows(pieces, starts, weights, length):
-    counts = _never_divides(np.ones_like(pieces), starts, np.ones_like(weights), length)
-    return _never_divides(pieces, starts, weights, length) / counts
-
-
-def _plain_mean(pieces, starts, weights, length):
-    return blend(pieces, starts, np.ones_like(weights), length)
-
-
-def _shares_of_the_last_window(pieces, starts, weights, length):
-    total, shares = np.zeros(length), np.zeros(length)
-    for piece, start in zip(pieces, starts, strict=True):
-        total[start : start + len(piece)] += weights * piece
-        shares[start : start + len(piece)] = weights
-    return total / shares
-
-
-def _scales_the_pieces_themselves(pieces, starts, weights, length):
-    expected = blend(pieces, starts, weights, length)
-    for piece in pieces:
-        piece *= weights
-    return expected
-
-
 _BLEND_MISTAKES = (
     Mistake(
         "the last window wins",
-        _last_window_wins,
+        ("+= weights * piece", "total / shares"),
+        ("= piece", "total"),
         "where windows overlap you keep the last one only: `=` writes over what was there. Add with `+=`, and divide "
         "at the end.",
     ),
     Mistake(
         "the sum is never divided",
-        _never_divides,
+        "total / shares",
+        "total",
         "you add the weighted pieces and stop there. Where two windows meet, their weights add up to something other "
         "than 1: divide by the sum of the weights at each position.",
     ),
     Mistake(
         "divided by the number of windows",
-        _divides_by_the_number_of_windows,
+        "shares[place] += weights",
+        "shares[place] += 1",
         "you divide by how many windows cover a position. A weighted mean is divided by the sum of the weights.",
     ),
     Mistake(
         "every window counts the same",
-        _plain_mean,
+        ("weights * piece", "shares[place] += weights"),
+        ("piece", "shares[place] += 1"),
         "you leave out `weights`, so a window's uncertain edge counts as much as its middle.",
     ),
     Mistake(
         "the weights of the last window alone",
-        _shares_of_the_last_window,
+        "shares[place] += weights",
+        "shares[place] = weights",
         "the weighted pieces are added up but the weights are not: `shares[place] = weights` keeps those of the last "
         "window. Use `+=` for both.",
     ),
     Mistake(
         "scales the pieces themselves",
-        _scales_the_pieces_themselves,
+        "total[place] += weights * piece",
+        "piece *= weights\n        total[place] += piece",
         "the result is right, but `piece *= weights` changes the caller's array. `weights * piece` makes a new one.",
     ),
 )
@@ -134,67 +102,45 @@ def compare_scores(first, second):
     return differences.mean(), differences.std(ddof=1) / np.sqrt(len(differences))
 
 
-def _second_minus_first(first, second):
-    mean, error = compare_scores(first, second)
-    return -mean, error
-
-
-def _spread_of_cases(first, second):
-    differences = first - second
-    return differences.mean(), differences.std(ddof=1)
-
-
-def _divided_by_n(first, second):
-    differences = first - second
-    return differences.mean(), differences.std(ddof=1) / len(differences)
-
-
-def _ddof_0(first, second):
-    differences = first - second
-    return differences.mean(), differences.std() / np.sqrt(len(differences))
-
-
-def _not_paired(first, second):
-    return first.mean() - second.mean(), np.sqrt((first.var(ddof=1) + second.var(ddof=1)) / len(first))
-
-
-def _size_of_differences(first, second):
-    return compare_scores(np.abs(first - second), 0 * first)
-
-
 _COMPARE_MISTAKES = (
     Mistake(
         "second minus first",
-        _second_minus_first,
+        "first - second",
+        "second - first",
         "the sign is turned: you take second minus first. A positive mean must say that the first is better.",
     ),
     Mistake(
         "the spread of the cases",
-        _spread_of_cases,
+        " / np.sqrt(len(differences))",
+        "",
         "your second number is the standard deviation of the differences: how much a single case varies. How well the "
         "mean is known is that divided by the square root of the number of cases.",
     ),
     Mistake(
         "divided by n",
-        _divided_by_n,
+        "np.sqrt(len(differences))",
+        "len(differences)",
         "you divide by the number of cases. Variances of independent cases add, so the mean's variance is theirs "
         "divided by n, and its standard deviation theirs divided by the square root of n.",
     ),
     Mistake(
         "divided by n, not by n - 1",
-        _ddof_0,
+        "ddof=1",
+        "",
         "NumPy's `std` divides by n unless told otherwise, which is too small when the mean comes from the same "
         "numbers. Use `ddof=1`.",
     ),
     Mistake(
         "the cases are not paired",
-        _not_paired,
+        "differences.std(ddof=1) / np.sqrt(len(differences))",
+        "np.sqrt((first.var(ddof=1) + second.var(ddof=1)) / len(first))",
         "your error is that of two independent groups. Both networks saw the same cases, and a hard case is hard for "
         "both: take the difference case by case first, and its spread is much smaller.",
     ),
     Mistake(
         "the size of the differences",
-        _size_of_differences,
+        "first - second",
+        "np.abs(first - second)",
         "you take the absolute value of the differences, so cases in which the second is better count for the first.",
     ),
 )

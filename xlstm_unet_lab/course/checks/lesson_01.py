@@ -2,17 +2,11 @@
 
 import math
 
-import numpy as np
+import numpy as np  # noqa: F401 - a mistake uses it
 import torch
 
+from xlstm_unet_lab.course.checks.random_cases import random_tensors
 from xlstm_unet_lab.course.exercise import Case, Exercise, Mistake
-
-
-def random_tensors(*shapes: tuple[int, ...], seed: int = 0) -> tuple[torch.Tensor, ...]:
-    """Normal numbers in float64, the same for the same seed."""
-    generator = torch.Generator().manual_seed(seed)
-    return tuple(torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
-
 
 # ------------------------------------------------------------------------------ 01.1, how long a forget gate remembers
 
@@ -20,35 +14,6 @@ def random_tensors(*shapes: tuple[int, ...], seed: int = 0) -> tuple[torch.Tenso
 def half_life(f):
     log_of_gate = -math.log1p(math.exp(-f))
     return math.log(0.5) / log_of_gate
-
-
-def _takes_the_rounded_gate(f):
-    return math.log(0.5) / math.log(1 / (1 + math.exp(-f)))
-
-
-def _rounded_with_numpy(f):
-    return float(np.log(0.5) / np.log(1 / (1 + np.exp(-f))))
-
-
-def _time_constant(f):
-    return 1 / math.log1p(math.exp(-f))
-
-
-def _first_order(f):
-    gate = 1 / (1 + math.exp(-f))
-    return 0.5 / (1 - gate) if gate < 1 else math.inf
-
-
-def _forgets_what_it_should_keep(f):
-    return math.log(0.5) / -math.log1p(math.exp(f))
-
-
-def _gate_is_the_argument(f):
-    return math.log(0.5) / math.log(f)
-
-
-def _counts_down(f):
-    return -half_life(f)
 
 
 HALF_LIFE = Exercise(
@@ -75,41 +40,48 @@ HALF_LIFE = Exercise(
     mistakes=(
         Mistake(
             "the gate rounded to 1",
-            _takes_the_rounded_gate,
+            "-math.log1p(math.exp(-f))",
+            "math.log(1 / (1 + math.exp(-f)))",
             "the formula is right and the arithmetic is not: for f = 40 the gate differs from 1 by 4e-18, float64 "
             "rounds it to exactly 1, and its logarithm to 0. Take the logarithm before rounding: "
             "log(gate) = -log(1 + exp(-f)), with `math.log1p`.",
         ),
         Mistake(
             "the gate rounded to 1, with NumPy",
-            _rounded_with_numpy,
+            "-math.log1p(math.exp(-f))",
+            "np.log(1 / (1 + np.exp(-f)))",
             "the formula is right, but NumPy divides by zero without stopping: for f = 40 the gate is rounded to "
             "exactly 1, and its logarithm to 0. Write the logarithm of the gate as -log(1 + exp(-f)), with `np.log1p`.",
         ),
         Mistake(
             "the time constant",
-            _time_constant,
+            "math.log(0.5)",
+            "-1",
             "you computed when 1/e, about 37 %, is left: the time constant. The half-life has log(1/2) above the line.",
         ),
         Mistake(
             "half over one minus the gate",
-            _first_order,
+            "math.log(0.5) / log_of_gate",
+            "0.5 / (1 - math.exp(log_of_gate))",
             "you take away the same amount with each token, as if forgetting were a straight line. Each token takes a "
             "share of what is left: gate ** t.",
         ),
         Mistake(
             "sign of f",
-            _forgets_what_it_should_keep,
+            "exp(-f)",
+            "exp(f)",
             "you have exp(f) where exp(-f) belongs. A large f keeps: the half-life must grow with f.",
         ),
         Mistake(
             "f taken as the gate",
-            _gate_is_the_argument,
+            "-math.log1p(math.exp(-f))",
+            "math.log(f)",
             "you use `f` itself as the gate. `f` is the pre-activation, any number; the gate is 1 / (1 + exp(-f)).",
         ),
         Mistake(
             "negative",
-            _counts_down,
+            "math.log(0.5)",
+            "math.log(2)",
             "the size is right, the sign is not: both logarithms are negative, so their ratio is positive.",
         ),
     ),
@@ -127,19 +99,6 @@ def weighted_memory(z, i, f):
         c = forget * c + store * z[t]
         n = forget * n + store
         outputs.append(c / n)
-    return torch.stack(outputs)
-
-
-def _scalar_memory(z, i, f, *, gate=torch.exp, forget=torch.sigmoid, normalise=True, late=False, keep_n=False):
-    c = n = torch.zeros((), dtype=z.dtype)
-    outputs = []
-    for t in range(len(z)):
-        kept, store = forget(f[t]), gate(i[t])
-        if late:  # the newest token is weakened as well
-            c, n = kept * (c + store * z[t]), kept * (n + store)
-        else:
-            c, n = kept * c + store * z[t], (n if keep_n else kept * n) + store
-        outputs.append(c / n if normalise else c)
     return torch.stack(outputs)
 
 
@@ -169,29 +128,34 @@ WEIGHTED_MEMORY = Exercise(
     mistakes=(
         Mistake(
             "without the normaliser",
-            lambda z, i, f: _scalar_memory(z, i, f, normalise=False),
+            "c / n",
+            "c",
             "you return c itself. Exponential gates give it any size; divided by n, the sum of the same weights, it is "
             "a weighted mean of the tokens.",
         ),
         Mistake(
             "a sigmoid input gate",
-            lambda z, i, f: _scalar_memory(z, i, f, gate=torch.sigmoid),
+            "torch.exp",
+            "torch.sigmoid",
             "your input gate is a sigmoid, so no token can weigh more than 1: that is the LSTM's. Here it is exp(i_t).",
         ),
         Mistake(
             "an exponential forget gate",
-            lambda z, i, f: _scalar_memory(z, i, f, forget=torch.exp),
+            "torch.sigmoid",
+            "torch.exp",
             "your forget gate is exp(f_t), which can exceed 1: the old memory would grow by itself. Use sigmoid(f_t).",
         ),
         Mistake(
             "the normaliser never forgets",
-            lambda z, i, f: _scalar_memory(z, i, f, keep_n=True),
+            "forget * n",
+            "n",
             "c forgets and n does not, so the answers shrink. n is the sum of the weights as they are now: it is "
             "multiplied by the forget gate as well.",
         ),
         Mistake(
             "the newest token weakened",
-            lambda z, i, f: _scalar_memory(z, i, f, late=True),
+            ("c + store * z[t]", "n + store"),
+            ("(c + store * z[t])", "(n + store)"),
             "the forget gate of a token also weakens that token itself. It acts on what was there before: multiply "
             "first, then add the new token.",
         ),
@@ -205,30 +169,6 @@ WEIGHTED_MEMORY = Exercise(
 def write_and_read(keys, values, queries):
     memory = keys.T @ values
     return queries @ memory
-
-
-def _keeps_the_last(keys, values, queries):
-    return queries @ (keys[-1:].T @ values[-1:])
-
-
-def _memory_transposed(keys, values, queries):
-    return queries @ (values.T @ keys)
-
-
-def _attention(keys, values, queries):
-    return torch.softmax(queries @ keys.T, 1) @ values
-
-
-def _mean_of_pairs(keys, values, queries):
-    return queries @ (keys.T @ values) / len(keys)
-
-
-def _reads_with_the_keys(keys, values, queries):
-    return keys @ (keys.T @ values)
-
-
-def _forgets_to_read(keys, values, queries):
-    return keys.T @ values
 
 
 WRITE_AND_READ = Exercise(
@@ -252,35 +192,41 @@ WRITE_AND_READ = Exercise(
     mistakes=(
         Mistake(
             "only the last pair",
-            _keeps_the_last,
+            "keys.T @ values",
+            "keys[-1:].T @ values[-1:]",
             "only the last pair is in your memory. Writing adds to the matrix; it must not replace what is there.",
         ),
         Mistake(
             "memory transposed",
-            _memory_transposed,
+            "keys.T @ values",
+            "values.T @ keys",
             "your memory is values times keys; reading it with a query then compares the query with values. Keys "
             "belong to the rows: shape (D, V).",
         ),
         Mistake(
             "softmax attention",
-            _attention,
+            "queries @ memory",
+            "torch.softmax(queries @ keys.T, 1) @ values",
             "that is attention: it keeps all keys and compares the query with each. Here the pairs must be merged "
             "into one matrix first, of a size that does not grow with their number.",
         ),
         Mistake(
             "mean of the pairs",
-            _mean_of_pairs,
+            "keys.T @ values",
+            "keys.T @ values / len(keys)",
             "you divide by the number of pairs. The plain memory is a sum; how to scale what is read comes later, with "
             "the normaliser.",
         ),
         Mistake(
             "read with the keys",
-            _reads_with_the_keys,
+            "queries @ memory",
+            "keys @ memory",
             "you read with `keys`; `queries` is not used. A query may differ from every key.",
         ),
         Mistake(
             "not read",
-            _forgets_to_read,
+            "queries @ memory",
+            "memory",
             "this is the memory itself, rightly written. Now read it: multiply each query with it.",
         ),
     ),

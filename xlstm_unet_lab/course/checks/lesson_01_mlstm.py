@@ -5,7 +5,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from xlstm_unet_lab.course.checks.lesson_01 import random_tensors
+from xlstm_unet_lab.course.checks.random_cases import mlstm_inputs, random_tensors
 from xlstm_unet_lab.course.exercise import Case, Exercise, Mistake
 
 # ------------------------------------------------------------------------------------------- 01.4, the mLSTM
@@ -28,28 +28,7 @@ def mlstm(q, k, v, i, f):
     return torch.stack(outputs)
 
 
-def _mlstm(
-    q, k, v, i, f, *, scale=True, size=torch.abs, floor=None, stabilise=True, early=False, decay=True, plain=False
-):
-    """The mLSTM with parts left out, for the planted mistakes."""
-    C, n = torch.zeros(k.shape[1], v.shape[1], dtype=q.dtype), torch.zeros(k.shape[1], dtype=q.dtype)
-    m, outputs = torch.tensor(-torch.inf if stabilise else 0.0, dtype=q.dtype), []
-    for t in range(len(q)):
-        a = F.logsigmoid(f[t])
-        new_m = torch.maximum(a + m if decay else m, i[t]) if stabilise else m
-        forget, store = torch.exp(a if plain else a + m - new_m), torch.exp(i[t] - new_m)
-        key = k[t] / math.sqrt(k.shape[1]) if scale else k[t]
-        before = C
-        C, n, m = forget * C + store * torch.outer(key, v[t]), forget * n + store * key, new_m
-        least = torch.exp(-m) if floor is None else torch.full_like(m, floor)
-        outputs.append((q[t] @ (before if early else C)) / torch.maximum(size(q[t] @ n), least))
-    return torch.stack(outputs)
-
-
-def _token_case(length: int, seed: int, gates: float = 1.0, shift: float = 0.0) -> tuple[torch.Tensor, ...]:
-    q, k, v, i, f = random_tensors((length, 4), (length, 4), (length, 3), (length,), (length,), seed=seed)
-    return q, k, v, gates * i + shift, gates * f + 2
-
+_ANSWER = "        outputs.append((q[t] @ C) / torch.maximum((q[t] @ n).abs(), torch.exp(-m)))\n"
 
 MLSTM = Exercise(
     number="01.4",
@@ -59,11 +38,11 @@ MLSTM = Exercise(
     difficulty=4,
     reference=mlstm,
     cases=(
-        Case("one token", _token_case(1, 0)),
-        Case("two tokens", _token_case(2, 1)),
-        Case("nine tokens", _token_case(9, 2)),
-        Case("nine tokens with weak input gates, where the floor exp(-m) acts", _token_case(9, 3, shift=-3.0)),
-        Case("nine tokens with gates so large that exp overflows", _token_case(9, 4, gates=900.0)),
+        Case("one token", mlstm_inputs(1, 0)),
+        Case("two tokens", mlstm_inputs(2, 1)),
+        Case("nine tokens", mlstm_inputs(9, 2)),
+        Case("nine tokens with weak input gates, where the floor exp(-m) acts", mlstm_inputs(9, 3, shift=-3.0)),
+        Case("nine tokens with gates so large that exp overflows", mlstm_inputs(9, 4, gates=900.0)),
     ),
     hints=(
         "Write the update without the stabiliser first (m = 0 throughout) and see which cases pass. Then put in m.",
@@ -75,48 +54,56 @@ MLSTM = Exercise(
     mistakes=(
         Mistake(
             "no absolute value",
-            lambda *inputs: _mlstm(*inputs, size=lambda x: x),
+            "(q[t] @ n).abs()",
+            "q[t] @ n",
             "the absolute value around q . n is missing. It can be negative; the larger of it and exp(-m) is then "
             "always the floor, and the answer has the wrong size.",
         ),
         Mistake(
             "no floor",
-            lambda *inputs: _mlstm(*inputs, floor=0.0),
+            "torch.maximum((q[t] @ n).abs(), torch.exp(-m))",
+            "(q[t] @ n).abs()",
             "you divide by |q . n| alone. Where query and keys are nearly perpendicular it comes close to 0 and the "
             "answer explodes; the floor is exp(-m).",
         ),
         Mistake(
             "a floor of 1",
-            lambda *inputs: _mlstm(*inputs, floor=1.0),
+            "torch.exp(-m)",
+            "torch.ones_like(m)",
             "your floor is 1. It is 1 for the memory as defined; C and n are stored divided by exp(m), and so must the "
             "floor be: exp(-m).",
         ),
         Mistake(
             "no stabiliser",
-            lambda *inputs: _mlstm(*inputs, stabilise=False),
+            ("-torch.inf", "torch.maximum(a + m, i[t])"),
+            ("0.0", "m"),
             "the formula is right, but exp(i) overflows for large gates and infinity over infinity is NaN. Carry the "
             "scale m along as a logarithm.",
         ),
         Mistake(
             "no 1/sqrt(D)",
-            lambda *inputs: _mlstm(*inputs, scale=False),
+            "k[t] / math.sqrt(k.shape[1])",
+            "k[t]",
             "the key is not divided by sqrt(D), the root of its length. Without it, q . k grows with the width.",
         ),
         Mistake(
             "answers before it stores",
-            lambda *inputs: _mlstm(*inputs, early=True),
+            (_ANSWER, "        a ="),
+            ("", _ANSWER + "        a ="),
             "you read the memory before the token is written. Update C and n first: a token can recall itself.",
         ),
         Mistake(
             "m does not decay",
-            lambda *inputs: _mlstm(*inputs, decay=False),
+            "torch.maximum(a + m, i[t])",
+            "torch.maximum(m, i[t])",
             "the new m is the larger of the old m and i; the old memory has decayed meanwhile, so its scale has too: "
             "the larger of a + m and i, with a = logsigmoid(f). Up to rounding the answer would be the same, as the "
             "floor moves along; but m never comes down again, and weak later tokens are rounded away.",
         ),
         Mistake(
             "the plain forget gate",
-            lambda *inputs: _mlstm(*inputs, plain=True),
+            "torch.exp(a + m - new_m)",
+            "torch.exp(a)",
             "you multiply the stored C and n by sigmoid(f). They are stored divided by exp(m_old), and must now be "
             "divided by exp(m_new): the factor is exp(a + m_old - m_new).",
         ),
@@ -133,37 +120,6 @@ def influence(i, f):
     after = a.flip(0).cumsum(0).flip(0) - a  # the sum over the tokens that come later
     exponent = after + i
     return torch.exp(exponent - exponent.max())
-
-
-def _with_its_own_forget_gate(i, f):
-    exponent = F.logsigmoid(f).flip(0).cumsum(0).flip(0) + i
-    return torch.exp(exponent - exponent.max())
-
-
-def _from_the_front(i, f):
-    exponent = F.logsigmoid(f).cumsum(0) + i
-    return torch.exp(exponent - exponent.max())
-
-
-def _not_scaled(i, f):
-    a = F.logsigmoid(f)
-    return torch.exp(a.flip(0).cumsum(0).flip(0) - a + i)
-
-
-def _adds_up_to_1(i, f):
-    weights = influence(i, f)
-    return weights / weights.sum()
-
-
-def _without_the_input_gate(i, f):
-    return influence(torch.zeros_like(i), f)
-
-
-def _product_of_gates(i, f):
-    gates = torch.sigmoid(f)
-    after = torch.stack([gates[s + 1 :].prod() for s in range(len(f))])
-    weights = after * torch.exp(i)
-    return weights / weights.max()
 
 
 INFLUENCE = Exercise(
@@ -190,35 +146,41 @@ INFLUENCE = Exercise(
     mistakes=(
         Mistake(
             "its own forget gate",
-            _with_its_own_forget_gate,
+            ".flip(0) - a",
+            ".flip(0)",
             "a token's own forget gate is in its weight. That gate acted before the token was stored: sum over j > s.",
         ),
         Mistake(
             "summed from the front",
-            _from_the_front,
+            "a.flip(0).cumsum(0).flip(0) - a",
+            "a.cumsum(0)",
             "you sum the gates up to the token; what weakens it are the gates after it. Old tokens must come out "
             "weaker, not stronger.",
         ),
         Mistake(
             "not scaled",
-            _not_scaled,
+            "exponent - exponent.max()",
+            "exponent",
             "these weights are right up to a common factor, but exp overflows for large gates. Subtract the largest "
             "exponent first: that is the stabiliser.",
         ),
         Mistake(
             "adding up to 1",
-            _adds_up_to_1,
+            "torch.exp(exponent - exponent.max())",
+            "torch.softmax(exponent, 0)",
             "you made the weights add up to 1, as a softmax does. Here the largest is 1: the division by the sum is "
             "the normaliser's work, and happens when the memory is read.",
         ),
         Mistake(
             "no input gate",
-            _without_the_input_gate,
+            "after + i",
+            "after",
             "the input gates are missing: a token was written with exp(i_s).",
         ),
         Mistake(
             "products of gates",
-            _product_of_gates,
+            ("after + i", "torch.exp(exponent - exponent.max())"),
+            ("torch.exp(after) * torch.exp(i)", "exponent / exponent.max()"),
             "right for small gates; but products of many gates underflow to 0 and exp(i) overflows. Add logarithms, "
             "and take exp at the end.",
         ),
@@ -237,23 +199,6 @@ def value_gradients(q, k, i, f, y_gradient):
         gradients.append(torch.exp(i[t]) / math.sqrt(k.shape[1]) * (k[t] @ C_gradient))
         C_gradient = torch.sigmoid(f[t]) * C_gradient
     return torch.stack(gradients[::-1])
-
-
-def _backwards(q, k, i, f, y_gradient, *, forget=torch.sigmoid, store=torch.exp, scale=True, early=False, adds=True):
-    """The gradients of the values with parts left out, for the planted mistakes."""
-    C_gradient = torch.zeros(k.shape[1], y_gradient.shape[1], dtype=q.dtype)
-    gradients = []
-    for t in reversed(range(len(q))):
-        kept = C_gradient if adds else torch.zeros_like(C_gradient)
-        C_gradient = (forget(f[t]) * kept if early else kept) + torch.outer(q[t], y_gradient[t])
-        gradients.append(store(i[t]) / (math.sqrt(k.shape[1]) if scale else 1) * (k[t] @ C_gradient))
-        C_gradient = C_gradient if early else forget(f[t]) * C_gradient
-    return torch.stack(gradients[::-1])
-
-
-def _from_first_to_last(q, k, i, f, y_gradient):
-    turned = value_gradients(*(x.flip(0) for x in (q, k, i, f, y_gradient)))
-    return turned.flip(0)
 
 
 def _gradient_case(length: int, seed: int, last_only: bool = False) -> tuple[torch.Tensor, ...]:
@@ -289,49 +234,57 @@ VALUE_GRADIENTS = Exercise(
     mistakes=(
         Mistake(
             "not turned round",
-            lambda *inputs: value_gradients(*inputs).flip(0),
+            "[::-1]",
+            "",
             "the rows are right and in the wrong order: you walked from the last token to the first, and collected "
             "them that way. Turn the list round before you stack it.",
         ),
         Mistake(
             "from the first token to the last",
-            _from_first_to_last,
+            ("reversed(range(len(q)))", "[::-1]"),
+            ("range(len(q))", ""),
             "your loop runs from the first token to the last. A value is stored at s and read at s or later, so its "
             "gradient comes from later tokens: begin with the last.",
         ),
         Mistake(
             "the gate one token late",
-            lambda *inputs: _backwards(*inputs, early=True),
+            ("C_gradient + torch", "        C_gradient = torch.sigmoid(f[t]) * C_gradient\n"),
+            ("torch.sigmoid(f[t]) * C_gradient + torch", ""),
             "the forget gate is off by one token. Token t + 1 multiplied the memory by its own gate, so what comes "
             "from t + 1 and later is multiplied by sigmoid(f[t + 1]), and not by sigmoid(f[t]), when it arrives at t.",
         ),
         Mistake(
             "no forget gate",
-            lambda *inputs: _backwards(*inputs, forget=torch.ones_like),
+            "torch.sigmoid(f[t]) * C_gradient",
+            "C_gradient",
             "the gradient does not decay on its way back. Every token it passes multiplied the memory by its forget "
             "gate, and multiplies the gradient by the same number.",
         ),
         Mistake(
             "no input gate",
-            lambda *inputs: _backwards(*inputs, store=torch.ones_like),
+            "torch.exp(i[t])",
+            "1",
             "the input gate is missing: the value was written with the factor exp(i), and its gradient has that factor "
             "too.",
         ),
         Mistake(
             "only its own token",
-            lambda *inputs: _backwards(*inputs, adds=False),
+            "C_gradient + torch",
+            "torch",
             "you use the gradient of the token's own answer only. Later answers have read this value as well: carry "
             "the gradient of the memory along and add to it.",
         ),
         Mistake(
             "query and key exchanged",
-            lambda q, k, *rest: value_gradients(k, q, *rest),
+            "(q, k, i",
+            "(k, q, i",
             "query and key have changed places. Forward the key writes and the query reads; backward the query writes "
             "into the gradient of the memory and the key reads from it.",
         ),
         Mistake(
             "no 1/sqrt(D)",
-            lambda *inputs: _backwards(*inputs, scale=False),
+            " / math.sqrt(k.shape[1])",
+            "",
             "the factor 1/sqrt(D) is missing: forward it stands before the key's outer product with the value.",
         ),
     ),

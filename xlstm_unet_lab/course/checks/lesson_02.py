@@ -1,40 +1,22 @@
 """Lesson 02: the mLSTM as one matrix; lesson_02_chunks.py holds the exercises on cutting it."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 
+from xlstm_unet_lab.course.checks.random_cases import mlstm_inputs, random_tensors
 from xlstm_unet_lab.course.exercise import Case, Exercise, Mistake
 from xlstm_unet_lab.ops import mlstm
-
-
-def _random(*shapes: tuple[int, ...], seed: int = 0) -> tuple[torch.Tensor, ...]:
-    generator = torch.Generator().manual_seed(seed)
-    return tuple(torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
-
-
-def _tokens(length: int, seed: int, gates: float = 1.0, shift: float = 0.0) -> tuple[torch.Tensor, ...]:
-    q, k, v, i, f = _random((length, 4), (length, 4), (length, 3), (length,), (length,), seed=seed)
-    return q, k, v, gates * i + shift, gates * f + 2
-
 
 # ------------------------------------------------------------------------------------ 02.1, the decay matrix
 
 
 def decay_matrix(i, f):
-    summed = torch.nn.functional.logsigmoid(f).cumsum(0)
+    summed = F.logsigmoid(f).cumsum(0)
     exponents = summed[:, None] - summed[None, :] + i[None, :]
     future = torch.ones_like(exponents, dtype=torch.bool).triu(1)
     return exponents.masked_fill(future, -torch.inf)
-
-
-def _decay_matrix(i, f, *, own=False, masked=True, diagonal=1, turn=False, late_gate=False, log=F.logsigmoid):
-    a = log(f)
-    summed = a.cumsum(0)
-    before = summed - a if own else summed
-    exponents = summed[:, None] - before[None, :] + (i[:, None] if late_gate else i[None, :])
-    if masked:
-        exponents = exponents.masked_fill(torch.ones_like(exponents, dtype=torch.bool).triu(diagonal), -torch.inf)
-    return exponents.mT if turn else exponents
 
 
 DECAY_MATRIX = Exercise(
@@ -45,10 +27,10 @@ DECAY_MATRIX = Exercise(
     difficulty=2,
     reference=decay_matrix,
     cases=(
-        Case("one token", _random((1,), (1,))),
+        Case("one token", random_tensors((1,), (1,))),
         Case("three tokens, all input gates 0", (torch.zeros(3).double(), torch.tensor([5.0, 1.0, -1.0]).double())),
-        Case("six tokens", _random((6,), (6,), seed=1)),
-        Case("six tokens with large gates", tuple(300 * x for x in _random((6,), (6,), seed=2))),
+        Case("six tokens", random_tensors((6,), (6,), seed=1)),
+        Case("six tokens with large gates", tuple(300 * x for x in random_tensors((6,), (6,), seed=2))),
     ),
     hints=(
         "Let B be the running sum of a = logsigmoid(f). The sum of a over the tokens after s up to t is B_t - B_s.",
@@ -59,34 +41,40 @@ DECAY_MATRIX = Exercise(
     mistakes=(
         Mistake(
             "the token's own forget gate",
-            lambda i, f: _decay_matrix(i, f, own=True),
+            "summed[None, :]",
+            "(summed - F.logsigmoid(f))[None, :]",
             "the diagonal should be i itself: a token's own forget gate acted before it was stored. Sum a over "
             "s < j <= t, which is B_t - B_s.",
         ),
         Mistake(
             "no mask",
-            lambda i, f: _decay_matrix(i, f, masked=False),
+            "exponents.masked_fill(future, -torch.inf)",
+            "exponents",
             "the future is not masked. Where s > t the weight is 0, so its logarithm is minus infinity.",
         ),
         Mistake(
             "the diagonal masked",
-            lambda i, f: _decay_matrix(i, f, diagonal=0),
+            "triu(1)",
+            "triu(0)",
             "you masked the diagonal as well. A token hears itself: start the mask one above, `.triu(1)`.",
         ),
         Mistake(
             "rows and columns exchanged",
-            lambda i, f: _decay_matrix(i, f, turn=True),
+            "-torch.inf)",
+            "-torch.inf).mT",
             "rows and columns are exchanged: row t must hold the weights of all the tokens that t hears.",
         ),
         Mistake(
             "the input gate of the hearer",
-            lambda i, f: _decay_matrix(i, f, late_gate=True),
+            "i[None, :]",
+            "i[:, None]",
             "you add i_t, the gate of the token that answers. What counts is how strongly token s was written: i_s, "
             "which belongs to the column.",
         ),
         Mistake(
             "f itself summed",
-            lambda i, f: _decay_matrix(i, f, log=lambda x: x),
+            "F.logsigmoid(f)",
+            "f",
             "you sum `f` itself. What multiplies the memory is sigmoid(f); its logarithm is `F.logsigmoid(f)`.",
         ),
     ),
@@ -98,20 +86,8 @@ DECAY_MATRIX = Exercise(
 
 def parallel(q, k, v, exponents):
     m = exponents.max(1).values
-    attention = (q @ k.T) / k.shape[1] ** 0.5 * torch.exp(exponents - m[:, None])
+    attention = (q @ k.T) / math.sqrt(k.shape[1]) * torch.exp(exponents - m[:, None])
     size = torch.maximum(attention.sum(1).abs(), torch.exp(-m))
-    return attention @ v / size[:, None]
-
-
-def _parallel(q, k, v, exponents, *, absolute=True, floor=None, soft=False, stabilise=True, scale=True, norms=False):
-    m = exponents.max(1).values if stabilise else torch.zeros_like(exponents[0])
-    scores = (q @ k.T) / (k.shape[1] ** 0.5 if scale else 1)
-    if soft:
-        return torch.softmax(scores + exponents, 1) @ v
-    attention = scores * torch.exp(exponents - m[:, None])
-    total = attention.abs().sum(1) if norms else attention.sum(1)
-    total = total.abs() if absolute else total
-    size = torch.maximum(total, torch.exp(-m) if floor is None else torch.full_like(m, floor))
     return attention @ v / size[:, None]
 
 
@@ -127,11 +103,13 @@ PARALLEL = Exercise(
     difficulty=3,
     reference=parallel,
     cases=(
-        Case("one token", _with_exponents(*_tokens(1, 0))),
-        Case("two tokens", _with_exponents(*_tokens(2, 1))),
-        Case("nine tokens", _with_exponents(*_tokens(9, 2))),
-        Case("nine tokens with weak input gates, where the floor acts", _with_exponents(*_tokens(9, 3, shift=-3.0))),
-        Case("nine tokens with gates so large that exp overflows", _with_exponents(*_tokens(9, 4, gates=900.0))),
+        Case("one token", _with_exponents(*mlstm_inputs(1, 0))),
+        Case("two tokens", _with_exponents(*mlstm_inputs(2, 1))),
+        Case("nine tokens", _with_exponents(*mlstm_inputs(9, 2))),
+        Case(
+            "nine tokens with weak input gates, where the floor acts", _with_exponents(*mlstm_inputs(9, 3, shift=-3.0))
+        ),
+        Case("nine tokens with gates so large that exp overflows", _with_exponents(*mlstm_inputs(9, 4, gates=900.0))),
     ),
     hints=(
         "`exponents` are the logarithms of the weights. Their largest value in row t is m_t: subtract it before exp.",
@@ -142,38 +120,45 @@ PARALLEL = Exercise(
     mistakes=(
         Mistake(
             "no absolute value",
-            lambda *inputs: _parallel(*inputs, absolute=False),
+            ".abs()",
+            "",
             "the absolute value around the row sums is missing: q . n can be negative.",
         ),
         Mistake(
             "a floor of 1",
-            lambda *inputs: _parallel(*inputs, floor=1.0),
+            "torch.exp(-m)",
+            "torch.ones_like(m)",
             "your floor is 1. All weights of row t were divided by exp(m_t), and the floor must be too: exp(-m_t).",
         ),
         Mistake(
             "no floor",
-            lambda *inputs: _parallel(*inputs, floor=0.0),
+            "torch.maximum(attention.sum(1).abs(), torch.exp(-m))",
+            "attention.sum(1).abs()",
             "the floor exp(-m_t) is missing: where the weighted products cancel, you divide by nearly nothing.",
         ),
         Mistake(
             "a softmax",
-            lambda *inputs: _parallel(*inputs, soft=True),
+            "attention @ v / size[:, None]",
+            "torch.softmax((q @ k.T) / math.sqrt(k.shape[1]) + exponents, 1) @ v",
             "that is attention with a softmax: exp acts on q . k as well. In the mLSTM only the gates are "
             "exponentiated; q . k enters as it is, and may be negative.",
         ),
         Mistake(
             "no stabiliser",
-            lambda *inputs: _parallel(*inputs, stabilise=False),
+            "exponents.max(1).values",
+            "torch.zeros_like(exponents[0])",
             "right for small gates; exp overflows for large ones. Subtract the largest exponent of each row.",
         ),
         Mistake(
             "no 1/sqrt(D)",
-            lambda *inputs: _parallel(*inputs, scale=False),
+            " / math.sqrt(k.shape[1])",
+            "",
             "q . k is not divided by sqrt(D), the root of the keys' length.",
         ),
         Mistake(
             "sum of absolute values",
-            lambda *inputs: _parallel(*inputs, norms=True),
+            "sum(1).abs()",
+            "abs().sum(1)",
             "you sum the absolute values of each row. The normaliser is the absolute value of the sum: |q . n|.",
         ),
     ),

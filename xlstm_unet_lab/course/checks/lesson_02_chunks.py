@@ -5,7 +5,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from xlstm_unet_lab.course.checks.lesson_02 import _random, _tokens
+from xlstm_unet_lab.course.checks.random_cases import mlstm_inputs, random_tensors
 from xlstm_unet_lab.course.exercise import Case, Exercise, Mistake
 from xlstm_unet_lab.ops import mlstm
 
@@ -14,29 +14,6 @@ from xlstm_unet_lab.ops import mlstm
 
 def join(first, m_first, second, m_second, decay):
     m = torch.maximum(decay + m_first, m_second)
-    return torch.exp(decay + m_first - m) * first + torch.exp(m_second - m) * second
-
-
-def _no_decay(first, m_first, second, m_second, decay):
-    m = torch.maximum(m_first, m_second)
-    return torch.exp(m_first - m) * first + torch.exp(m_second - m) * second
-
-
-def _decays_both(first, m_first, second, m_second, decay):
-    m = torch.maximum(decay + m_first, decay + m_second)
-    return torch.exp(decay) * (torch.exp(decay + m_first - m) * first + torch.exp(decay + m_second - m) * second)
-
-
-def _no_units(first, m_first, second, m_second, decay):
-    return torch.exp(decay) * first + second
-
-
-def _true_size(first, m_first, second, m_second, decay):
-    return torch.exp(decay + m_first) * first + torch.exp(m_second) * second
-
-
-def _larger_m_without_decay(first, m_first, second, m_second, decay):
-    m = torch.maximum(m_first, m_second)
     return torch.exp(decay + m_first - m) * first + torch.exp(m_second - m) * second
 
 
@@ -55,22 +32,23 @@ JOIN = Exercise(
     cases=(
         Case(
             "two memories in the same units, no decay",
-            (*_random((2, 2)), _number(0), *_random((2, 2), seed=1), _number(0), _number(0)),
+            (*random_tensors((2, 2)), _number(0), *random_tensors((2, 2), seed=1), _number(0), _number(0)),
         ),
         Case(
-            "a decay of log(1/2)", (*_random((2, 3)), _number(1), *_random((2, 3), seed=1), _number(0.5), _number(-0.7))
+            "a decay of log(1/2)",
+            (*random_tensors((2, 3)), _number(1), *random_tensors((2, 3), seed=1), _number(0.5), _number(-0.7)),
         ),
         Case(
             "the first in larger units",
-            (*_random((3, 3)), _number(4), *_random((3, 3), seed=1), _number(-2), _number(-1)),
+            (*random_tensors((3, 3)), _number(4), *random_tensors((3, 3), seed=1), _number(-2), _number(-1)),
         ),
         Case(
             "an empty first memory",
-            (torch.zeros(2, 2).double(), _number(-math.inf), *_random((2, 2)), _number(3), _number(-1)),
+            (torch.zeros(2, 2).double(), _number(-math.inf), *random_tensors((2, 2)), _number(3), _number(-1)),
         ),
         Case(
             "units so large that exp overflows",
-            (*_random((2, 2)), _number(900), *_random((2, 2), seed=1), _number(898), _number(-1)),
+            (*random_tensors((2, 2)), _number(900), *random_tensors((2, 2), seed=1), _number(898), _number(-1)),
         ),
     ),
     hints=(
@@ -83,29 +61,34 @@ JOIN = Exercise(
     mistakes=(
         Mistake(
             "no decay",
-            _no_decay,
+            ("torch.maximum(decay + m_first", "torch.exp(decay + m_first"),
+            ("torch.maximum(m_first", "torch.exp(m_first"),
             "the first memory has to pass through the second stretch, whose forget gates multiply it by exp(decay).",
         ),
         Mistake(
             "both decay",
-            _decays_both,
+            "torch.exp(m_second",
+            "torch.exp(decay + m_second",
             "you let both memories decay. The second was made during that stretch: its own gates are in it already.",
         ),
         Mistake(
             "units ignored",
-            _no_units,
+            "torch.exp(decay + m_first - m) * first + torch.exp(m_second - m) * second",
+            "torch.exp(decay) * first + second",
             "the two memories are stored in different units, divided by exp(m_first) and exp(m_second). Bring both to "
             "one before adding.",
         ),
         Mistake(
             "not scaled",
-            _true_size,
+            ("m_first - m)", "m_second - m)"),
+            ("m_first)", "m_second)"),
             "this is the memory itself, which can overflow; it should be stored divided by exp(m), with "
             "m = max(decay + m_first, m_second).",
         ),
         Mistake(
             "m without the decay",
-            _larger_m_without_decay,
+            "torch.maximum(decay + m_first",
+            "torch.maximum(m_first",
             "you chose m = max(m_first, m_second). The first memory has shrunk by exp(decay); its unit is "
             "decay + m_first now.",
         ),
@@ -118,26 +101,6 @@ JOIN = Exercise(
 
 def multiplications(length, width, chunk_size):
     return 2 * length * chunk_size * width + 2 * length * width**2
-
-
-def _inside_only(length, width, chunk_size):
-    return 2 * length * chunk_size * width
-
-
-def _whole_square(length, width, chunk_size):
-    return 2 * length**2 * width + 2 * length * width**2
-
-
-def _one_product(length, width, chunk_size):
-    return length * chunk_size * width + length * width**2
-
-
-def _state_once_a_chunk(length, width, chunk_size):
-    return 2 * length * chunk_size * width + 2 * (length // chunk_size) * width**2
-
-
-def _chunk_squared(length, width, chunk_size):
-    return 2 * length * chunk_size**2 * width + 2 * length * width**2
 
 
 MULTIPLICATIONS = Exercise(
@@ -162,25 +125,34 @@ MULTIPLICATIONS = Exercise(
         "(S / c) (2 c c D + 2 c D D) = 2 S c D + 2 S D D.",
     ),
     mistakes=(
-        Mistake("inside only", _inside_only, "the memory is missing: reading it (Q C) and writing it (K^T V)."),
+        Mistake(
+            "inside only",
+            " + 2 * length * width**2",
+            "",
+            "the memory is missing: reading it (Q C) and writing it (K^T V).",
+        ),
         Mistake(
             "the whole square",
-            _whole_square,
+            "chunk_size * width",
+            "length * width",
             "you count the S x S matrix of the parallel form. A chunk's matrix is only c x c, and there are S / c.",
         ),
         Mistake(
             "one product of each kind",
-            _one_product,
+            "2 * length * chunk_size * width + 2 * length",
+            "length * chunk_size * width + length",
             "there are two products of each kind: Q K^T and weights times V inside; Q C and K^T V with the memory.",
         ),
         Mistake(
             "the memory once a chunk",
-            _state_once_a_chunk,
+            "length * width**2",
+            "(length // chunk_size) * width**2",
             "every token reads the memory and is written into it: c D D a chunk and product, not D D.",
         ),
         Mistake(
             "chunk size squared",
-            _chunk_squared,
+            "chunk_size * width",
+            "chunk_size**2 * width",
             "a chunk's matrix has c c entries, but there are only S / c chunks: one factor c cancels.",
         ),
     ),
@@ -191,15 +163,14 @@ MULTIPLICATIONS = Exercise(
 
 
 def chunkwise(q, k, v, i, f, chunk_size):
-    k = k / k.shape[1] ** 0.5
+    k = k / math.sqrt(k.shape[1])
     C, n = q.new_zeros(k.shape[1], v.shape[1]), q.new_zeros(k.shape[1])
     m = q.new_tensor(-torch.inf)
     outputs = []
     for start in range(0, len(q), chunk_size):
         here = slice(start, start + chunk_size)
-        b = torch.nn.functional.logsigmoid(f[here]).cumsum(0)
-        inside = b[:, None] - b[None, :] + i[here]
-        inside = inside.masked_fill(torch.ones_like(inside, dtype=torch.bool).triu(1), -torch.inf)
+        b = F.logsigmoid(f[here]).cumsum(0)
+        inside = mlstm.decay_matrix(i[here], f[here])
         unit = torch.maximum(inside.max(1).values, b + m)  # the m_t of the chunk's tokens
         attention = (q[here] @ k[here].T) * torch.exp(inside - unit[:, None])
         carried = torch.exp(b + m - unit)
@@ -213,32 +184,6 @@ def chunkwise(q, k, v, i, f, chunk_size):
     return torch.cat(outputs)
 
 
-def _chunkwise(q, k, v, i, f, chunk_size, *, drop=False, forget=False, decays=True, own_m=False, no_n=False, last=True):
-    """The chunkwise form with parts left out, for the planted mistakes."""
-    k = k / k.shape[1] ** 0.5
-    C, n = q.new_zeros(k.shape[1], v.shape[1]), q.new_zeros(k.shape[1])
-    m = q.new_tensor(-torch.inf)
-    outputs = []
-    for start in range(0, len(q) - len(q) % chunk_size if drop else len(q), chunk_size):
-        here = slice(start, start + chunk_size)
-        exponents, b = mlstm.decay_matrix(i[here], f[here]), F.logsigmoid(f[here]).cumsum(0)
-        reach = b if decays else torch.zeros_like(b)
-        inside = exponents.max(1).values
-        unit = inside if own_m else torch.maximum(inside, reach + m)
-        attention = (q[here] @ k[here].T) * torch.exp(exponents - unit[:, None])
-        carried = torch.exp(reach + m - unit)
-        overlap = attention.sum(1) + (0 if no_n else carried * (q[here] @ n))
-        numerator = attention @ v[here] + carried[:, None] * (q[here] @ C)
-        outputs.append(numerator / torch.maximum(overlap.abs(), torch.exp(-unit))[:, None])
-        if forget:
-            continue
-        after = torch.maximum(inside[-1], b[-1] + m)
-        stored, kept = torch.exp(exponents[-1] - after)[:, None] * k[here], torch.exp(b[-1] + m - after)
-        kept = kept if last else torch.zeros_like(kept)
-        C, n, m = kept * C + stored.T @ v[here], kept * n + stored.sum(0), after
-    return torch.cat(outputs)
-
-
 CHUNKWISE = Exercise(
     number="02.5",
     title="the chunkwise form",
@@ -247,12 +192,12 @@ CHUNKWISE = Exercise(
     difficulty=5,
     reference=chunkwise,
     cases=(
-        Case("one chunk that holds everything", (*_tokens(5, 0), 8)),
-        Case("two chunks of three tokens", (*_tokens(6, 1), 3)),
-        Case("three full chunks and a last one of two tokens", (*_tokens(11, 2), 3)),
-        Case("chunks of one token, which is the recurrence", (*_tokens(5, 3), 1)),
-        Case("weak input gates, where the floor acts", (*_tokens(10, 4, shift=-3.0), 4)),
-        Case("gates so large that exp overflows", (*_tokens(10, 5, gates=900.0), 4)),
+        Case("one chunk that holds everything", (*mlstm_inputs(5, 0), 8)),
+        Case("two chunks of three tokens", (*mlstm_inputs(6, 1), 3)),
+        Case("three full chunks and a last one of two tokens", (*mlstm_inputs(11, 2), 3)),
+        Case("chunks of one token, which is the recurrence", (*mlstm_inputs(5, 3), 1)),
+        Case("weak input gates, where the floor acts", (*mlstm_inputs(10, 4, shift=-3.0), 4)),
+        Case("gates so large that exp overflows", (*mlstm_inputs(10, 5, gates=900.0), 4)),
     ),
     hints=(
         "Inside a chunk do as in 02.2. What came before the chunk is summed up in (C, n, m); token t of the chunk sees "
@@ -265,34 +210,40 @@ CHUNKWISE = Exercise(
     mistakes=(
         Mistake(
             "the last tokens dropped",
-            lambda *inputs: _chunkwise(*inputs, drop=True),
+            "range(0, len(q), chunk_size)",
+            "range(0, len(q) - len(q) % chunk_size, chunk_size)",
             "the tokens after the last full chunk are missing. The last chunk may be shorter.",
         ),
         Mistake(
             "nothing carried",
-            lambda *inputs: _chunkwise(*inputs, forget=True),
+            ("C = carried[-1] * C + stored.T @ v[here]", "n = carried[-1] * n + stored.sum(0)", "m = unit[-1]"),
+            ("pass", "pass", "pass"),
             "every chunk begins with an empty memory: nothing is carried from one to the next.",
         ),
         Mistake(
             "the carried memory does not decay",
-            lambda *inputs: _chunkwise(*inputs, decays=False),
+            ("b + m)", "b + m - unit", "        stored ="),
+            ("m)", "m - unit", "        carried = carried * torch.exp(b)\n        stored ="),
             "inside a chunk you read the carried memory as it was at the chunk's beginning. By token t the chunk's "
             "own forget gates have weakened it by exp(b_t).",
         ),
         Mistake(
             "units of the inside only",
-            lambda *inputs: _chunkwise(*inputs, own_m=True),
+            "torch.maximum(inside.max(1).values, b + m)",
+            "inside.max(1).values",
             "your m_t looks at the exponents inside the chunk alone; when the carried memory is stronger, its factor "
             "overflows. Take the larger of the two.",
         ),
         Mistake(
             "normaliser of the inside only",
-            lambda *inputs: _chunkwise(*inputs, no_n=True),
+            "attention.sum(1) + carried * (q[here] @ n)",
+            "attention.sum(1)",
             "the carried memory is in your numerator and not in your normaliser: add its part of q . n.",
         ),
         Mistake(
             "only the last chunk remembered",
-            lambda *inputs: _chunkwise(*inputs, last=False),
+            ("C = carried[-1] * C + ", "n = carried[-1] * n + "),
+            ("C = ", "n = "),
             "at the end of a chunk you replace the memory by the chunk's own; older chunks are lost. Join the two.",
         ),
     ),
