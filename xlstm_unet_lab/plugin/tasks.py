@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from xlstm_unet_lab.data.colours import BLUE, ORANGE
 from xlstm_unet_lab.data.normalise import normalise
 from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.evaluation.report import evaluate
-from xlstm_unet_lab.figures.picture import BLUE, ORANGE
 from xlstm_unet_lab.inference.instances import instances_from_classes
 from xlstm_unet_lab.inference.load import load_predictor
 from xlstm_unet_lab.inference.predictor import Predictor
-from xlstm_unet_lab.overlays import viewer as overlay_napari
-from xlstm_unet_lab.overlays.description import Overlay, overlay
+from xlstm_unet_lab.overlays.description import overlay
+from xlstm_unet_lab.overlays.layers import UNITS, LayerData, layer_data
 from xlstm_unet_lab.overlays.triton_first import load_triton
-from xlstm_unet_lab.overlays.viewer import LayerData
 from xlstm_unet_lab.plugin.mixer_rows import MixerRows, explore
 
 if TYPE_CHECKING:
@@ -87,15 +86,6 @@ def _check_grid(first, layer) -> None:
         )
 
 
-def as_layers(shown: Overlay, parts: Sequence[str] | None = None, of: str = "", **keywords) -> list[LayerData]:
-    """The layers of an overlay, or these parts alone, each knowing the names of the labels; `of` ends their names."""
-    found = []
-    for data, known, kind in overlay_napari.layers(shown):
-        if parts is None or known["metadata"]["part"] in parts:
-            found.append((data, known | keywords | {"name": known["name"] + of}, kind))
-    return found
-
-
 def segment(
     run_directory: str | Path,
     layers: Sequence,
@@ -127,7 +117,7 @@ def segment(
         title=name,
     )
     parts = ("prediction", "outlines") if counted else ("prediction",)
-    return as_layers(shown, parts, f" of {name}", translate=place.translate)
+    return layer_data(shown, parts, suffix=f" of {name}", translate=place.translate)
 
 
 def compare(truth, predictions: Sequence) -> Comparison:
@@ -157,7 +147,7 @@ def compare(truth, predictions: Sequence) -> Comparison:
         name, found = layer.name, np.asarray(layer.data)
         shown = overlay(nothing, truth=true, prediction=found, label_names=label_names, title=name, **known)
         tables[name] = evaluate(found, true, labels=label_names, **known)
-        maps += as_layers(shown, ["errors"], f" of {name}", translate=place.translate, visible=True)
+        maps += layer_data(shown, ["errors"], suffix=f" of {name}", translate=place.translate, visible=True)
         slices[name] = shown.initial_slice
     worst = min(tables, key=lambda name: tables[name]["dice"].mean())
     table = concat(tables, names=["prediction"]).reset_index("prediction").reset_index(drop=True)
@@ -201,7 +191,7 @@ def explore_layers(
             "metadata": {"part": name},
             "scale": (*(1,) * ahead, *factors * spacing),
             "translate": (*(0,) * ahead, *corner),
-            "units": (*("pixel",) * ahead, *(overlay_napari.UNITS[unit],) * len(size)),
+            "units": (*("pixel",) * ahead, *(UNITS[unit],) * len(size)),
             "axis_labels": (*("direction", "head")[:ahead], *axes),
             "contrast_limits": limits,
             "colormap": colormap,

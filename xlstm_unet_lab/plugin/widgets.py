@@ -1,4 +1,4 @@
-"""The widgets of the napari plugin: controls, a thread and a line of text around `plugin_tasks`."""
+"""The widgets of the napari plugin: controls, a thread and a line of text around `plugin.tasks`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from napari.utils.notifications import notification_manager, show_error
 from qtpy.compat import isalive
 from superqt.utils import create_worker, ensure_main_thread
 
-from xlstm_unet_lab.overlays.viewer import LayerData
+from xlstm_unet_lab.overlays.layers import LayerData
 from xlstm_unet_lab.plugin.tasks import Comparison, compare, explore_layers, segment
 
 RUNS = Path("runs")  # where `xlstm-unet-lab train` puts run directories
