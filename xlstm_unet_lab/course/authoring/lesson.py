@@ -232,7 +232,7 @@ def _cell_faults(cell: NotebookNode, lesson: str, numbers: Counter) -> Iterator[
         return
     for name in FROM_THE_EXERCISE:
         if name in cell.metadata:
-            yield f"{name}={cell.metadata[name]} here: leave it out, it comes from course/checks/lesson_{lesson}.py"
+            yield f"{name}={cell.metadata[name]} here: leave it out, it comes from course/checks/lesson_{lesson}.toml"
     if _solved(cell.source, known[number].solution) is None:
         first = known[number].solution.partition("\n")[0]
         yield (
