@@ -32,27 +32,20 @@ RECURRENT_PARAMETERS = Exercise(
         "4 * heads * (width / heads)^2 = 4 * width^2 / heads, a whole number: use `//`.",
     ),
     mistakes=(
-        Mistake(
-            "heads ignored",
-            " // heads",
-            "",
-            "that is a layer with one head. Memories mix inside a head only, so most of the big matrix is zero.",
+        Mistake("heads ignored", " // heads", "").says(
+            "that is a layer with one head. Memories mix inside a head only, so most of the big matrix is zero."
         ),
-        Mistake(
-            "one gate", "4 * width", "width", "you counted one gate. The last answer enters all four: z, i, f and o."
+        Mistake("one gate", "4 * width", "width").says(
+            "you counted one gate. The last answer enters all four: z, i, f and o."
         ),
-        Mistake(
-            "one head",
-            "width * width // heads",
-            "(width // heads) ** 2",
-            "you counted the matrices of a single head; there are `heads` of them.",
+        Mistake("one head", "width * width // heads", "(width // heads) ** 2").says(
+            "you counted the matrices of a single head; there are `heads` of them."
         ),
-        Mistake("three gates", "4 * width", "3 * width", "three gates and the cell input make four: z counts as well."),
-        Mistake(
-            "not square",
-            "width * width",
-            "width",
-            "every unit of a head hears every unit of that head: a square matrix, (width / heads)^2 entries.",
+        Mistake("three gates", "4 * width", "3 * width").says(
+            "three gates and the cell input make four: z counts as well."
+        ),
+        Mistake("not square", "width * width", "width").says(
+            "every unit of a head hears every unit of that head: a square matrix, (width / heads)^2 entries."
         ),
     ),
     not_tested="widths that the number of heads does not divide; biases and input weights, which come on top.",
@@ -103,44 +96,26 @@ SLSTM = Exercise(
         "The answer is sigmoid(ohat) * c / n. Remember h, c, n and m for the next token.",
     ),
     mistakes=(
-        Mistake(
-            "no memory mixing",
-            " + R @ h",
-            "",
-            "the recurrent weights are not used: the last answer h must be added to all four pre-activations.",
+        Mistake("no memory mixing", " + R @ h", "").says(
+            "the recurrent weights are not used: the last answer h must be added to all four pre-activations."
         ),
-        Mistake(
-            "the memory fed back",
-            "R @ h",
-            "R @ c",
-            "you feed back the memory c. What returns is the answer h = sigmoid(o) c / n.",
+        Mistake("the memory fed back", "R @ h", "R @ c").says(
+            "you feed back the memory c. What returns is the answer h = sigmoid(o) c / n."
         ),
-        Mistake(
-            "z not squashed",
-            "torch.tanh(zhat)",
-            "zhat",
-            "the tanh around zhat is missing: what is stored lies between -1 and 1.",
+        Mistake("z not squashed", "torch.tanh(zhat)", "zhat").says(
+            "the tanh around zhat is missing: what is stored lies between -1 and 1."
         ),
-        Mistake(
-            "no output gate", "torch.sigmoid(ohat) * c", "c", "the output gate is missing: h = sigmoid(ohat) c / n."
+        Mistake("no output gate", "torch.sigmoid(ohat) * c", "c").says(
+            "the output gate is missing: h = sigmoid(ohat) c / n."
         ),
-        Mistake(
-            "no stabiliser",
-            "torch.maximum(a + m, ihat)",
-            "torch.zeros_like(m)",
-            "right for small gates; exp(i) overflows for large ones. Carry m along, as in lesson 01.",
+        Mistake("no stabiliser", "torch.maximum(a + m, ihat)", "torch.zeros_like(m)").says(
+            "right for small gates; exp(i) overflows for large ones. Carry m along, as in lesson 01."
         ),
-        Mistake(
-            "weights transposed",
-            "R @ h",
-            "R.T @ h",
-            "your recurrent matrices are transposed. Row r of a matrix says what unit r hears: `weights[0] @ h`.",
+        Mistake("weights transposed", "R @ h", "R.T @ h").says(
+            "your recurrent matrices are transposed. Row r of a matrix says what unit r hears: `weights[0] @ h`."
         ),
-        Mistake(
-            "tanh in place of the normaliser",
-            "c / n",
-            "torch.tanh(c)",
-            "you answer with tanh(c), as an LSTM does. Here c is divided by n, the sum of the same weights.",
+        Mistake("tanh in place of the normaliser", "c / n", "torch.tanh(c)").says(
+            "you answer with tanh(c), as an LSTM does. Here c is divided by n, the sum of the same weights."
         ),
     ),
     not_tested="several heads and batches; a state that is not empty at first; gradients.",
@@ -177,36 +152,21 @@ JOIN_STEPS = Exercise(
         "`torch.stack([second[0] * first[0], second[0] * first[1] + second[1]])`",
     ),
     mistakes=(
-        Mistake(
-            "the wrong order",
-            "(first, second)",
-            "(second, first)",
-            "you applied the second step before the first. The first one's result goes through the second.",
+        Mistake("the wrong order", "(first, second)", "(second, first)").says(
+            "you applied the second step before the first. The first one's result goes through the second."
+        ),
+        Mistake("sums added up", "second[0] * first[1] +", "first[1] +").says(
+            "what the first step added passes through the second, which multiplies it by its own factor."
+        ),
+        Mistake("factors added up", "second[0] * first[0]", "second[0] + first[0]").says(
+            "the factors multiply: half of a quarter is an eighth."
+        ),
+        Mistake("everything multiplied", "second[0] * first[1] + second[1]", "second[1] * first[1]").says(
+            "you multiplied term by term. Insert one line into the other: g2 (g1 c + u1) + u2."
         ),
         Mistake(
-            "sums added up",
-            "second[0] * first[1] +",
-            "first[1] +",
-            "what the first step added passes through the second, which multiplies it by its own factor.",
-        ),
-        Mistake(
-            "factors added up",
-            "second[0] * first[0]",
-            "second[0] + first[0]",
-            "the factors multiply: half of a quarter is an eighth.",
-        ),
-        Mistake(
-            "everything multiplied",
-            "second[0] * first[1] + second[1]",
-            "second[1] * first[1]",
-            "you multiplied term by term. Insert one line into the other: g2 (g1 c + u1) + u2.",
-        ),
-        Mistake(
-            "only the second",
-            "torch.stack([second[0] * first[0], second[0] * first[1] + second[1]])",
-            "second.clone()",
-            "you return the second step alone.",
-        ),
+            "only the second", "torch.stack([second[0] * first[0], second[0] * first[1] + second[1]])", "second.clone()"
+        ).says("you return the second step alone."),
     ),
     not_tested="steps whose factor depends on c: there, no such join exists, which is the point of this lesson.",
 )

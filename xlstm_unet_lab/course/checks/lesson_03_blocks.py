@@ -62,59 +62,35 @@ PARITY = Exercise(
         "-100, 0, 0, 0.",
     ),
     mistakes=(
-        Mistake(
-            "a first zero stored as odd",
-            "150 * one - 100",
-            "torch.full_like(one, 50.0)",
+        Mistake("a first zero stored as odd", "150 * one - 100", "torch.full_like(one, 50.0)").says(
             "right unless the sequence begins with a 0. The memory is empty then: whatever the input gate, c / n is "
-            "what the first bit brings. Let z depend on the bit too, so that a first 0 brings -1.",
+            "what the first bit brings. Let z depend on the bit too, so that a first 0 brings -1."
         ),
-        Mistake(
-            "a positive recurrent weight",
-            "-100.0",
-            "100.0",
+        Mistake("a positive recurrent weight", "-100.0", "100.0").says(
             "your recurrent weight is positive, so the unit confirms its last answer. To flip, what it stores must go "
-            "against its last answer.",
+            "against its last answer."
         ),
-        Mistake(
-            "no recurrent weight",
-            "-100.0",
-            "0.0",
+        Mistake("no recurrent weight", "-100.0", "0.0").says(
             "once odd, yours stays odd. Without a recurrent weight every 1 stores the same thing, whatever the last "
-            "answer was.",
+            "answer was."
         ),
-        Mistake(
-            "never forgets",
-            "40 - 80 * one",
-            "torch.full_like(one, 40.0)",
+        Mistake("never forgets", "40 - 80 * one", "torch.full_like(one, 40.0)").says(
             "the forget gate stays open on a 1: old and new are averaged, and the answer fades. What was stored must "
-            "be replaced, so shut it.",
+            "be replaced, so shut it."
         ),
-        Mistake(
-            "gates the wrong way round",
-            "80 * one - 40, 40 - 80 * one",
-            "40 - 80 * one, 80 * one - 40",
-            "your gates are the wrong way round: they store on a 0 and keep on a 1.",
+        Mistake("gates the wrong way round", "80 * one - 40, 40 - 80 * one", "40 - 80 * one, 80 * one - 40").says(
+            "your gates are the wrong way round: they store on a 0 and keep on a 1."
         ),
-        Mistake(
-            "the weight at another gate",
-            "-100.0, 0.0, 0.0",
-            "0.0, 0.0, -100.0",
+        Mistake("the weight at another gate", "-100.0, 0.0, 0.0", "0.0, 0.0, -100.0").says(
             "your recurrent weight acts on f, the third. What has to depend on the last answer is what is stored: z, "
-            "the first.",
+            "the first."
         ),
-        Mistake(
-            "even for odd",
-            "150 * one - 100",
-            "100 - 150 * one",
-            "odd and even are exchanged: an answer above 0 stands for an odd number of ones so far.",
+        Mistake("even for odd", "150 * one - 100", "100 - 150 * one").says(
+            "odd and even are exchanged: an answer above 0 stands for an odd number of ones so far."
         ),
-        Mistake(
-            "gates half open",
-            "return gates, weights",
-            "return 0.02 * gates, 0.02 * weights",
+        Mistake("gates half open", "return gates, weights", "return 0.02 * gates, 0.02 * weights").says(
             "the signs are right and the numbers too small: a gate that is half open loses a little at every token. "
-            "A sigmoid is as good as 0 or 1 at -40 and 40.",
+            "A sigmoid is as good as 0 or 1 at -40 and 40."
         ),
     ),
     not_tested="whether training would find such weights. The next cells try it.",
@@ -160,58 +136,36 @@ VIL_BLOCK = Exercise(
         "At the end: `x + parts.down((h + parts.skip * convolved) * F.silu(gate))`.",
     ),
     mistakes=(
-        Mistake("no residual", "x + parts.down", "parts.down", "the residual is missing: the block adds to `x`."),
-        Mistake(
-            "no norm",
-            "parts.norm(x)",
-            "x",
-            "the norm is missing. It stands before everything else; the residual goes around it.",
+        Mistake("no residual", "x + parts.down", "parts.down").says("the residual is missing: the block adds to `x`."),
+        Mistake("no norm", "parts.norm(x)", "x").says(
+            "the norm is missing. It stands before everything else; the residual goes around it."
         ),
-        Mistake(
-            "values from the convolution",
-            "parts.v(memory)",
-            "parts.v(convolved)",
-            "your values come from the convolved path. Only queries and keys do; values are taken before it.",
+        Mistake("values from the convolution", "parts.v(memory)", "parts.v(convolved)").says(
+            "your values come from the convolved path. Only queries and keys do; values are taken before it."
         ),
         Mistake(
             "queries without the convolution",
             "parts.q(convolved), parts.k(convolved)",
             "parts.q(memory), parts.k(memory)",
-            "your queries and keys are taken before the convolution. They come after it, and after SiLU.",
+        ).says("your queries and keys are taken before the convolution. They come after it, and after SiLU."),
+        Mistake("no SiLU after the convolution", "F.silu(parts.conv(memory))", "parts.conv(memory)").says(
+            "the SiLU after the convolution is missing."
         ),
-        Mistake(
-            "no SiLU after the convolution",
-            "F.silu(parts.conv(memory))",
-            "parts.conv(memory)",
-            "the SiLU after the convolution is missing.",
+        Mistake("no SiLU at the gate", "F.silu(gate)", "gate").says(
+            "the gate is used as it is; it goes through a SiLU first."
         ),
-        Mistake(
-            "no SiLU at the gate", "F.silu(gate)", "gate", "the gate is used as it is; it goes through a SiLU first."
+        Mistake("a sigmoid at the gate", "F.silu(gate)", "F.sigmoid(gate)").says(
+            "you put the gate through a sigmoid. In this block it is a SiLU, gate times sigmoid(gate)."
         ),
-        Mistake(
-            "a sigmoid at the gate",
-            "F.silu(gate)",
-            "F.sigmoid(gate)",
-            "you put the gate through a sigmoid. In this block it is a SiLU, gate times sigmoid(gate).",
-        ),
-        Mistake(
-            "no skip",
-            " + parts.skip * convolved",
-            "",
+        Mistake("no skip", " + parts.skip * convolved", "").says(
             "the small skip is missing: `parts.skip`, one weight a channel, times the convolved path, is added to the "
-            "cell's answer.",
+            "cell's answer."
         ),
-        Mistake(
-            "skip from before the convolution",
-            "parts.skip * convolved",
-            "parts.skip * memory",
-            "your skip starts before the convolution. It takes what comes after it.",
+        Mistake("skip from before the convolution", "parts.skip * convolved", "parts.skip * memory").says(
+            "your skip starts before the convolution. It takes what comes after it."
         ),
-        Mistake(
-            "the two paths exchanged",
-            "memory, gate =",
-            "gate, memory =",
-            "the two halves are exchanged: the first goes to the memory, the second is the gate.",
+        Mistake("the two paths exchanged", "memory, gate =", "gate, memory =").says(
+            "the two halves are exchanged: the first goes to the memory, the second is the gate."
         ),
     ),
     not_tested="version v2, whose convolution looks at the neighbours in the image; training.",

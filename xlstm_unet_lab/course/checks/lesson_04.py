@@ -33,39 +33,25 @@ TO_PATCHES = Exercise(
         "`image.reshape(C, y // p, p, x // p, p).permute(1, 3, 0, 2, 4)`, then reshape to (S, C * p * p).",
     ),
     mistakes=(
-        Mistake(
-            "reshape alone",
-            "cut.permute(1, 3, 0, 2, 4)",
-            "cut",
+        Mistake("reshape alone", "cut.permute(1, 3, 0, 2, 4)", "cut").says(
             "`reshape` only counts on in memory: your first row holds neighbouring pixels of one line, not a square. "
-            "Give rows and columns axes of their own and permute them.",
+            "Give rows and columns axes of their own and permute them."
         ),
-        Mistake(
-            "column by column",
-            "(1, 3, 0, 2, 4)",
-            "(3, 1, 0, 2, 4)",
-            "your patches come column by column. Read as a text is read: along the first row of patches, then the "
-            "next.",
+        Mistake("column by column", "(1, 3, 0, 2, 4)", "(3, 1, 0, 2, 4)").says(
+            "your patches come column by column. Read as a text is read: along the first row of patches, then the next."
         ),
-        Mistake(
-            "channels last",
-            "(1, 3, 0, 2, 4)",
-            "(1, 3, 2, 4, 0)",
+        Mistake("channels last", "(1, 3, 0, 2, 4)", "(1, 3, 2, 4, 0)").says(
             "inside a token your channels vary fastest. A convolution's weights have the channels first: C, then row, "
-            "then column.",
+            "then column."
         ),
-        Mistake(
-            "patches turned",
-            "(1, 3, 0, 2, 4)",
-            "(1, 3, 0, 4, 2)",
-            "inside a token rows and columns are exchanged: every patch is transposed.",
+        Mistake("patches turned", "(1, 3, 0, 2, 4)", "(1, 3, 0, 4, 2)").says(
+            "inside a token rows and columns are exchanged: every patch is transposed."
         ),
         Mistake(
             "overlapping",
             ("image.reshape(channels, rows // size, size, columns // size, size)", "(1, 3, 0, 2, 4)"),
             ("image.unfold(1, size, 1).unfold(2, size, 1)", "(1, 2, 0, 3, 4)"),
-            "your patches overlap: they move on by one pixel. They should move on by their own size.",
-        ),
+        ).says("your patches overlap: they move on by one pixel. They should move on by their own size."),
     ),
     not_tested="sizes that the patch does not divide, which should be refused; volumes.",
 )
@@ -99,37 +85,21 @@ WALK = Exercise(
         "Backwards is the whole sequence turned round, from the last token to the first: `tokens.flip(0)`.",
     ),
     mistakes=(
-        Mistake(
-            "never column by column",
-            "grid.mT if columns_first else grid",
-            "grid",
-            "you walk row by row whatever `columns_first` says.",
+        Mistake("never column by column", "grid.mT if columns_first else grid", "grid").says(
+            "you walk row by row whatever `columns_first` says."
         ),
-        Mistake(
-            "rows upside down",
-            "tokens.flip(0)",
-            "grid.flip(1).flatten(1).T",
+        Mistake("rows upside down", "tokens.flip(0)", "grid.flip(1).flatten(1).T").says(
             "going backwards you start at the right row and still walk it from left to right. Backwards, the whole "
-            "sequence is turned round: the last token comes first.",
+            "sequence is turned round: the last token comes first."
         ),
-        Mistake(
-            "lines mirrored",
-            "tokens.flip(0)",
-            "grid.flip(2).flatten(1).T",
-            "going backwards you mirror every line and still begin at the first one. The last token of all comes "
-            "first.",
+        Mistake("lines mirrored", "tokens.flip(0)", "grid.flip(2).flatten(1).T").says(
+            "going backwards you mirror every line and still begin at the first one. The last token of all comes first."
         ),
-        Mistake(
-            "channels turned round",
-            "tokens.flip(0)",
-            "tokens.flip(1)",
-            "you turned the channels round. Turn the tokens round, axis 0 of (S, C).",
+        Mistake("channels turned round", "tokens.flip(0)", "tokens.flip(1)").says(
+            "you turned the channels round. Turn the tokens round, axis 0 of (S, C)."
         ),
-        Mistake(
-            "never backwards",
-            "tokens.flip(0) if backwards else tokens",
-            "tokens",
-            "you walk forward whatever `backwards` says.",
+        Mistake("never backwards", "tokens.flip(0) if backwards else tokens", "tokens").says(
+            "you walk forward whatever `backwards` says."
         ),
     ),
     not_tested="volumes, where any of three axes can run fastest; the way back to the grid.",

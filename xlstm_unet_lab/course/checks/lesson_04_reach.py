@@ -36,36 +36,25 @@ HEARD = Exercise(
         "Make the map of these numbers and compare it with the number at `position`: `<=` forward, `>=` backwards.",
     ),
     mistakes=(
-        Mistake(
-            "not itself",
-            (">=", "<="),
-            (">", "<"),
-            "the token itself is missing. It is stored before it is answered (lesson 01).",
+        Mistake("not itself", (">=", "<="), (">", "<")).says(
+            "the token itself is missing. It is stored before it is answered (lesson 01)."
         ),
         Mistake(
             "a rectangle",
             ("number >= number[position]", "number <= number[position]"),
             ("(y >= position[0]) & (x >= position[1])", "(y <= position[0]) & (x <= position[1])"),
+        ).says(
             "you marked a rectangle. The walk goes through whole lines: of earlier lines everything is heard, of its "
-            "own line the part before it.",
+            "own line the part before it."
         ),
-        Mistake(
-            "rows always",
-            "x * rows + y if columns_first else y * columns + x",
-            "y * columns + x",
-            "you number the positions row by row whatever `columns_first` says.",
+        Mistake("rows always", "x * rows + y if columns_first else y * columns + x", "y * columns + x").says(
+            "you number the positions row by row whatever `columns_first` says."
         ),
-        Mistake(
-            "forward always",
-            "number >= number[position] if backwards else ",
-            "",
-            "backwards, a token hears what comes *later* in the numbering.",
+        Mistake("forward always", "number >= number[position] if backwards else ", "").says(
+            "backwards, a token hears what comes *later* in the numbering."
         ),
-        Mistake(
-            "whole lines",
-            ("x * rows + y", "y * columns + x"),
-            ("x", "y"),
-            "you count the whole of the token's own line. Half of it has not been walked yet.",
+        Mistake("whole lines", ("x * rows + y", "y * columns + x"), ("x", "y")).says(
+            "you count the whole of the token's own line. Half of it has not been walked yet."
         ),
     ),
     not_tested="several walks one after the other; convolutions, which let neighbours in as well.",
@@ -111,37 +100,24 @@ BOTH_WAYS = Exercise(
         "`backward(forward(tokens).flip(0)).flip(0)`",
     ),
     mistakes=(
-        Mistake(
-            "not turned back",
-            "backward(seen.flip(0)).flip(0)",
-            "backward(seen.flip(0))",
+        Mistake("not turned back", "backward(seen.flip(0)).flip(0)", "backward(seen.flip(0))").says(
             "the answers of the second block are still in the order it walked: the last token's come first. Flip them "
-            "back.",
+            "back."
         ),
-        Mistake(
-            "both forward",
-            "backward(seen.flip(0)).flip(0)",
-            "backward(seen)",
-            "both blocks walk the same way. The second must get the tokens in reverse order.",
+        Mistake("both forward", "backward(seen.flip(0)).flip(0)", "backward(seen)").says(
+            "both blocks walk the same way. The second must get the tokens in reverse order."
         ),
-        Mistake(
-            "side by side",
-            "backward(seen.flip(0)).flip(0)",
-            "seen + backward(tokens.flip(0)).flip(0)",
+        Mistake("side by side", "backward(seen.flip(0)).flip(0)", "seen + backward(tokens.flip(0)).flip(0)").says(
             "you run both on the same tokens and add them up. Here they come one after the other: the second reads "
-            "what the first wrote.",
+            "what the first wrote."
         ),
         Mistake(
             "the wrong one first",
             ("forward(tokens)", "backward(seen.flip(0)).flip(0)"),
             ("backward(tokens.flip(0)).flip(0)", "forward(seen)"),
-            "the backward block goes first in yours.",
-        ),
-        Mistake(
-            "channels flipped",
-            "backward(seen.flip(0)).flip(0)",
-            "backward(seen.flip(1)).flip(1)",
-            "you flip the channels. The tokens are axis 0.",
+        ).says("the backward block goes first in yours."),
+        Mistake("channels flipped", "backward(seen.flip(0)).flip(0)", "backward(seen.flip(1)).flip(1)").says(
+            "you flip the channels. The tokens are axis 0."
         ),
     ),
     not_tested="blocks with residual connections inside; batches, where the tokens are axis 1.",
@@ -191,44 +167,30 @@ HEARD_AFTER = Exercise(
         "`number >= number[heard].min()`, for the walks in `reversed(walks)`.",
     ),
     mistakes=(
-        Mistake(
-            "first block first",
-            "reversed(walks)",
-            "walks",
+        Mistake("first block first", "reversed(walks)", "walks").says(
             "you go through the blocks in the order they run. Ask the other way round: the last block names the tokens "
-            "it reads from, and those were filled by the block before.",
+            "it reads from, and those were filled by the block before."
         ),
-        Mistake(
-            "side by side",
-            _GROWS,
-            f"heard |= {_ALONE}",
+        Mistake("side by side", _GROWS, f"heard |= {_ALONE}").says(
             "you joined what each block alone lets the token hear. The second block reads what the first wrote, so it "
-            "also passes on what *other* tokens have heard.",
+            "also passes on what *other* tokens have heard."
         ),
-        Mistake(
-            "heard by every block",
-            ("torch.zeros", _GROWS),
-            ("torch.ones", f"heard &= {_ALONE}"),
-            "you kept only what every block alone lets the token hear. Blocks add to what is heard; none takes away.",
+        Mistake("heard by every block", ("torch.zeros", _GROWS), ("torch.ones", f"heard &= {_ALONE}")).says(
+            "you kept only what every block alone lets the token hear. Blocks add to what is heard; none takes away."
         ),
-        Mistake(
-            "the last block alone",
-            "reversed(walks)",
-            "walks[-1:]",
-            "you looked at the last block alone, as if it read the image itself.",
+        Mistake("the last block alone", "reversed(walks)", "walks[-1:]").says(
+            "you looked at the last block alone, as if it read the image itself."
         ),
-        Mistake(
-            "the first block alone",
-            "reversed(walks)",
-            "walks[:1]",
-            "you looked at the first block alone and forgot that the next ones carry its answers on.",
+        Mistake("the first block alone", "reversed(walks)", "walks[:1]").says(
+            "you looked at the first block alone and forgot that the next ones carry its answers on."
         ),
         Mistake(
             "the earliest of them",
             "min() if backwards else number <= number[heard].max()",
             "max() if backwards else number <= number[heard].min()",
+        ).says(
             "of the tokens heard so far you follow the one that comes first on the walk. It heard least; the one that "
-            "comes last has heard all that the others have.",
+            "comes last has heard all that the others have."
         ),
     ),
     not_tested="volumes; convolutions inside the blocks; how *much* is heard, which gates and distances decide.",

@@ -34,39 +34,30 @@ OUTPUT_SIZE = Exercise(
         "Along one axis `(n + 2 * p - k) // s + 1`; `zip` goes over the axes.",
     ),
     mistakes=(
-        Mistake(
-            "the first window is missing",
-            " // s + 1",
-            " // s",
-            "you count the moves of the window. It has a first place before any move: one more output than moves.",
+        Mistake("the first window is missing", " // s + 1", " // s").says(
+            "you count the moves of the window. It has a first place before any move: one more output than moves."
         ),
-        Mistake("padding on one side", "2 * p", "p", "you add the padding once. It is added at both ends of the axis."),
-        Mistake(
-            "rounded up",
-            "- k) // s",
-            "- k + s - 1) // s",
-            "you round up. A last window that would reach over the edge is not computed: round down.",
+        Mistake("padding on one side", "2 * p", "p").says(
+            "you add the padding once. It is added at both ends of the axis."
         ),
-        Mistake("not rounded", "// s", "/ s", "your sizes are not whole: there is no half window. Divide with `//`."),
-        Mistake(
-            "only divided by the stride",
-            "(n + 2 * p - k) // s + 1",
-            "n // s",
-            "you divide by the stride and leave out kernel and padding. Try the kernel as large as the image.",
+        Mistake("rounded up", "- k) // s", "- k + s - 1) // s").says(
+            "you round up. A last window that would reach over the edge is not computed: round down."
         ),
-        Mistake(
-            "all windows divided by the stride",
-            "- k) // s + 1",
-            "- k + 1) // s",
+        Mistake("not rounded", "// s", "/ s").says(
+            "your sizes are not whole: there is no half window. Divide with `//`."
+        ),
+        Mistake("only divided by the stride", "(n + 2 * p - k) // s + 1", "n // s").says(
+            "you divide by the stride and leave out kernel and padding. Try the kernel as large as the image."
+        ),
+        Mistake("all windows divided by the stride", "- k) // s + 1", "- k + 1) // s").says(
             "you count the windows at stride 1 and divide by the stride. Of 5 windows every second one is 3, not 2: "
-            "divide the moves, then count the first window.",
+            "divide the moves, then count the first window."
         ),
         Mistake(
             "the first axis for all",
             "zip(size, kernel, stride, padding, strict=True)",
             "((n, kernel[0], stride[0], padding[0]) for n in size)",
-            "you use kernel, stride and padding of the first axis for every axis. Each axis has its own.",
-        ),
+        ).says("you use kernel, stride and padding of the first axis for every axis. Each axis has its own."),
     ),
     not_tested="kernels larger than the padded image, which should be refused; dilation.",
 )
@@ -107,50 +98,31 @@ RECEPTIVE_FIELD = Exercise(
         "In this order: `size += (kernel - 1) * step`, then `step *= stride`; both begin at 1.",
     ),
     mistakes=(
-        Mistake(
-            "a layer's own stride too early",
-            "(kernel - 1) * step",
-            "(kernel - 1) * step * stride",
+        Mistake("a layer's own stride too early", "(kernel - 1) * step", "(kernel - 1) * step * stride").says(
             "you multiply by a layer's stride before you use the distance. The kernel lies on the outputs of the layer "
-            "*before*; its own stride only moves its own outputs apart.",
+            "*before*; its own stride only moves its own outputs apart."
         ),
-        Mistake(
-            "strides do not widen",
-            "(kernel - 1) * step",
-            "kernel - 1",
+        Mistake("strides do not widen", "(kernel - 1) * step", "kernel - 1").says(
             "you add k - 1 for every layer. After a stride of 2 the neighbours are 2 pixels apart, so the same kernel "
-            "reaches twice as far.",
+            "reaches twice as far."
         ),
-        Mistake(
-            "k in place of k - 1",
-            "(kernel - 1)",
-            "kernel",
-            "you add k distances for a kernel of k. Between k neighbours there are k - 1 distances.",
+        Mistake("k in place of k - 1", "(kernel - 1)", "kernel").says(
+            "you add k distances for a kernel of k. Between k neighbours there are k - 1 distances."
         ),
-        Mistake(
-            "begins at 0",
-            "size, step = 1, 1",
-            "size, step = 0, 1",
-            "you begin at 0. An input pixel sees itself: begin at 1.",
+        Mistake("begins at 0", "size, step = 1, 1", "size, step = 0, 1").says(
+            "you begin at 0. An input pixel sees itself: begin at 1."
         ),
-        Mistake(
-            "kernels multiplied",
-            "size += (kernel - 1) * step",
-            "size *= kernel",
-            "you multiply the kernels. Two convolutions of 3 see 5 pixels, not 9: windows of neighbours overlap.",
+        Mistake("kernels multiplied", "size += (kernel - 1) * step", "size *= kernel").says(
+            "you multiply the kernels. Two convolutions of 3 see 5 pixels, not 9: windows of neighbours overlap."
         ),
-        Mistake(
-            "strides added",
-            "step *= stride",
-            "step += stride - 1",
-            "you add up the strides. Every second of every second output: distances multiply.",
+        Mistake("strides added", "step *= stride", "step += stride - 1").says(
+            "you add up the strides. Every second of every second output: distances multiply."
         ),
         Mistake(
             "from the last layer",
             "zip(kernels, strides, strict=True)",
             "zip(kernels[::-1], strides[::-1], strict=True)",
-            "you go from the last layer to the first. The distances grow from the input on: begin there.",
-        ),
+        ).says("you go from the last layer to the first. The distances grow from the input on: begin there."),
     ),
     not_tested="dilated and transposed convolutions; axes that differ, which are two calls; where the field lies.",
 )

@@ -55,62 +55,37 @@ INSTANCE_NORM = Exercise(
         "(C, 1, 1, 1).",
     ),
     mistakes=(
-        Mistake(
-            "over the whole batch",
-            "tuple(range(2, x.ndim))",
-            "(0, *range(2, x.ndim))",
+        Mistake("over the whole batch", "tuple(range(2, x.ndim))", "(0, *range(2, x.ndim))").says(
             "you take the mean over the batch as well. That is batch norm: what comes out for an image depends on the "
-            "others beside it.",
+            "others beside it."
         ),
-        Mistake(
-            "over the channels",
-            "range(2, x.ndim)",
-            "range(1, x.ndim)",
-            "you take the mean over the channels as well. That is layer norm: a strong channel drowns a weak one.",
+        Mistake("over the channels", "range(2, x.ndim)", "range(1, x.ndim)").says(
+            "you take the mean over the channels as well. That is layer norm: a strong channel drowns a weak one."
         ),
-        Mistake(
-            "the last two axes",
-            "tuple(range(2, x.ndim))",
-            "(-2, -1)",
+        Mistake("the last two axes", "tuple(range(2, x.ndim))", "(-2, -1)").says(
             "your images are right and your volumes are not: you name the last two axes, and a volume has three. Take "
-            "all axes from 2 on.",
+            "all axes from 2 on."
         ),
-        Mistake(
-            "divided by one fewer",
-            "((x - mean) ** 2).mean(axes, keepdim=True)",
-            "x.var(axes, keepdim=True)",
+        Mistake("divided by one fewer", "((x - mean) ** 2).mean(axes, keepdim=True)", "x.var(axes, keepdim=True)").says(
             "your variance divides by one position fewer than there are, as `x.var()` does by itself. The norm takes "
-            "the plain mean of the squares: `correction=0`. For a single position yours divides 0 by 0.",
+            "the plain mean of the squares: `correction=0`. For a single position yours divides 0 by 0."
         ),
-        Mistake(
-            "eps outside the root",
-            "torch.sqrt(variance + eps)",
-            "(torch.sqrt(variance) + eps)",
-            "you add eps to the standard deviation. It belongs under the root, to the variance.",
+        Mistake("eps outside the root", "torch.sqrt(variance + eps)", "(torch.sqrt(variance) + eps)").says(
+            "you add eps to the standard deviation. It belongs under the root, to the variance."
         ),
-        Mistake(
-            "divided by the variance",
-            "torch.sqrt(variance + eps)",
-            "(variance + eps)",
-            "you divide by the variance. Its root is what has the unit of x.",
+        Mistake("divided by the variance", "torch.sqrt(variance + eps)", "(variance + eps)").says(
+            "you divide by the variance. Its root is what has the unit of x."
         ),
-        Mistake(
-            "without eps",
-            "variance + eps",
-            "variance",
-            "you leave out eps. Where a channel is the same everywhere you divide 0 by 0.",
+        Mistake("without eps", "variance + eps", "variance").says(
+            "you leave out eps. Where a channel is the same everywhere you divide 0 by 0."
         ),
         Mistake(
             "weight and bias left out",
             "normalised * weight.reshape(one_per_channel) + bias.reshape(one_per_channel)",
             "normalised",
-            "weight and bias are missing: every channel comes out with mean 0 and variance 1.",
-        ),
-        Mistake(
-            "writes into x",
-            "normalised = (x - mean)",
-            "x -= mean\n    normalised = x",
-            "you subtract the mean in place (`x -= ...`). The caller still needs its x: a residual block adds it.",
+        ).says("weight and bias are missing: every channel comes out with mean 0 and variance 1."),
+        Mistake("writes into x", "normalised = (x - mean)", "x -= mean\n    normalised = x").says(
+            "you subtract the mean in place (`x -= ...`). The caller still needs its x: a residual block adds it."
         ),
     ),
     not_tested="float16, in which the squares overflow above 255; the gradient.",
@@ -160,53 +135,38 @@ RESIDUAL_BLOCK = Exercise(
         "`F.leaky_relu(norm2(conv2(y)) + straight, 0.01)`, where `straight` is x, or `projection(x)` if there is one.",
     ),
     mistakes=(
-        Mistake(
-            "no activation between",
-            "F.leaky_relu(norm1(conv1(x)), 0.01)",
-            "norm1(conv1(x))",
+        Mistake("no activation between", "F.leaky_relu(norm1(conv1(x)), 0.01)", "norm1(conv1(x))").says(
             "there is no activation between the two convolutions. Two convolutions in a row are one convolution with a "
-            "larger kernel; only the activation between them makes a difference.",
+            "larger kernel; only the activation between them makes a difference."
+        ),
+        Mistake("no activation at the end", "F.leaky_relu(y + straight, 0.01)", "y + straight").says(
+            "the activation after the sum is missing."
         ),
         Mistake(
-            "no activation at the end",
-            "F.leaky_relu(y + straight, 0.01)",
-            "y + straight",
-            "the activation after the sum is missing.",
-        ),
-        Mistake(
-            "activation before the sum",
-            "F.leaky_relu(y + straight, 0.01)",
-            "F.leaky_relu(y, 0.01) + straight",
-            "you apply the second activation before the sum. Here it comes after: the sum itself is activated.",
-        ),
+            "activation before the sum", "F.leaky_relu(y + straight, 0.01)", "F.leaky_relu(y, 0.01) + straight"
+        ).says("you apply the second activation before the sum. Here it comes after: the sum itself is activated."),
         Mistake(
             "plain ReLU",
             ("F.leaky_relu(norm1(conv1(x)), 0.01)", "F.leaky_relu(y + straight, 0.01)"),
             ("F.relu(norm1(conv1(x)))", "F.relu(y + straight)"),
+        ).says(
             "negative values become 0 in yours. The leaky ReLU lets a hundredth of them through, and a gradient: "
-            "`F.leaky_relu(..., 0.01)`.",
+            "`F.leaky_relu(..., 0.01)`."
         ),
         Mistake(
-            "the sum before the norm",
-            ("norm2(conv2(y))", "y + straight"),
-            ("conv2(y)", "norm2(y + straight)"),
+            "the sum before the norm", ("norm2(conv2(y))", "y + straight"), ("conv2(y)", "norm2(y + straight)")
+        ).says(
             "you add the input before the second norm, which then takes its mean and contrast away. The straight road "
-            "passes no norm.",
+            "passes no norm."
         ),
-        Mistake(
-            "the first half added",
-            ("norm2(conv2(y))", "y + straight"),
-            ("norm2(conv2(y)) + y", "y"),
-            "you add what came out of the first half. The *input* of the block is added, projected where it must be.",
+        Mistake("the first half added", ("norm2(conv2(y))", "y + straight"), ("norm2(conv2(y)) + y", "y")).says(
+            "you add what came out of the first half. The *input* of the block is added, projected where it must be."
         ),
-        Mistake(
-            "not projected",
-            "x if projection is None else projection(x)",
-            "x",
-            "you add x as it is even where the block changes its channels or its size. There `projection(x)` fits.",
+        Mistake("not projected", "x if projection is None else projection(x)", "x").says(
+            "you add x as it is even where the block changes its channels or its size. There `projection(x)` fits."
         ),
-        Mistake(
-            "no sum", "y + straight", "y", "the input is not added. Without it the block is two convolutions in a row."
+        Mistake("no sum", "y + straight", "y").says(
+            "the input is not added. Without it the block is two convolutions in a row."
         ),
     ),
     not_tested="the gradient; blocks of more than two convolutions; dropout.",

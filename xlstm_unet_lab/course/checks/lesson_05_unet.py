@@ -45,51 +45,38 @@ JOIN = Exercise(
         "`torch.cat([deep, skip], 1)`.",
     ),
     mistakes=(
-        Mistake(
-            "tiled",
-            "deep.repeat_interleave(step, axis)",
-            "torch.cat([deep] * step, axis)",
+        Mistake("tiled", "deep.repeat_interleave(step, axis)", "torch.cat([deep] * step, axis)").says(
             "you repeat the whole map: 0, 1 becomes 0, 1, 0, 1. Every value must stay in its place and grow there: "
-            "0, 0, 1, 1.",
+            "0, 0, 1, 1."
         ),
-        Mistake(
-            "the beginning is cut off",
-            "narrow(axis, 0,",
-            "narrow(axis, -skip.shape[axis],",
+        Mistake("the beginning is cut off", "narrow(axis, 0,", "narrow(axis, -skip.shape[axis],").says(
             "with odd sizes you cut off the beginning. The window of output 0 lay on position 0, so the first grown "
-            "position belongs to the skip's first: cut at the end.",
+            "position belongs to the skip's first: cut at the end."
         ),
-        Mistake(
-            "skip first",
-            "[deep, skip]",
-            "[skip, deep]",
-            "the skip comes first in yours. Weights trained for the other order would read the wrong channels.",
+        Mistake("skip first", "[deep, skip]", "[skip, deep]").says(
+            "the skip comes first in yours. Weights trained for the other order would read the wrong channels."
         ),
-        Mistake(
-            "added",
-            "torch.cat([deep, skip], 1)",
-            "deep + skip",
+        Mistake("added", "torch.cat([deep, skip], 1)", "deep + skip").says(
             "you add the two. Adding mixes them for good; side by side, the next convolution decides what to take from "
-            "which.",
+            "which."
         ),
         Mistake(
             "the skip is padded",
             ".narrow(axis, 0, skip.shape[axis])",
             "\n        skip = F.pad(skip, [0, 0] * (skip.ndim - axis - 1) + [0, deep.shape[axis] - skip.shape[axis]])",
-            "you pad the skip to the grown size. Then the output is larger than the image: cut the grown map instead.",
+        ).says(
+            "you pad the skip to the grown size. Then the output is larger than the image: cut the grown map instead."
         ),
-        Mistake(
-            "always twice",
-            "(step, axis)",
-            "(2, axis)",
-            "you repeat twice whatever `stride` says. An axis with stride 1 was not made smaller and must not grow.",
+        Mistake("always twice", "(step, axis)", "(2, axis)").says(
+            "you repeat twice whatever `stride` says. An axis with stride 1 was not made smaller and must not grow."
         ),
         Mistake(
             "interpolated",
             "deep.repeat_interleave(step, axis).narrow(axis, 0, skip.shape[axis])",
             "F.interpolate(deep, skip.shape[2:], mode='bilinear' if skip.ndim == 4 else 'trilinear')",
+        ).says(
             "you interpolate between neighbours. That is a possible network, and another one: here each value is "
-            "repeated.",
+            "repeated."
         ),
     ),
     not_tested="maps that are too small even when grown; the 1 x 1 convolution before.",
@@ -146,45 +133,29 @@ UNET = Exercise(
         "`head(x)`.",
     ),
     mistakes=(
-        Mistake(
-            "skips from the top",
-            "features[-2::-1]",
-            "features[:-1]",
+        Mistake("skips from the top", "features[-2::-1]", "features[:-1]").says(
             "you hand out the skips in the order they were made. The way up begins at the bottom: the last skip is "
-            "needed first.",
+            "needed first."
         ),
-        Mistake(
-            "the deepest joins itself",
-            "features[-2::-1], strict=True",
-            "features[::-1], strict=False",
+        Mistake("the deepest joins itself", "features[-2::-1], strict=True", "features[::-1], strict=False").says(
             "your first skip is the deepest map itself, so every level gets the skip of the one below. Begin with the "
-            "last but one.",
+            "last but one."
         ),
         Mistake(
             "kept before the stage",
             "x = stage(x)\n        features.append(x)",
             "features.append(x)\n        x = stage(x)",
-            "you keep what goes *into* a stage. The skip of a level is what comes out of its stage.",
+        ).says("you keep what goes *into* a stage. The skip of a level is what comes out of its stage."),
+        Mistake("always from the bottom", "join(x, skip)", "join(features[-1], skip)").says(
+            "every level of yours starts from the deepest map again. Hand on what the level below made."
         ),
-        Mistake(
-            "always from the bottom",
-            "join(x, skip)",
-            "join(features[-1], skip)",
-            "every level of yours starts from the deepest map again. Hand on what the level below made.",
+        Mistake("no skips", "join(x, skip)", "join(x, torch.zeros_like(skip))").says(
+            "the skips hold zeros. Join what the encoder's stages made."
         ),
-        Mistake(
-            "no skips",
-            "join(x, skip)",
-            "join(x, torch.zeros_like(skip))",
-            "the skips hold zeros. Join what the encoder's stages made.",
+        Mistake("every stage sees the image", "x = stage(x)", "x = stage(image)").says(
+            "every stage of your encoder starts from the image. Each reads what the stage before it made."
         ),
-        Mistake(
-            "every stage sees the image",
-            "x = stage(x)",
-            "x = stage(image)",
-            "every stage of your encoder starts from the image. Each reads what the stage before it made.",
-        ),
-        Mistake("no head", "head(x)", "x", "the head is missing: it turns channels into one number a class."),
+        Mistake("no head", "head(x)", "x").says("the head is missing: it turns channels into one number a class."),
     ),
     not_tested="deep supervision, where every level of the decoder has a head; a last level without a skip.",
 )
