@@ -141,6 +141,7 @@ def test_a_class_is_used_as_the_exercise_says(monkeypatch):
         ({"cases": ()}, "at least 2 cases"),
         ({"mistakes": ()}, "at least 4 mistakes"),
         ({"hints": ()}, "at least one hint"),
+        ({"mistakes": (Mistake("silent", "return ", ""),) * 4}, "every mistake its hint"),
         ({"not_tested": " "}, "not tested"),
     ],
 )
@@ -167,6 +168,10 @@ def test_a_mistake_is_an_edit_of_the_reference(old, new, expected):
     answer = exercise.answer_of(mistake)
     assert answer([1, 2, 3]) == expected and squares([1, 2, 3]) == 14
     assert exercise.answer_of(mistake) is answer
+
+
+def test_a_mistake_says_its_hint():
+    assert Mistake("an edit", "old", "new").says("think") == Mistake("an edit", "old", "new", "think")
 
 
 @pytest.mark.parametrize(

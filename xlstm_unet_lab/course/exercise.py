@@ -9,7 +9,7 @@ import re
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -50,6 +50,10 @@ class Mistake:
         old, new = ((text,) if isinstance(text, str) else text for text in (self.old, self.new))
         return tuple(zip(old, new, strict=True))
 
+    def says(self, hint: str) -> "Mistake":
+        """The same mistake with this hint: `Mistake(name, old, new).says(hint)` keeps an edit on a line of its own."""
+        return replace(self, hint=hint)
+
 
 @dataclass(frozen=True)
 class Exercise:
@@ -82,6 +86,7 @@ class Exercise:
             f"give at least {FEWEST_CASES} cases": len(self.cases) >= FEWEST_CASES,
             f"plant at least {FEWEST_MISTAKES} mistakes": len(self.mistakes) >= FEWEST_MISTAKES,
             "give at least one hint": self.hints,
+            "give every mistake its hint": all(mistake.hint for mistake in self.mistakes),
             "say what is not tested": self.not_tested.strip(),
         }
         for rule, holds in rules.items():

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import torch
 import torch.nn.functional as F
 
+from xlstm_unet_lab.course.checks.random_cases import random_tensor, redrawn
 from xlstm_unet_lab.course.exercise import Case, Exercise, Mistake
 from xlstm_unet_lab.nn.vil import ViLBlock
 from xlstm_unet_lab.ops import slstm
@@ -14,6 +15,7 @@ from xlstm_unet_lab.ops import slstm
 
 def parity_unit(bits):
     one = bits.double()
+    # on a 0: keep (i shut, f open); on a 1: replace (i open, f shut) by the opposite of the last answer
     gates = torch.stack([150 * one - 100, 80 * one - 40, 40 - 80 * one, torch.full_like(one, 40.0)], 1)
     weights = torch.tensor([-100.0, 0.0, 0.0, 0.0])
     return gates, weights
@@ -35,14 +37,6 @@ def said_by_unit(unit, bits):
     return (h.flatten() > 0).long()
 
 
-def _unit(bits, z=(-100, 50), i=(-40, 40), f=(40, -40), weights=(-100, 0, 0, 0), scale=1.0):
-    """A unit with given pre-activations on a 0 and on a 1, for the planted mistakes."""
-    gates = torch.stack([torch.tensor(gate, dtype=torch.float64)[bits] for gate in (z, i, f, (40, 40))], 1)
-    return scale * gates, scale * torch.tensor(weights, dtype=torch.float64)
-
-
-_BITS = torch.tensor([0, 1, 0, 0, 1, 1, 1, 0, 1, 0, 0, 0, 1])
-
 PARITY = Exercise(
     number="03.4",
     title="parity with one unit",
@@ -53,10 +47,10 @@ PARITY = Exercise(
     reference=parity_unit,
     use=said_by_unit,
     cases=(
-        Case("thirteen bits", (_BITS,)),
+        Case("thirteen bits", (torch.tensor([0, 1, 0, 0, 1, 1, 1, 0, 1, 0, 0, 0, 1]),)),
         Case("ones alone: the answer must flip each time", (torch.ones(9, dtype=torch.long),)),
         Case("zeros alone: nothing may happen", (torch.zeros(9, dtype=torch.long),)),
-        Case("two hundred bits", (torch.randint(2, (200,), generator=torch.Generator().manual_seed(0)),)),
+        Case("two hundred bits", ((random_tensor(200) > 0).long(),)),
     ),
     hints=(
         "Two things can happen. On a 0 the unit must keep what it has: input gate shut, forget gate open. On a 1 it "
@@ -68,51 +62,35 @@ PARITY = Exercise(
         "-100, 0, 0, 0.",
     ),
     mistakes=(
-        Mistake(
-            "a first zero stored as odd",
-            lambda bits: _unit(bits, z=(50, 50)),
+        Mistake("a first zero stored as odd", "150 * one - 100", "torch.full_like(one, 50.0)").says(
             "right unless the sequence begins with a 0. The memory is empty then: whatever the input gate, c / n is "
-            "what the first bit brings. Let z depend on the bit too, so that a first 0 brings -1.",
+            "what the first bit brings. Let z depend on the bit too, so that a first 0 brings -1."
         ),
-        Mistake(
-            "a positive recurrent weight",
-            lambda bits: _unit(bits, weights=(100, 0, 0, 0)),
+        Mistake("a positive recurrent weight", "-100.0", "100.0").says(
             "your recurrent weight is positive, so the unit confirms its last answer. To flip, what it stores must go "
-            "against its last answer.",
+            "against its last answer."
         ),
-        Mistake(
-            "no recurrent weight",
-            lambda bits: _unit(bits, weights=(0, 0, 0, 0)),
+        Mistake("no recurrent weight", "-100.0", "0.0").says(
             "once odd, yours stays odd. Without a recurrent weight every 1 stores the same thing, whatever the last "
-            "answer was.",
+            "answer was."
         ),
-        Mistake(
-            "never forgets",
-            lambda bits: _unit(bits, f=(40, 40)),
+        Mistake("never forgets", "40 - 80 * one", "torch.full_like(one, 40.0)").says(
             "the forget gate stays open on a 1: old and new are averaged, and the answer fades. What was stored must "
-            "be replaced, so shut it.",
+            "be replaced, so shut it."
         ),
-        Mistake(
-            "gates the wrong way round",
-            lambda bits: _unit(bits, i=(40, -40), f=(-40, 40)),
-            "your gates are the wrong way round: they store on a 0 and keep on a 1.",
+        Mistake("gates the wrong way round", "80 * one - 40, 40 - 80 * one", "40 - 80 * one, 80 * one - 40").says(
+            "your gates are the wrong way round: they store on a 0 and keep on a 1."
         ),
-        Mistake(
-            "the weight at another gate",
-            lambda bits: _unit(bits, weights=(0, 0, -100, 0)),
+        Mistake("the weight at another gate", "-100.0, 0.0, 0.0", "0.0, 0.0, -100.0").says(
             "your recurrent weight acts on f, the third. What has to depend on the last answer is what is stored: z, "
-            "the first.",
+            "the first."
         ),
-        Mistake(
-            "even for odd",
-            lambda bits: _unit(bits, z=(100, -50)),
-            "odd and even are exchanged: an answer above 0 stands for an odd number of ones so far.",
+        Mistake("even for odd", "150 * one - 100", "100 - 150 * one").says(
+            "odd and even are exchanged: an answer above 0 stands for an odd number of ones so far."
         ),
-        Mistake(
-            "gates half open",
-            lambda bits: _unit(bits, scale=0.02),
+        Mistake("gates half open", "return gates, weights", "return 0.02 * gates, 0.02 * weights").says(
             "the signs are right and the numbers too small: a gate that is half open loses a little at every token. "
-            "A sigmoid is as good as 0 or 1 at -40 and 40.",
+            "A sigmoid is as good as 0 or 1 at -40 and 40."
         ),
     ),
     not_tested="whether training would find such weights. The next cells try it.",
@@ -123,35 +101,9 @@ PARITY = Exercise(
 
 def vil_block(x, parts):
     memory, gate = parts.up(parts.norm(x)).chunk(2, -1)
-    convolved = torch.nn.functional.silu(parts.conv(memory))
+    convolved = F.silu(parts.conv(memory))
     h = parts.cell(parts.q(convolved), parts.k(convolved), parts.v(memory))
-    return x + parts.down((h + parts.skip * convolved) * torch.nn.functional.silu(gate))
-
-
-def _vil_block(
-    x,
-    parts,
-    *,
-    residual=True,
-    norm=True,
-    q="convolved",
-    v="memory",
-    silu=F.silu,
-    gated=F.silu,
-    skip="convolved",
-    turn=False,
-):
-    """The block with parts left out or exchanged, for the planted mistakes."""
-    halves = parts.up(parts.norm(x) if norm else x).chunk(2, -1)
-    memory, gate = halves[::-1] if turn else halves
-    paths = {"memory": memory, "convolved": silu(parts.conv(memory))}
-    h = parts.cell(parts.q(paths[q]), parts.k(paths[q]), parts.v(paths[v]))
-    h = h + parts.skip * paths[skip] if skip else h
-    return (x if residual else 0) + parts.down(h * gated(gate))
-
-
-def _same(x):
-    return x
+    return x + parts.down((h + parts.skip * convolved) * F.silu(gate))
 
 
 def parts_of(block: ViLBlock) -> SimpleNamespace:
@@ -161,11 +113,7 @@ def parts_of(block: ViLBlock) -> SimpleNamespace:
 
 
 def _block_case(batch: int, length: int, width: int, seed: int) -> tuple[torch.Tensor, SimpleNamespace]:
-    generator = torch.Generator().manual_seed(seed)
-    block = ViLBlock(width).double().requires_grad_(False)
-    for parameter in block.parameters():
-        parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
-    return torch.randn(batch, length, width, generator=generator, dtype=torch.float64), parts_of(block)
+    return random_tensor(batch, length, width, seed=seed), parts_of(redrawn(ViLBlock(width), seed))
 
 
 VIL_BLOCK = Exercise(
@@ -188,56 +136,36 @@ VIL_BLOCK = Exercise(
         "At the end: `x + parts.down((h + parts.skip * convolved) * F.silu(gate))`.",
     ),
     mistakes=(
-        Mistake(
-            "no residual",
-            lambda x, parts: _vil_block(x, parts, residual=False),
-            "the residual is missing: the block adds to `x`.",
+        Mistake("no residual", "x + parts.down", "parts.down").says("the residual is missing: the block adds to `x`."),
+        Mistake("no norm", "parts.norm(x)", "x").says(
+            "the norm is missing. It stands before everything else; the residual goes around it."
         ),
-        Mistake(
-            "no norm",
-            lambda x, parts: _vil_block(x, parts, norm=False),
-            "the norm is missing. It stands before everything else; the residual goes around it.",
-        ),
-        Mistake(
-            "values from the convolution",
-            lambda x, parts: _vil_block(x, parts, v="convolved"),
-            "your values come from the convolved path. Only queries and keys do; values are taken before it.",
+        Mistake("values from the convolution", "parts.v(memory)", "parts.v(convolved)").says(
+            "your values come from the convolved path. Only queries and keys do; values are taken before it."
         ),
         Mistake(
             "queries without the convolution",
-            lambda x, parts: _vil_block(x, parts, q="memory"),
-            "your queries and keys are taken before the convolution. They come after it, and after SiLU.",
+            "parts.q(convolved), parts.k(convolved)",
+            "parts.q(memory), parts.k(memory)",
+        ).says("your queries and keys are taken before the convolution. They come after it, and after SiLU."),
+        Mistake("no SiLU after the convolution", "F.silu(parts.conv(memory))", "parts.conv(memory)").says(
+            "the SiLU after the convolution is missing."
         ),
-        Mistake(
-            "no SiLU after the convolution",
-            lambda x, parts: _vil_block(x, parts, silu=_same),
-            "the SiLU after the convolution is missing.",
+        Mistake("no SiLU at the gate", "F.silu(gate)", "gate").says(
+            "the gate is used as it is; it goes through a SiLU first."
         ),
-        Mistake(
-            "no SiLU at the gate",
-            lambda x, parts: _vil_block(x, parts, gated=_same),
-            "the gate is used as it is; it goes through a SiLU first.",
+        Mistake("a sigmoid at the gate", "F.silu(gate)", "F.sigmoid(gate)").says(
+            "you put the gate through a sigmoid. In this block it is a SiLU, gate times sigmoid(gate)."
         ),
-        Mistake(
-            "a sigmoid at the gate",
-            lambda x, parts: _vil_block(x, parts, gated=torch.sigmoid),
-            "you put the gate through a sigmoid. In this block it is a SiLU, gate times sigmoid(gate).",
-        ),
-        Mistake(
-            "no skip",
-            lambda x, parts: _vil_block(x, parts, skip=""),
+        Mistake("no skip", " + parts.skip * convolved", "").says(
             "the small skip is missing: `parts.skip`, one weight a channel, times the convolved path, is added to the "
-            "cell's answer.",
+            "cell's answer."
         ),
-        Mistake(
-            "skip from before the convolution",
-            lambda x, parts: _vil_block(x, parts, skip="memory"),
-            "your skip starts before the convolution. It takes what comes after it.",
+        Mistake("skip from before the convolution", "parts.skip * convolved", "parts.skip * memory").says(
+            "your skip starts before the convolution. It takes what comes after it."
         ),
-        Mistake(
-            "the two paths exchanged",
-            lambda x, parts: _vil_block(x, parts, turn=True),
-            "the two halves are exchanged: the first goes to the memory, the second is the gate.",
+        Mistake("the two paths exchanged", "memory, gate =", "gate, memory =").says(
+            "the two halves are exchanged: the first goes to the memory, the second is the gate."
         ),
     ),
     not_tested="version v2, whose convolution looks at the neighbours in the image; training.",
