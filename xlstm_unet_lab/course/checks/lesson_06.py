@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from xlstm_unet_lab.course.checks.random_cases import random_tensors
 from xlstm_unet_lab.course.exercise import Case, Exercise, Mistake
 
 # ----------------------------------------------------------------------------------- 06.1, a grid through a block
@@ -34,10 +35,6 @@ def _counting(*shape: int) -> torch.Tensor:
     return torch.arange(1.0, math.prod(shape) + 1, dtype=torch.float64).view(shape)
 
 
-def _random(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 MIX = Exercise(
     number="06.1",
     title="a grid through a block",
@@ -50,9 +47,9 @@ MIX = Exercise(
         Case("one channel of 2 x 3 positions", (_counting(1, 1, 2, 3), _running_sum, False)),
         Case("two channels of 2 x 3 positions", (_counting(1, 2, 2, 3), _leaky_sum, False)),
         Case("the same backwards", (_counting(1, 2, 2, 3), _leaky_sum, True)),
-        Case("two images", (_random(2, 3, 3, 4), _leaky_sum, False)),
-        Case("a volume", (_random(1, 2, 2, 3, 4, seed=1), _leaky_sum, False)),
-        Case("two volumes, backwards", (_random(2, 3, 2, 3, 2, seed=2), _running_sum, True)),
+        Case("two images", (*random_tensors((2, 3, 3, 4)), _leaky_sum, False)),
+        Case("a volume", (*random_tensors((1, 2, 2, 3, 4), seed=1), _leaky_sum, False)),
+        Case("two volumes, backwards", (*random_tensors((2, 3, 2, 3, 2), seed=2), _running_sum, True)),
     ),
     hints=(
         "`flatten(2)` joins all spatial axes, however many there are: (B, C, S). It walks the last axis fastest.",

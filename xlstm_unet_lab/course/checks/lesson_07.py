@@ -3,13 +3,8 @@
 import torch
 from torch.nn import functional as F
 
+from xlstm_unet_lab.course.checks.random_cases import random_tensors
 from xlstm_unet_lab.course.exercise import Case, Exercise, Mistake
-
-
-def _normal(*shape: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return scale * torch.randn(shape, generator=generator, dtype=torch.float64)
-
 
 # ----------------------------------------------------------------------------- 07.1, the gradient of cross-entropy
 
@@ -29,9 +24,11 @@ CROSS_ENTROPY_GRADIENT = Exercise(
     difficulty=2,
     reference=cross_entropy_gradient,
     cases=(
-        Case("one pixel that knows nothing: two classes, both logits 0", (_normal(1, 2) * 0, torch.tensor([1]))),
-        Case("five pixels, three classes", (_normal(5, 3), torch.tensor([0, 2, 1, 1, 0]))),
-        Case("three pixels, five classes", (_normal(3, 5, seed=1), torch.tensor([4, 0, 2]))),
+        Case(
+            "one pixel that knows nothing: two classes, both logits 0", (torch.zeros(1, 2).double(), torch.tensor([1]))
+        ),
+        Case("five pixels, three classes", (*random_tensors((5, 3)), torch.tensor([0, 2, 1, 1, 0]))),
+        Case("three pixels, five classes", (*random_tensors((3, 5), seed=1), torch.tensor([4, 0, 2]))),
         Case(
             "four pixels that are very sure, two of them wrongly",
             (torch.tensor([[800.0, 0], [0, 800], [800, 0], [0, 800]]).double(), torch.tensor([0, 1, 1, 0])),
@@ -119,8 +116,9 @@ def soft_dice_loss(probabilities, truth):
 
 def _patches(batch: int, classes: int, pixels: int, seed: int, absent: tuple = ()) -> tuple[torch.Tensor, torch.Tensor]:
     """Random probabilities and a random truth, where (patch, class) pairs in `absent` are taken out of the truth."""
-    probabilities = torch.sigmoid(_normal(batch, classes, pixels, seed=seed))
-    truth = (_normal(batch, classes, pixels, seed=seed + 100) > 0).double()
+    shape = (batch, classes, pixels)
+    drawn, signs = random_tensors(shape, shape, seed=seed)
+    probabilities, truth = torch.sigmoid(drawn), (signs > 0).double()
     for patch, kind in absent:
         truth[patch, kind] = 0
     return probabilities, truth
@@ -228,8 +226,7 @@ DICE_GRADIENT = Exercise(
         Case("eight pixels in a row", tuple(x.flatten() for x in _patches(1, 1, 8, 7))),
         Case("an image of 4 x 5 pixels", tuple(x.reshape(4, 5) for x in _patches(1, 1, 20, 8))),
         Case(
-            "a class that is not in this image",
-            (torch.sigmoid(_normal(6, seed=9)), torch.zeros(6, dtype=torch.float64)),
+            "a class that is not in this image", (torch.sigmoid(*random_tensors((6,), seed=9)), torch.zeros(6).double())
         ),
     ),
     hints=(
