@@ -6,23 +6,14 @@ from xlstm_unet_lab.course.exercise import Case, Exercise, Mistake
 
 
 def stages_needed(rows):
-    stages, reach = 2, 10
-    while reach < rows:
-        stages += 1
-        # Another stage: two convolutions on the way down, two and an upsampling on the way up.
-        down = 2 ** (stages - 2) + 2 ** (stages - 1)
-        up = 2 * 2 ** (stages - 2) + 2 ** (stages - 2)
+    stages, reach = 1, 2 + 2  # the stem and stage 0
+    while stages < 2 or reach < rows:
+        fine, coarse = 2 ** (stages - 1), 2**stages  # how far apart neighbours lie on both maps
+        down = fine + coarse  # two convolutions
+        up = fine + 2 * fine  # the upsampling and two convolutions
         reach += down + up
+        stages += 1
     return stages
-
-
-def _fewest(rows, reach):
-    return next(stages for stages in range(2, 100) if reach(stages) >= rows)
-
-
-def _reach(stages, *, stem=2, late_stride=True, up=3):
-    down = sum((2 ** (s - 1) if late_stride else 2**s) + 2**s for s in range(1, stages))
-    return 2 + stem + down + sum(up * 2**s for s in range(stages - 1))
 
 
 STAGES_NEEDED = Exercise(
@@ -48,40 +39,39 @@ STAGES_NEEDED = Exercise(
     mistakes=(
         Mistake(
             "the encoder alone",
-            lambda rows: _fewest(rows, lambda stages: _reach(stages, up=0)),
+            "down + up",
+            "down",
             "you counted the way down only. The decoder's convolutions look around as well, on coarse maps too.",
         ),
         Mistake(
             "no upsampling",
-            lambda rows: _fewest(rows, lambda stages: _reach(stages, up=2)),
+            "up = fine + 2 * fine",
+            "up = 2 * fine",
             "the upsampling is missing: you have the reach downwards. Upwards, a pixel may be copied from a coarse one "
             "whose centre lies at the other end of it: 2^s rows more on the way into stage s.",
         ),
         Mistake(
             "both convolutions on the coarse map",
-            lambda rows: _fewest(rows, lambda stages: _reach(stages, late_stride=False)),
+            "fine + coarse",
+            "coarse + coarse",
             "you let both convolutions of a stage work on its own map. The first one has the stride: it reads the map "
             "of the stage before, where neighbours are half as far apart.",
         ),
-        Mistake(
-            "no stem",
-            lambda rows: _fewest(rows, lambda stages: _reach(stages, stem=0)),
-            "the stem is missing: two convolutions at full resolution before stage 0.",
-        ),
+        Mistake("no stem", "2 + 2", "2", "the stem is missing: two convolutions at full resolution before stage 0."),
         Mistake(
             "the whole window",
-            lambda rows: _fewest(rows, lambda stages: 2 * _reach(stages) + 1),
+            "reach < rows",
+            "2 * reach + 1 < rows",
             "you compare with the whole window. A cue lies on one side: what counts is the reach from the middle to "
             "one edge.",
         ),
         Mistake(
-            "strictly more",
-            lambda rows: _fewest(rows, lambda stages: _reach(stages) - 1),
-            "a cue exactly at the end of the reach is still seen.",
+            "strictly more", "reach < rows", "reach <= rows", "a cue exactly at the end of the reach is still seen."
         ),
         Mistake(
             "one row a convolution",
-            lambda rows: _fewest(rows, lambda stages: 4 * stages),
+            "down + up",
+            "2 + 2",
             "you count one row a convolution. On the map of stage s neighbours are 2^s rows of the image apart, so "
             "there a convolution looks 2^s rows further.",
         ),
@@ -110,28 +100,8 @@ def rename(names):
     return ours
 
 
-def _rename(names, *, drop=("copy", "again", "unused"), prefix=True, every_conv=False, norms=True, projection=True):
-    ours = {}
-    for name in names:
-        short = name.removeprefix("module.") if prefix else name
-        parts = short.split(".")
-        faults = {
-            "copy": short.startswith("decoder.encoder."),
-            "again": "all_modules" in parts,
-            "unused": parts[:2] == ["xlstm", "norm"] or (parts[1] == "xlstm_layers" and parts[3] == "norm"),
-            "any norm": "xlstm" in short and "norm" in parts,
-        }
-        if any(faults[what] for what in drop):
-            continue
-        short = short.replace("seg_layers.", "heads.").replace("upsample_layers.", "upsamplings.")
-        short = short.replace("encoder.xlstm_layers.", "encoder.mixers.")
-        for number in ("1", "2"):
-            short = short.replace(f".conv{number}.conv.", f".conv{number}.")
-            short = short.replace(f".conv{number}.norm.", f".norm{number}." if norms else f".conv{number}.")
-        short = short.replace(".conv.", ".") if every_conv else short
-        short = short.replace(".conv3.", ".projection.") if projection else short
-        ours[name] = short
-    return ours
+def _checkpoint(description: str, names: str) -> Case:
+    return Case(description, (names.split(),))
 
 
 RENAME = Exercise(
@@ -143,57 +113,32 @@ RENAME = Exercise(
     difficulty=4,
     reference=rename,
     cases=(
-        Case(
+        _checkpoint(
             "heads and upsamplings",
-            (["decoder.seg_layers.0.weight", "decoder.upsample_layers.0.conv.weight", "decoder.seg_layers.1.bias"],),
+            "decoder.seg_layers.0.weight decoder.upsample_layers.0.conv.weight decoder.seg_layers.1.bias",
         ),
-        Case(
+        _checkpoint(
             "both kinds of residual block",
-            (
-                [
-                    "encoder.stem.0.conv1.weight",
-                    "encoder.stem.0.norm2.bias",
-                    "encoder.stem.0.conv3.weight",
-                    "decoder.stages.0.1.conv1.conv.weight",
-                    "decoder.stages.0.1.conv2.norm.weight",
-                ],
-            ),
+            "encoder.stem.0.conv1.weight encoder.stem.0.norm2.bias encoder.stem.0.conv3.weight "
+            "decoder.stages.0.1.conv1.conv.weight decoder.stages.0.1.conv2.norm.weight",
         ),
-        Case(
-            "the encoder a second time",
-            (["encoder.stages.0.0.conv1.weight", "decoder.encoder.stages.0.0.conv1.weight"],),
+        _checkpoint(
+            "the encoder a second time", "encoder.stages.0.0.conv1.weight decoder.encoder.stages.0.0.conv1.weight"
         ),
-        Case(
+        _checkpoint(
             "a convolution and its norm listed again",
-            (
-                [
-                    "encoder.stem.1.conv1.conv.bias",
-                    "encoder.stem.1.conv1.all_modules.0.bias",
-                    "encoder.stem.1.conv1.all_modules.1.weight",
-                ],
-            ),
+            "encoder.stem.1.conv1.conv.bias encoder.stem.1.conv1.all_modules.0.bias "
+            "encoder.stem.1.conv1.all_modules.1.weight",
         ),
-        Case(
+        _checkpoint(
             "mixers",
-            (
-                [
-                    "encoder.xlstm_layers.1.conv2.norm.bias",
-                    "encoder.xlstm_layers.2.norm.weight",
-                    "encoder.xlstm_layers.2.vil.norm.weight",
-                    "encoder.xlstm_layers.2.vil.layer.conv1d.conv.weight",
-                ],
-            ),
+            "encoder.xlstm_layers.1.conv2.norm.bias encoder.xlstm_layers.2.norm.weight "
+            "encoder.xlstm_layers.2.vil.norm.weight encoder.xlstm_layers.2.vil.layer.conv1d.conv.weight",
         ),
-        Case("the mixer of the variant bot", (["xlstm.norm.bias", "xlstm.vil.norm.weight", "xlstm.vil.layer.skip"],)),
-        Case(
+        _checkpoint("the mixer of the variant bot", "xlstm.norm.bias xlstm.vil.norm.weight xlstm.vil.layer.skip"),
+        _checkpoint(
             "trained on several GPUs",
-            (
-                [
-                    "module.encoder.stem.0.conv3.bias",
-                    "module.decoder.encoder.stem.0.conv3.bias",
-                    "module.xlstm.norm.bias",
-                ],
-            ),
+            "module.encoder.stem.0.conv3.bias module.decoder.encoder.stem.0.conv3.bias module.xlstm.norm.bias",
         ),
     ),
     hints=(
@@ -206,52 +151,61 @@ RENAME = Exercise(
     mistakes=(
         Mistake(
             "the encoder kept twice",
-            lambda names: _rename(names, drop=("again", "unused")),
+            'short.startswith("decoder.encoder.") or ',
+            "",
             "names that begin with `decoder.encoder.` are the encoder once more: the decoder holds a second "
             "reference to it.",
         ),
         Mistake(
             "all_modules kept",
-            lambda names: _rename(names, drop=("copy", "unused")),
+            ' or "all_modules" in parts',
+            "",
             "names with `.all_modules.` list a convolution and its norm a second time. Leave them out.",
         ),
         Mistake(
             "the unused norm kept",
-            lambda names: _rename(names, drop=("copy", "again")),
+            "if unused or ",
+            "if ",
             "each published mixer owns a norm that no computation uses: `xlstm.norm.*` and "
             "`encoder.xlstm_layers.N.norm.*`. There is no place for it here.",
         ),
         Mistake(
             "every norm near a mixer dropped",
-            lambda names: _rename(names, drop=("copy", "again", "any norm")),
+            '(parts[1] == "xlstm_layers" and parts[3] == "norm")',
+            '("xlstm" in short and "norm" in parts)',
             "you dropped norms that do work: `vil.norm` normalises the tokens, and a residual block in a mixer's place "
             "has norms too. Unused is only the one directly below `xlstm.` or `encoder.xlstm_layers.N.`",
         ),
         Mistake(
             "every conv shortened",
-            lambda names: _rename(names, every_conv=True),
+            "ours[name] = short",
+            'ours[name] = short.replace(".conv.", ".")',
             "you shorten `.conv.` wherever it stands. Upsamplings and the convolution of the ViL layer keep theirs: "
             "only `.conv1.conv.` and `.conv2.conv.` lose it.",
         ),
         Mistake(
             "norms named like convolutions",
-            lambda names: _rename(names, norms=False),
+            'f".norm{number}."',
+            'f".conv{number}."',
             "`.conv1.norm.` became `.conv1.`: now a norm has the name of a convolution. It is `.norm1.`",
         ),
         Mistake(
             "no projection",
-            lambda names: _rename(names, projection=False),
+            '.replace(".conv3.", ".projection.")',
+            "",
             "`.conv3.`, the 1x1 convolution that takes the input along, is called `.projection.` here.",
         ),
         Mistake(
             "module. kept",
-            lambda names: _rename(names, prefix=False),
+            '.removeprefix("module.")',
+            "",
             "a network trained on several GPUs has `module.` before all names. Take it off first: your other rules "
             "look at how a name begins.",
         ),
         Mistake(
             "turned round",
-            lambda names: {ours: name for name, ours in rename(names).items()},
+            'ours[name] = short.replace(".conv3.", ".projection.")',
+            'ours[short.replace(".conv3.", ".projection.")] = name',
             "your dictionary leads from our names to the published ones. Published names are the keys.",
         ),
     ),

@@ -15,22 +15,8 @@ def hausdorff95(first, second, spacing):
     return max(there, back)
 
 
-def _hausdorff(first, second, spacing, *, join=max, share=95, squares=True, root=True, pool=False):
-    steps = (first[:, None, :] - second[None, :, :]) * np.array(spacing)
-    distances = (steps**2).sum(2) if squares else np.abs(steps).sum(2)
-    distances = np.sqrt(distances) if squares and root else distances
-    there, back = distances.min(1), distances.min(0)
-    if pool:
-        return np.percentile(np.concatenate([there, back]), share)
-    return join((np.percentile(there, share), np.percentile(back, share)))
-
-
-def _scaled_afterwards(first, second, spacing):
-    return _hausdorff(first, second, (1,) * len(spacing)) * np.mean(spacing)
-
-
-def _points(count: int, dims: int, seed: int, highest: int = 20) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, highest, (count, dims))
+def _points(count: int, dims: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 20, (count, dims))
 
 
 def _with_an_outlier() -> np.ndarray:
@@ -67,51 +53,60 @@ HAUSDORFF95 = Exercise(
     mistakes=(
         Mistake(
             "in voxels",
-            lambda a, b, spacing: _hausdorff(a, b, (1.0,) * len(spacing)),
+            " * np.array(spacing)",
+            "",
             "`spacing` is not used: these are voxels. A step along z may be many times as long as one along x.",
         ),
         Mistake(
             "spacing backwards",
-            lambda a, b, spacing: _hausdorff(a, b, spacing[::-1]),
+            "np.array(spacing)",
+            "np.array(spacing)[::-1]",
             "the spacing is taken in the order (x, y, z). Arrays here are (z, y, x), and so is the spacing.",
         ),
         Mistake(
             "scaled afterwards",
-            _scaled_afterwards,
+            (" * np.array(spacing)", "max(there, back)"),
+            ("", "max(there, back) * np.mean(spacing)"),
             "you measured in voxels and multiplied by the mean spacing. That is right only where all sides of a voxel "
             "are equal: scale each step before the distance is taken.",
         ),
         Mistake(
             "one way only",
-            lambda a, b, spacing: _hausdorff(a, b, spacing, join=lambda both: both[0]),
+            "max(there, back)",
+            "there",
             "you look from the first set only. A part that the first set lacks is then never noticed: look from the "
             "second set too, and take the larger.",
         ),
         Mistake(
             "the mean of both ways",
-            lambda a, b, spacing: _hausdorff(a, b, spacing, join=lambda both: sum(both) / 2),
+            "max(there, back)",
+            "(there + back) / 2",
             "you average the two directions. The Hausdorff distance is the worse of them: the larger.",
         ),
         Mistake(
             "pooled",
-            lambda a, b, spacing: _hausdorff(a, b, spacing, pool=True),
+            "max(there, back)",
+            "np.percentile(np.concatenate([distances.min(axis=1), distances.min(axis=0)]), 95)",
             "you pooled both directions before taking the percentile. Some programs do; here each direction has its "
             "own percentile, and the larger counts. A large set cannot then outvote a small one.",
         ),
         Mistake(
             "the largest",
-            lambda a, b, spacing: _hausdorff(a, b, spacing, share=100),
+            "max(there, back)",
+            "max(distances.min(axis=1).max(), distances.min(axis=0).max())",
             "this is the plain Hausdorff distance: one stray voxel decides it. Take the 95th percentile in place of "
             "the maximum.",
         ),
         Mistake(
             "squared",
-            lambda a, b, spacing: _hausdorff(a, b, spacing, root=False),
+            "np.sqrt((steps**2).sum(axis=2))",
+            "(steps**2).sum(axis=2)",
             "the square root is missing: these are squared millimetres.",
         ),
         Mistake(
             "along the axes",
-            lambda a, b, spacing: _hausdorff(a, b, spacing, squares=False),
+            "np.sqrt((steps**2).sum(axis=2))",
+            "np.abs(steps).sum(axis=2)",
             "you add the steps along the axes, which is the way along the grid. The straight distance is the root of "
             "the sum of squares.",
         ),
@@ -133,51 +128,6 @@ def cell_f1(prediction, truth):
             overlap = np.sum((truth == cell) & (prediction == other))
             matched += int(overlap / union > 0.5)
     return 2 * matched / (len(found) + len(wanted))
-
-
-def _cell_f1(prediction, truth, *, above=0.5, at_least=False, measure="iou", background=False, empty=1.0, give="f1"):
-    least = -1 if background else 0
-    found, wanted = (np.unique(x[x > least]) for x in (prediction, truth))
-    if len(found) + len(wanted) == 0:
-        return empty
-    matched = 0
-    for cell in wanted:
-        for other in found:
-            one, two = truth == cell, prediction == other
-            overlap = np.sum(one & two)
-            size = {"iou": np.sum(one | two), "smaller": min(one.sum(), two.sum()), "dice": (one.sum() + two.sum()) / 2}
-            share = overlap / size[measure]
-            matched += int(share >= above if at_least else share > above)
-    if give == "precision":
-        return matched / len(found) if len(found) else 0.0
-    if give == "recall":
-        return matched / len(wanted) if len(wanted) else 0.0
-    if give == "jaccard":
-        return matched / (len(found) + len(wanted) - matched)
-    return 2 * matched / (len(found) + len(wanted))
-
-
-def _same_number(prediction, truth):
-    found, wanted = (np.unique(x[x > 0]) for x in (prediction, truth))
-    if len(found) + len(wanted) == 0:
-        return 1.0
-    both = [n for n in wanted if n in found]
-    hits = sum(
-        int(np.sum((truth == n) & (prediction == n)) / np.sum((truth == n) | (prediction == n)) > 0.5) for n in both
-    )
-    return 2 * hits / (len(found) + len(wanted))
-
-
-def _counts_numbers(prediction, truth):
-    """As many cells as the largest number says, which is wrong when numbers are missing."""
-    total = int(prediction.max() + truth.max())
-    real = len(np.unique(prediction[prediction > 0])) + len(np.unique(truth[truth > 0]))
-    return _cell_f1(prediction, truth) * real / total if total else 1.0
-
-
-def _pixels(prediction, truth):
-    total = np.sum(prediction > 0) + np.sum(truth > 0)
-    return 2 * np.sum((prediction > 0) & (truth > 0)) / total if total else 1.0
 
 
 def _cells(*boxes: tuple[int, int, int, int, int], size: tuple[int, int] = (9, 12)) -> np.ndarray:
@@ -220,67 +170,79 @@ CELL_F1 = Exercise(
     mistakes=(
         Mistake(
             "at one half",
-            lambda p, t: _cell_f1(p, t, at_least=True),
+            "> 0.5",
+            ">= 0.5",
             "you match at an IoU of exactly one half. Two halves of one cell then both match it, and a cell would be "
             "counted twice: above one half, or pair them off one to one.",
         ),
         Mistake(
             "any overlap",
-            lambda p, t: _cell_f1(p, t, above=0),
+            "> 0.5",
+            "> 0",
             "any overlap counts as a match. A blob over everything would find every cell: ask for an IoU above 1/2.",
         ),
         Mistake(
             "the background is a cell",
-            lambda p, t: _cell_f1(p, t, background=True),
+            ("prediction[prediction > 0]", "truth[truth > 0]"),
+            ("prediction", "truth"),
             "background, number 0, is matched as if it were a cell. It is always found, and so it flatters.",
         ),
         Mistake(
             "divided by the smaller",
-            lambda p, t: _cell_f1(p, t, measure="smaller"),
+            "overlap / union",
+            "overlap / min(np.sum(truth == cell), np.sum(prediction == other))",
             "you divide the overlap by the smaller of the two. A speck inside a cell then counts as found: divide by "
             "the union.",
         ),
         Mistake(
             "Dice above one half",
-            lambda p, t: _cell_f1(p, t, measure="dice"),
+            "overlap / union",
+            "2 * overlap / (union + overlap)",
             "you compare the Dice of each pair with one half. That is milder than IoU: Dice 1/2 is IoU 1/3.",
         ),
         Mistake(
             "by number",
-            _same_number,
+            "in found:",
+            "in found[found == cell]:",
             "you compare cell 1 with cell 1. The numbers mean nothing; a prediction counts its cells in an order of "
             "its own. Compare every cell with every other.",
         ),
         Mistake(
             "precision",
-            lambda p, t: _cell_f1(p, t, give="precision"),
+            "2 * matched / (len(found) + len(wanted))",
+            "matched / max(1, len(found))",
             "this is the precision, the share of predicted cells that are right. Cells that were missed do not lower "
             "it.",
         ),
         Mistake(
             "recall",
-            lambda p, t: _cell_f1(p, t, give="recall"),
+            "2 * matched / (len(found) + len(wanted))",
+            "matched / max(1, len(wanted))",
             "this is the recall, the share of true cells that were found. Cells that were made up do not lower it.",
         ),
         Mistake(
             "the critical success index",
-            lambda p, t: _cell_f1(p, t, give="jaccard"),
+            "2 * matched / (len(found) + len(wanted))",
+            "matched / (len(found) + len(wanted) - matched)",
             "you divide the matches by matches plus both kinds of error. F1 counts a match twice above the line and "
             "below.",
         ),
         Mistake(
             "nothing there scores 0",
-            lambda p, t: _cell_f1(p, t, empty=0.0),
+            "return 1.0",
+            "return 0.0",
             "an empty image predicted as empty is right: by convention 1, not 0.",
         ),
         Mistake(
             "the largest number",
-            _counts_numbers,
+            "2 * matched / (len(found) + len(wanted))",
+            "2 * matched / (prediction.max() + truth.max())",
             "you take the largest number for the count. Numbers may be missing: count those that occur.",
         ),
         Mistake(
             "pixels",
-            _pixels,
+            "2 * matched / (len(found) + len(wanted))",
+            "2 * np.sum((prediction > 0) & (truth > 0)) / (np.sum(prediction > 0) + np.sum(truth > 0))",
             "this counts pixels. Two cells melted into one lose hardly a pixel, and one cell of two.",
         ),
     ),

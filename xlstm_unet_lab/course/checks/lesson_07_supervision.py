@@ -1,6 +1,7 @@
 """Lesson 07, second part: a loss at every resolution."""
 
 import torch
+from torch.nn import functional as F
 
 from xlstm_unet_lab.course.exercise import Case, Exercise, Mistake
 
@@ -12,42 +13,8 @@ def deep_loss(outputs, label):
         factor = label.shape[1] // logits.shape[2]
         middle = factor // 2
         small = label[:, middle::factor, middle::factor]
-        total = total + weight * torch.nn.functional.cross_entropy(logits, small)
+        total = total + weight * F.cross_entropy(logits, small)
     return total / sum(weights)
-
-
-def _middle(label, factor):
-    return label[:, factor // 2 :: factor, factor // 2 :: factor]
-
-
-def _corner(label, factor):
-    return label[:, ::factor, ::factor]
-
-
-def _averaged(label, factor):
-    return torch.nn.functional.avg_pool2d(label[:, None].double(), factor)[:, 0].round().long()
-
-
-def _highest(label, factor):
-    return torch.nn.functional.max_pool2d(label[:, None].double(), factor)[:, 0].long()
-
-
-def _deep(outputs, label, *, weight=lambda level: 0.5**level, normalise=sum, shrink=_middle):
-    weights = [weight(level) for level in range(len(outputs))]
-    labels = [shrink(label, label.shape[1] // logits.shape[2]) for logits in outputs]
-    losses = [torch.nn.functional.cross_entropy(*pair) for pair in zip(outputs, labels, strict=True)]
-    return sum(w * loss for w, loss in zip(weights, losses, strict=True)) / normalise(weights)
-
-
-def _coarse_weighs_most(outputs, label):
-    return _deep(outputs, label, weight=lambda level: 0.5 ** (len(outputs) - 1 - level))
-
-
-def _enlarged(outputs, label):
-    """Brings the logits to the label, and not the label to the logits."""
-    size = label.shape[1:]
-    grown = [torch.nn.functional.interpolate(logits, size, mode="bilinear") for logits in outputs]
-    return _deep(grown, label)
 
 
 def _outputs(
@@ -93,64 +60,75 @@ DEEP_LOSS = Exercise(
     mistakes=(
         Mistake(
             "weights that do not add up to 1",
-            lambda outputs, label: _deep(outputs, label, normalise=lambda weights: 1),
+            " / sum(weights)",
+            "",
             "your weights are 1, 1/2, 1/4 and so on, and do not add up to 1. A network with more resolutions would "
             "have a larger loss, and with it a larger learning rate: divide by their sum.",
         ),
         Mistake(
             "divided by how many there are",
-            lambda outputs, label: _deep(outputs, label, normalise=len),
+            "sum(weights)",
+            "len(weights)",
             "you divide by how many outputs there are. The weights have to add up to 1: divide by the sum of the "
             "weights.",
         ),
         Mistake(
             "all alike",
-            lambda outputs, label: _deep(outputs, label, weight=lambda level: 1.0),
+            "0.5**level",
+            "1.0",
             "all resolutions weigh the same here. The finest is the one that is used in the end: each coarser one has "
             "half the weight of the one before.",
         ),
         Mistake(
             "the coarsest weighs most",
-            _coarse_weighs_most,
+            "range(len(outputs))",
+            "reversed(range(len(outputs)))",
             "the order of your weights is turned round: the list begins with the finest, and that weighs most.",
         ),
         Mistake(
             "a quarter each time",
-            lambda outputs, label: _deep(outputs, label, weight=lambda level: 0.25**level),
+            "0.5**level",
+            "0.25**level",
             "your weights fall to a quarter each time, as the number of pixels does. They are to halve; the mean over "
             "pixels has taken care of the pixels already.",
         ),
         Mistake(
             "one half, one third, one quarter",
-            lambda outputs, label: _deep(outputs, label, weight=lambda level: 1 / (level + 1)),
+            "0.5**level",
+            "1 / (level + 1)",
             "your weights are 1, 1/2, 1/3, 1/4. Each has to be half of the one before: 1, 1/2, 1/4, 1/8.",
         ),
         Mistake(
             "the finest only",
-            lambda outputs, label: _deep(outputs, label, weight=lambda level: float(level == 0)),
+            "0.5**level",
+            "float(level == 0)",
             "only the finest resolution counts here. That is training without deep supervision.",
         ),
         Mistake(
             "the corner",
-            lambda outputs, label: _deep(outputs, label, shrink=_corner),
+            "factor // 2",
+            "0",
             "you keep the first pixel of every block. That is a possible choice (the encoder's features are centred "
             "there); this exercise and nnU-Net keep number `factor // 2`.",
         ),
         Mistake(
             "averaged labels",
-            lambda outputs, label: _deep(outputs, label, shrink=_averaged),
+            "label[:, middle::factor, middle::factor]",
+            "F.avg_pool2d(label[:, None].double(), factor)[:, 0].round().long()",
             "you average labels and round. Between class 0 and class 2 that makes class 1, which was not there. Leave "
             "pixels out.",
         ),
         Mistake(
             "the highest label",
-            lambda outputs, label: _deep(outputs, label, shrink=_highest),
+            "label[:, middle::factor, middle::factor]",
+            "F.max_pool2d(label[:, None].double(), factor)[:, 0].long()",
             "you keep the highest label of every block: whatever has a high number grows. Keep one pixel by its place, "
             "number `factor // 2` along each axis.",
         ),
         Mistake(
             "enlarged logits",
-            _enlarged,
+            "(logits, small)",
+            '(F.interpolate(logits, label.shape[1:], mode="bilinear"), label)',
             "you enlarge the logits to the size of the label. Then a coarse stage is blamed for detail that it cannot "
             "draw: make the label smaller.",
         ),
