@@ -9,7 +9,7 @@ import re
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -38,21 +38,13 @@ class Mistake:
     name: str
     old: str | tuple[str, ...]
     new: str | tuple[str, ...]
-    hint: str = ""
-
-    def __post_init__(self):
-        if callable(self.old):  # a lesson that is not converted yet: (name, answer, hint)
-            object.__setattr__(self, "hint", self.new)
+    hint: str
 
     @property
     def edits(self) -> tuple[tuple[str, str], ...]:
         """The pairs of what is replaced and what takes its place; ValueError where one of them has no partner."""
         old, new = ((text,) if isinstance(text, str) else text for text in (self.old, self.new))
         return tuple(zip(old, new, strict=True))
-
-    def says(self, hint: str) -> "Mistake":
-        """The same mistake with this hint: `Mistake(name, old, new).says(hint)` keeps an edit on a line of its own."""
-        return replace(self, hint=hint)
 
 
 @dataclass(frozen=True)
@@ -108,8 +100,6 @@ class Exercise:
 
         Raises ValueError, naming exercise and mistake, where what it replaces does not occur exactly once.
         """
-        if callable(mistake.old):
-            return mistake.old
         return _edited(self.reference, mistake, f"exercise {self.number}, mistake {mistake.name!r}")
 
 
