@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from xlstm_unet_lab.figures.picture import described_png
 from xlstm_unet_lab.overlays import show
 from xlstm_unet_lab.overlays.description import overlay
-from xlstm_unet_lab.overlays.screenshot import LEVEL, legend, png
+from xlstm_unet_lab.overlays.screenshot import LEVEL, legend
 from xlstm_unet_lab.overlays.virtual_display import X_PORT, has_screen
 
 
@@ -23,7 +24,7 @@ def test_a_rare_label_keeps_its_colour_on_a_photograph():
     shown = overlay(photo, prediction=label, channel_names=("red", "green", "blue"), colours={1: "#0072B2"}, unit="px")
     picture = np.concatenate([np.moveaxis(photo, 0, -1), legend(shown, 2, 400)])
     picture[150, 200] = colour = (0x00, 0x72, 0xB2)
-    with Image.open(io.BytesIO(png(picture, "Many words."))) as file:
+    with Image.open(io.BytesIO(described_png(picture, "Many words.", LEVEL))) as file:
         drawn = np.asarray(file.convert("RGB"))
         assert file.text["Description"] == "Many words."
     assert np.abs(drawn.astype(int) - picture).max() <= LEVEL / 2

@@ -20,8 +20,9 @@ from xlstm_unet_lab.data.normalise import normalise
 from xlstm_unet_lab.data.registry import get_recipe, recipe_names
 from xlstm_unet_lab.inference.load import load_predictor, load_run
 from xlstm_unet_lab.plugin import files, widgets
+from xlstm_unet_lab.plugin.exploring import explore_layers
 from xlstm_unet_lab.plugin.mixer_rows import receptive_field
-from xlstm_unet_lab.plugin.tasks import Place, compare, explore_layers, image_of, place_of, segment
+from xlstm_unet_lab.plugin.tasks import Place, compare, image_of, place_of, segment
 
 MANIFEST = REPOSITORY / "xlstm_unet_lab" / "plugin" / "napari.yaml"
 

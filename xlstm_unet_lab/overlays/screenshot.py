@@ -138,17 +138,12 @@ def _what_is_drawn(overlay: Overlay, ndisplay: int) -> str:
     return ", ".join(words)
 
 
-def png(picture: np.ndarray, description: str) -> bytes:
-    """A picture uint8 (rows, width, 3) as PNG, its colours kept to half a LEVEL, with the description in its text."""
-    return described_png(picture, description, LEVEL)
-
-
 def main(target: str, *sizes: str) -> None:
     """Draw the overlay that comes in on standard input; what went wrong is the last line on standard error."""
     overlay: Overlay = pickle.load(sys.stdin.buffer)  # from `screenshot`, nobody else
     ndisplay, width, height = map(int, sizes)
     picture = np.concatenate([draw(overlay, ndisplay, width, height), legend(overlay, ndisplay, width)])
-    write_whole(target, png(picture, overlay.describe()))
+    write_whole(target, described_png(picture, overlay.describe(), LEVEL))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from qtpy.compat import isalive
 from superqt.utils import create_worker, ensure_main_thread
 
 from xlstm_unet_lab.overlays.layers import LayerData
-from xlstm_unet_lab.plugin.tasks import Comparison, compare, explore_layers, segment
+from xlstm_unet_lab.plugin.exploring import explore_layers
+from xlstm_unet_lab.plugin.tasks import Comparison, compare, segment
 
 RUNS = Path("runs")  # where `xlstm-unet-lab train` puts run directories
 MOST_PREDICTIONS = 3
