@@ -101,8 +101,8 @@ From top to bottom in profile `cpu`, and its mean foreground Dice on held-out im
 
 ## Trained from scratch
 
-On these cores for so many minutes (`python -m benchmarks.accuracy`) and tested on held-out cases, with the 95% bootstrap
-interval of the mean over cases; one training each, so the luck of the seed is not in it:
+On these cores for so many minutes (`python -m benchmarks.accuracy`) and tested on held-out cases, with the 95%
+bootstrap interval of the mean over cases; one training each, so the luck of the seed is not in it:
 
 {accuracy}
 
@@ -139,8 +139,9 @@ def large_volumes() -> str:
     predicted, shown = read("large_volume"), read("overlay")
     sizes = [" x ".join(map(str, result["size"])) for result in (predicted, shown)]
     return (
-        f"Predicting {sizes[0]} voxels, {predicted['classes']} classes, took {predicted['seconds'] / 60:.0f} minutes and "
-        f"{predicted['gigabytes']:.1f} GB at the most.\nA case of {sizes[1]} voxels with {shown['labels']} labels opens in "
+        f"Predicting {sizes[0]} voxels, {predicted['classes']} classes, took {predicted['seconds'] / 60:.0f} minutes "
+        f"and {predicted['gigabytes']:.1f} GB at the most.\nA case of {sizes[1]} voxels with {shown['labels']} labels "
+        "opens in "
         f"napari in {shown['seconds to open']:.1f} s, and the next slice shows after "
         f"{1000 * shown['seconds a slice']:.0f} ms."
     )

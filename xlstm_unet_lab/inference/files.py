@@ -13,7 +13,7 @@ from xlstm_unet_lab.data.colours import in_colour
 from xlstm_unet_lab.data.images import ENDINGS, LABEL_ENDINGS, ending, read_case
 from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.inference.instances import instances_from_classes
-from xlstm_unet_lab.inference.predictor import Predictor
+from xlstm_unet_lab.inference.trained import TrainedNetwork
 from xlstm_unet_lab.inference.uncertainty import entropy, mirrored_disagreement, predicted_probability
 
 CHANNEL_DIGITS = 4  # nnU-Net's file names end in _0000, _0001, ... for the channels of a case
@@ -63,7 +63,7 @@ def _files_of(entry: Path) -> list[Path]:
 
 
 def predict_files(
-    predictor: Predictor,
+    predictor: TrainedNetwork,
     inputs: Source | Sequence[Source],
     out_folder: str | Path,
     *,
@@ -124,7 +124,7 @@ def predict_files(
     return predicted()
 
 
-def _channels_together(cases: dict[str, list[Path]], predictor: Predictor) -> dict[str, list[Path]]:
+def _channels_together(cases: dict[str, list[Path]], predictor: TrainedNetwork) -> dict[str, list[Path]]:
     """The cases, with grey pictures that are named as the channels of one put together; those in colour are frames."""
     channels = predictor.in_channels or 1
     numbered: dict[str, list[str]] = {}
@@ -146,7 +146,7 @@ def _channels_together(cases: dict[str, list[Path]], predictor: Predictor) -> di
 
 
 def _everything(
-    predictor: Predictor,
+    predictor: TrainedNetwork,
     image: np.ndarray,
     spacing: Sequence[float] | None,
     uncertainty: Literal[False] | Sequence[int],
