@@ -11,7 +11,7 @@ import torch
 import xlstm_unet_lab as lab
 from benchmarks import accuracy, measure, mlstm, overlay, page, training_step
 from benchmarks.__main__ import NAMES, main
-from xlstm_unet_lab.overlays.viewer import layers
+from xlstm_unet_lab.overlays.layers import layer_data
 
 
 def test_cases_take_turns_after_one_warm_up():
@@ -69,7 +69,7 @@ def test_a_large_volume_opens_and_scrolls_as_wanted():
 def test_a_volume_is_shown_as_it_lies_in_memory(monkeypatch):
     monkeypatch.setattr(overlay, "SIZE", (64, 64, 32))
     image, truth, prediction = overlay.volume()
-    (shown, _, kind), *others = layers(lab.overlay(image, truth=truth, prediction=prediction))
+    (shown, _, kind), *others = layer_data(lab.overlay(image, truth=truth, prediction=prediction))
     assert kind == "image" and np.shares_memory(shown, image), "neither copied nor converted"
     assert all(type(data) is np.ndarray and data.shape == shown.shape for data, _, _ in others), "nothing is read later"
 
