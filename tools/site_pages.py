@@ -18,8 +18,8 @@ from PIL import Image
 
 import xlstm_unet_lab as lab
 from xlstm_unet_lab.course.authoring.lesson import NOT_FOR_STUDENTS
-from xlstm_unet_lab.data.prepare import get_recipe, recipe_names
 from xlstm_unet_lab.data.recipe import Recipe
+from xlstm_unet_lab.data.registry import get_recipe, recipe_names
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXTS = ("CONTRIBUTING.md", "CHANGELOG.md")

@@ -9,7 +9,7 @@ from conftest import absent
 from places import REPOSITORY
 
 from xlstm_unet_lab.course.authoring.lesson import BEGIN, END, NOT_FOR_STUDENTS, read_master
-from xlstm_unet_lab.data.prepare import get_recipe
+from xlstm_unet_lab.data.registry import get_recipe
 
 SITE = runpy.run_path(str(REPOSITORY / "tools" / "site_pages.py"))
 MASTERS = sorted((REPOSITORY / "solutions").glob("[0-9][0-9]_*.py"))
