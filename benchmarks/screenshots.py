@@ -10,11 +10,9 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 import xlstm_unet_lab as lab
 from benchmarks.accuracy import datasets
-from xlstm_unet_lab.data.images import read_case
+from xlstm_unet_lab.data.images import read_case, read_label
 from xlstm_unet_lab.data.instance_labels import LABELS
 from xlstm_unet_lab.inference.instances import instances_from_classes
 from xlstm_unet_lab.overlays.description import Overlay, overlay, overlay_case
@@ -70,10 +68,10 @@ def ms_lesions() -> Overlay:
     if not (folder := Path(os.environ.get("LAB_REAL_DATA", "")) / MS_LESIONS).is_dir():
         raise FileNotFoundError(f"{folder} is missing: set LAB_REAL_DATA to the folder that holds ms_lesions")
     files = [next(folder.glob(f"{sequence}_*.nii.gz")) for sequence in SEQUENCES]
-    case, truth = read_case(files), read_case(next(folder.glob("GOLD_STANDARD_*.nii.gz")))
+    case, (truth, _) = read_case(files), read_label(next(folder.glob("GOLD_STANDARD_*.nii.gz")))
     return overlay(
         case.image,
-        truth=np.rint(truth.image[0]).astype(np.uint8),
+        truth=truth,
         spacing=case.spacing,
         channel_names=SEQUENCES,
         label_names={"lesion": 1},

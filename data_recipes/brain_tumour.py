@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from xlstm_unet_lab.data.conversion import Job, convert_cases
-from xlstm_unet_lab.data.nnunet_raw import load_volume, voxels, write_volume
+from xlstm_unet_lab.data.nnunet_raw import write_volume
 from xlstm_unet_lab.data.recipe import Recipe, Track
+from xlstm_unet_lab.data.volumes import load_volume, voxels
 
 CHANNELS = ("t1n", "t1c", "t2w", "t2f")
 LABELS = {"background": 0, "necrotic core": 1, "oedema": 2, "enhancing tumour": 3}

@@ -30,19 +30,12 @@ import numpy as np
 
 from xlstm_unet_lab.data import pictures
 from xlstm_unet_lab.data.conversion import Job, convert_cases
-from xlstm_unet_lab.data.nnunet_raw import (
-    FOLDS,
-    check_grid,
-    files_by_name,
-    load_volume,
-    voxels,
-    write_case,
-    write_volume,
-)
+from xlstm_unet_lab.data.files import files_by_name
+from xlstm_unet_lab.data.images import VOLUMES, Case, read_case, read_label, whole_numbers
+from xlstm_unet_lab.data.nnunet_raw import FOLDS, write_case, write_volume
 from xlstm_unet_lab.data.recipe import Recipe, Track
+from xlstm_unet_lab.data.volumes import check_grid, load_volume, voxels
 
-VOLUMES = (".nii.gz", ".nii")
-LOSSY = (".jpg", ".jpeg")
 SHOWN = 10  # problems that an error lists
 MOST_VALUES = 255  # label values that fit beside background into 8 bits
 TEST_EVERY, FEWEST_TO_HOLD_OUT = 5, 10  # every fifth case in name order is held out, where there are ten or more
@@ -198,59 +191,27 @@ def _declared(path: Path, spatial_dims: int) -> tuple[dict[str, int] | None, tup
 
 
 def _look_at_pictures(files: list[Path], label: Path) -> tuple[int, float, set[int]]:
-    image, _ = _read_channels(files)
-    found = _read_label(label)
-    if found.shape != image.shape[:2]:
-        raise ValueError(f"the label has shape {found.shape}, its image {image.shape[:2]}; a label covers its image")
-    return image.shape[2] if image.ndim == 3 else 1, 1.0, _values(found)
+    image, found = _read_picture(files).image, read_label(label)[0]
+    if found.shape != image.shape[1:]:
+        raise ValueError(f"the label has shape {found.shape}, its image {image.shape[1:]}; a label covers its image")
+    return len(image), 1.0, set(np.unique(found).tolist()) - {0}
 
 
 def _look_at_volumes(files: list[Path], label: Path) -> tuple[int, float, set[int]]:
+    """Of the images only the headers are read, for volumes may be many and large."""
     from nibabel.affines import voxel_sizes
 
     volumes = [load_volume(path) for path in (*files, label)]
     for path, volume in zip((*files, label), volumes, strict=True):
         check_grid(f"{path.parent.name}/{path.name}", volume, volumes[0])
-    return len(files), float(voxel_sizes(volumes[0].affine).max()), _values(voxels("the label", volumes[-1]))
+    return len(files), float(voxel_sizes(volumes[0].affine).max()), set(np.unique(read_label(label)[0]).tolist()) - {0}
 
 
-def _values(label: np.ndarray) -> set[int]:
-    values = np.unique(label)
-    wrong = values[~(values == np.rint(values)) | ~(values >= 0)]
-    if len(wrong):
-        raise ValueError(f"the label holds {wrong[:3].tolist()}; whole numbers from 0 on are expected")
-    return set(values.astype(int).tolist()) - {0}
-
-
-def _read_channels(files: list[Path]) -> tuple[np.ndarray, bool]:
-    """A picture as uint8, (y, x) or (y, x, 3), and whether its intensities were scaled for that, each file alone."""
-    channels, ranges = zip(*(pictures.to_uint8(pictures.read_picture(file)) for file in files), strict=True)
-    scaled = any(limits is not None for limits in ranges)
-    if len(files) == 1:
-        return channels[0], scaled
-    if len(files) != 3 or any(channel.ndim != 2 for channel in channels):
+def _read_picture(files: list[Path]) -> Case:
+    case = read_case(files, spatial_dims=2)
+    if len(case.image) not in (1, 3):
         raise ValueError(f"it has {len(files)} files; a picture is one grey or colour file, or three grey ones")
-    if len({channel.shape for channel in channels}) != 1:
-        raise ValueError(f"its channels have shapes {[channel.shape for channel in channels]}; they must be equal")
-    return np.stack(channels, axis=-1), scaled
-
-
-def _read_label(path: Path) -> np.ndarray:
-    """The numbers of a label picture, (y, x); those of a palette picture are its indices, not its colours."""
-    from PIL import Image
-
-    if path.suffix.lower() in LOSSY:
-        raise ValueError(f"labels/{path.name} is a JPEG file, whose compression changes the numbers; save it as PNG")
-    label = pictures.read_picture(path)
-    if path.suffix.lower() == ".png":
-        with Image.open(path) as image:
-            if image.mode == "P":
-                return np.asarray(image)
-    if label.ndim == 3 and (label != label[..., :1]).any():
-        raise ValueError(
-            f"labels/{path.name} is in colour; a label holds one number a pixel, or the indices of a palette"
-        )
-    return label if label.ndim == 2 else label[..., 0]
+    return case
 
 
 def _checksum(source: Path) -> int:
@@ -271,17 +232,19 @@ def _convert(survey: Survey, _source: Path, out: Path, track: Track = iter) -> d
 def _write(survey: Survey, job: Job, out: Path) -> dict[str, int]:
     import nibabel
 
-    known, (*files, label), scaled = np.array([0, *survey.values.values()]), job.files, False
+    known, (*files, label) = np.array([0, *survey.values.values()]), job.files
     if survey.spatial_dims == 2:
-        image, scaled = _read_channels(files)
-        write_case(out, job.part, job.name, image, np.searchsorted(known, _read_label(label)).astype(np.uint8))
-    else:
-        original = load_volume(label)
-        numbers = np.searchsorted(known, voxels(f"case {job.name}: label", original)).astype(np.uint8)
-        renumbered = nibabel.Nifti1Image(numbers, original.affine)
-        images = [load_volume(file) for file in files]
-        write_volume(out, job.part, job.name, images, renumbered, set(range(len(known))))
-    return {"images_scaled_to_8_bits": int(scaled)}
+        case, numbers = _read_picture(files), np.searchsorted(known, read_label(label)[0])
+        image = case.as_prepared()
+        image = image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)
+        write_case(out, job.part, job.name, image, numbers.astype(np.uint8))
+        return {"images_scaled_to_8_bits": int(any(part.dtype != np.uint8 for part in case.parts))}
+    *images, original = (load_volume(path) for path in job.files)
+    what = f"case {job.name}: label"
+    numbers = np.searchsorted(known, whole_numbers(what, voxels(what, original)))
+    renumbered = nibabel.Nifti1Image(numbers.astype(np.uint8), original.affine)
+    write_volume(out, job.part, job.name, images, renumbered, set(range(len(known))))
+    return {"images_scaled_to_8_bits": 0}
 
 
 RECIPE = Recipe(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from xlstm_unet_lab.data.conversion import Job, convert_cases
-from xlstm_unet_lab.data.nnunet_raw import check_pairs, files_by_name, layout_root, load_volume, write_volume
+from xlstm_unet_lab.data.files import check_pairs, files_by_name, layout_root
+from xlstm_unet_lab.data.nnunet_raw import write_volume
 from xlstm_unet_lab.data.recipe import Recipe, RemoteFile, Track
+from xlstm_unet_lab.data.volumes import load_volume
 
 LABELS = {"background": 0, "anterior": 1, "posterior": 2}
 # Three of every thirteen cases in name order are held out: 60 of the archive's 260, 48 of the 208 files below 4 MiB

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from xlstm_unet_lab.data.conversion import Job, convert_cases
+from xlstm_unet_lab.data.images import read_label
 from xlstm_unet_lab.data.instance_labels import COLOURS, LABELS, METRICS, TOLERANCES, interior_and_boundary
 from xlstm_unet_lab.data.nnunet_raw import write_case
 from xlstm_unet_lab.data.pictures import as_rgb, paired, read_picture, to_uint8
@@ -64,16 +65,13 @@ def _cases(source: Path) -> Iterator[tuple[str, str, Path, Path]]:
 def read_instances(path: Path, shape: tuple[int, int]) -> np.ndarray:
     """The label of one image as an instance map, int32 (y, x): 0 background, the cells counted from 1 without gaps.
 
-    Raises ValueError, naming the file, for another shape than the image's, values that are not whole numbers from 0
-    on, and more cells than 16 bits can number.
+    Raises ValueError, naming the file, for another shape than the image's, more cells than 16 bits can number, and as
+    `read_label` does.
     """
-    label = read_picture(path)
+    label, _ = read_label(path)
     if label.shape != shape:
         raise ValueError(f"{path} has shape {label.shape}, its image {shape}; a label holds one number for each pixel")
     numbers, positions = np.unique(label, return_inverse=True)
-    wrong = numbers[(numbers < 0) | (numbers != np.rint(numbers))]
-    if wrong.size:
-        raise ValueError(f"{path} holds {wrong[:3].tolist()}; cells are numbered by whole numbers, 0 is background")
     background = int(numbers[0] == 0)
     if len(numbers) - background > MOST_CELLS:
         raise ValueError(f"{path} holds {len(numbers) - background:,} cells; at most {MOST_CELLS:,} can be stored")

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from xlstm_unet_lab.data.conversion import Job, convert_cases
-from xlstm_unet_lab.data.nnunet_raw import layout_root, write_case
+from xlstm_unet_lab.data.files import layout_root
+from xlstm_unet_lab.data.nnunet_raw import write_case
 from xlstm_unet_lab.data.pictures import paired, read_picture, read_rgb
 from xlstm_unet_lab.data.recipe import Recipe, RemoteFile, Track
 

@@ -127,14 +127,9 @@ print(
 # Run the cell, then the check below it. `hint("00.1")` helps, a little more each time; `reveal("00.1")` shows an answer.
 
 
-# %% exercise="00.1" minutes=5 difficulty=2
+# %% exercise="00.1"
 def dice(prediction, truth):
-    ### BEGIN SOLUTION
-    total = prediction.sum() + truth.sum()
-    if total == 0:
-        return 1.0
-    return float(2 * (prediction & truth).sum() / total)
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%
@@ -251,15 +246,9 @@ for n in range(2):
 # * 3 *confused*: both have an object, of different classes.
 
 
-# %% exercise="00.2" minutes=7 difficulty=2
+# %% exercise="00.2"
 def error_map(prediction, truth):
-    ### BEGIN SOLUTION
-    errors = np.zeros(truth.shape, np.uint8)
-    errors[(truth > 0) & (prediction == 0)] = 1
-    errors[(truth == 0) & (prediction > 0)] = 2
-    errors[(truth > 0) & (prediction > 0) & (truth != prediction)] = 3
-    return errors
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%
@@ -297,16 +286,9 @@ print(f"{near_outline / wrong:.0%} of the wrong pixels lie within two pixels of 
 # `starts` says where each window begins; `weights` has one number a place in a window; the result has `length` scores.
 
 
-# %% exercise="00.3" minutes=8 difficulty=3
+# %% exercise="00.3"
 def blend(pieces, starts, weights, length):
-    ### BEGIN SOLUTION
-    total, shares = np.zeros(length), np.zeros(length)
-    for piece, start in zip(pieces, starts, strict=True):
-        place = slice(start, start + len(piece))
-        total[place] += weights * piece
-        shares[place] += weights
-    return total / shares
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%
@@ -381,12 +363,9 @@ table.round(3)
 # (positive where the first is better) and its standard error.
 
 
-# %% exercise="00.4" minutes=10 difficulty=3
+# %% exercise="00.4"
 def compare_scores(first, second):
-    ### BEGIN SOLUTION
-    differences = first - second
-    return differences.mean(), differences.std(ddof=1) / np.sqrt(len(differences))
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%

@@ -101,12 +101,9 @@ display(
 # One of the cases has a gate so open that a computer cannot tell it from 1. Your answer must be right there too.
 
 
-# %% exercise="01.1" minutes=6 difficulty=2
+# %% exercise="01.1"
 def half_life(f):
-    ### BEGIN SOLUTION
-    log_of_gate = -math.log1p(math.exp(-f))
-    return math.log(0.5) / log_of_gate
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%
@@ -192,18 +189,9 @@ display(
 # $h_1, h_2, \dots$ as a tensor of the same length.
 
 
-# %% exercise="01.2" minutes=10 difficulty=2
+# %% exercise="01.2"
 def weighted_memory(z, i, f):
-    ### BEGIN SOLUTION
-    c = n = torch.zeros((), dtype=z.dtype)
-    outputs = []
-    for t in range(len(z)):
-        forget, store = torch.sigmoid(f[t]), torch.exp(i[t])
-        c = forget * c + store * z[t]
-        n = forget * n + store
-        outputs.append(c / n)
-    return torch.stack(outputs)
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%
@@ -229,12 +217,9 @@ check("01.2", weighted_memory)
 # *About 8 minutes, difficulty 2 of 5.* `keys` is $(N, D)$, `values` $(N, V)$, `queries` $(M, D)$; return $(M, V)$.
 
 
-# %% exercise="01.3" minutes=8 difficulty=2
+# %% exercise="01.3"
 def write_and_read(keys, values, queries):
-    ### BEGIN SOLUTION
-    memory = keys.T @ values
-    return queries @ memory
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%
@@ -423,24 +408,9 @@ for dtype in (torch.float16, torch.float32):
 # check, and see which cases need the stabiliser. (The package adds $10^{-6}$ to the denominator; leave that out.)
 
 
-# %% exercise="01.4" minutes=25 difficulty=4
+# %% exercise="01.4"
 def mlstm(q, k, v, i, f):
-    ### BEGIN SOLUTION
-    C = torch.zeros(k.shape[1], v.shape[1], dtype=q.dtype)
-    n = torch.zeros(k.shape[1], dtype=q.dtype)
-    m = torch.tensor(-torch.inf, dtype=q.dtype)
-    outputs = []
-    for t in range(len(q)):
-        a = F.logsigmoid(f[t])
-        new_m = torch.maximum(a + m, i[t])
-        forget, store = torch.exp(a + m - new_m), torch.exp(i[t] - new_m)
-        key = k[t] / math.sqrt(k.shape[1])
-        C = forget * C + store * torch.outer(key, v[t])
-        n = forget * n + store * key
-        m = new_m
-        outputs.append((q[t] @ C) / torch.maximum((q[t] @ n).abs(), torch.exp(-m)))
-    return torch.stack(outputs)
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%
@@ -537,14 +507,9 @@ display(gates)
 # compute with logarithms until the end.
 
 
-# %% exercise="01.5" minutes=15 difficulty=4
+# %% exercise="01.5"
 def influence(i, f):
-    ### BEGIN SOLUTION
-    a = F.logsigmoid(f)
-    after = a.flip(0).cumsum(0).flip(0) - a  # the sum over the tokens that come later
-    exponent = after + i
-    return torch.exp(exponent - exponent.max())
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%
@@ -578,17 +543,9 @@ check("01.5", influence)
 # the rows $\bar y_t$. Return the rows $\bar v_s$ as a tensor $(S, V)$. Gates are small here: no stabiliser is needed.
 
 
-# %% exercise="01.6" minutes=20 difficulty=5
+# %% exercise="01.6"
 def value_gradients(q, k, i, f, y_gradient):
-    ### BEGIN SOLUTION
-    C_gradient = torch.zeros(k.shape[1], y_gradient.shape[1], dtype=q.dtype)
-    gradients = []
-    for t in reversed(range(len(q))):
-        C_gradient = C_gradient + torch.outer(q[t], y_gradient[t])
-        gradients.append(torch.exp(i[t]) / math.sqrt(k.shape[1]) * (k[t] @ C_gradient))
-        C_gradient = torch.sigmoid(f[t]) * C_gradient
-    return torch.stack(gradients[::-1])
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%

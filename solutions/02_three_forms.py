@@ -138,14 +138,9 @@ display(picture_of_decay(i, f))
 # column $s$.
 
 
-# %% exercise="02.1" minutes=12 difficulty=2
+# %% exercise="02.1"
 def decay_matrix(i, f):
-    ### BEGIN SOLUTION
-    summed = F.logsigmoid(f).cumsum(0)
-    exponents = summed[:, None] - summed[None, :] + i[None, :]
-    future = torch.ones_like(exponents, dtype=torch.bool).triu(1)
-    return exponents.masked_fill(future, -torch.inf)
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%
@@ -189,14 +184,9 @@ check("02.1", decay_matrix)
 # 02.1. Return the answers, $(S, V)$, without a loop. (The package adds $10^{-6}$ to the denominator; leave that out.)
 
 
-# %% exercise="02.2" minutes=20 difficulty=3
+# %% exercise="02.2"
 def parallel(q, k, v, exponents):
-    ### BEGIN SOLUTION
-    m = exponents.max(1).values
-    attention = (q @ k.T) / math.sqrt(k.shape[1]) * torch.exp(exponents - m[:, None])
-    size = torch.maximum(attention.sum(1).abs(), torch.exp(-m))
-    return attention @ v / size[:, None]
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%
@@ -260,12 +250,9 @@ display(chunk_structure(48, 12))
 # divided by an $e^m$: by the one for which no exponential can overflow.
 
 
-# %% exercise="02.3" minutes=10 difficulty=3
+# %% exercise="02.3"
 def join(first, m_first, second, m_second, decay):
-    ### BEGIN SOLUTION
-    m = torch.maximum(decay + m_first, m_second)
-    return torch.exp(decay + m_first - m) * first + torch.exp(m_second - m) * second
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%
@@ -283,11 +270,9 @@ check("02.3", join)
 # as keys, $V = D$; $c$ divides $S$; count a chunk's square in full, although half of it is masked.
 
 
-# %% exercise="02.4" minutes=10 difficulty=3
+# %% exercise="02.4"
 def multiplications(length, width, chunk_size):
-    ### BEGIN SOLUTION
-    return 2 * length * chunk_size * width + 2 * length * width**2
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%
@@ -302,29 +287,9 @@ check("02.4", multiplications)
 # shorter. `mlstm.decay_matrix(i, f)` is the package's 02.1, should yours not be done.
 
 
-# %% exercise="02.5" minutes=45 difficulty=5
+# %% exercise="02.5"
 def chunkwise(q, k, v, i, f, chunk_size):
-    ### BEGIN SOLUTION
-    k = k / math.sqrt(k.shape[1])
-    C, n = q.new_zeros(k.shape[1], v.shape[1]), q.new_zeros(k.shape[1])
-    m = q.new_tensor(-torch.inf)
-    outputs = []
-    for start in range(0, len(q), chunk_size):
-        here = slice(start, start + chunk_size)
-        b = F.logsigmoid(f[here]).cumsum(0)
-        inside = mlstm.decay_matrix(i[here], f[here])
-        unit = torch.maximum(inside.max(1).values, b + m)  # the m_t of the chunk's tokens
-        attention = (q[here] @ k[here].T) * torch.exp(inside - unit[:, None])
-        carried = torch.exp(b + m - unit)
-        overlap = attention.sum(1) + carried * (q[here] @ n)
-        numerator = attention @ v[here] + carried[:, None] * (q[here] @ C)
-        outputs.append(numerator / torch.maximum(overlap.abs(), torch.exp(-unit))[:, None])
-        stored = torch.exp(inside[-1] - unit[-1])[:, None] * k[here]
-        C = carried[-1] * C + stored.T @ v[here]
-        n = carried[-1] * n + stored.sum(0)
-        m = unit[-1]
-    return torch.cat(outputs)
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%

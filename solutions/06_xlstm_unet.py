@@ -53,7 +53,7 @@ from xlstm_unet_lab.course.pictures.comparison import lines, loss_curves
 from xlstm_unet_lab.course.pictures.explorers import Explorer
 from xlstm_unet_lab.course.pictures.mechanisms import receptive_field as picture_of_field
 from xlstm_unet_lab.data.augment import Augmentation
-from xlstm_unet_lab.data.dataset import normalise
+from xlstm_unet_lab.data.normalise import normalise
 from xlstm_unet_lab.data.phantom_physics import streams
 from xlstm_unet_lab.figures import cases as figures
 from xlstm_unet_lab.figures.picture import Picture
@@ -80,17 +80,9 @@ from xlstm_unet_lab.plugin.mixer_rows import receptive_field
 # last token to the first. The same code has to serve images and volumes.
 
 
-# %% exercise="06.1" minutes=10 difficulty=2
+# %% exercise="06.1"
 def mix(grid, block, backwards):
-    ### BEGIN SOLUTION
-    tokens = grid.flatten(2).mT
-    if backwards:
-        tokens = tokens.flip(1)
-    tokens = block(tokens)
-    if backwards:
-        tokens = tokens.flip(1)
-    return tokens.mT.reshape(grid.shape)
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%
@@ -148,18 +140,9 @@ for stages in (3, 5, 6):
 # *About 12 minutes, difficulty 2 of 5.* Add them up.
 
 
-# %% exercise="06.2" minutes=12 difficulty=2
+# %% exercise="06.2"
 def vil_parameters(width):
-    ### BEGIN SOLUTION
-    inner = 2 * width
-    block = 4 if width % 4 == 0 else 2
-    up, down = width * 2 * inner, inner * width
-    convolution = 4 * inner + inner
-    q_k_v = 3 * inner * block
-    gates = 2 * (3 * inner * block + block)
-    norm_and_skip = 2 * inner
-    return up + convolution + q_k_v + gates + norm_and_skip + down
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%
@@ -199,15 +182,9 @@ for width in (32, 128, 320):
 # elementwise products. Return two numbers: what grows with $S$, and what grows with $S^2$.
 
 
-# %% exercise="06.3" minutes=15 difficulty=3
+# %% exercise="06.3"
 def mixer_cost(tokens, width):
-    ### BEGIN SOLUTION
-    inner = 2 * width
-    block = 4 if width % 4 == 0 else 2
-    projections = width * 2 * inner + inner * width
-    small_maps = 4 * inner + 3 * inner * block + 2 * 3 * inner * block
-    return tokens * (projections + small_maps), 2 * tokens**2 * inner
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%
@@ -326,18 +303,9 @@ table.round(2)
 # plain U-Net need at least to see it? A U-Net has two or more.
 
 
-# %% exercise="06.4" minutes=20 difficulty=3
+# %% exercise="06.4"
 def stages_needed(rows):
-    ### BEGIN SOLUTION
-    stages, reach = 2, 10
-    while reach < rows:
-        stages += 1
-        # Another stage: two convolutions on the way down, two and an upsampling on the way up.
-        down = 2 ** (stages - 2) + 2 ** (stages - 1)
-        up = 2 * 2 ** (stages - 2) + 2 ** (stages - 2)
-        reach += down + up
-    return stages
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%
@@ -797,25 +765,9 @@ for name in released:
 # * Everything else stays as it is, what follows `.vil.` too.
 
 
-# %% exercise="06.5" minutes=25 difficulty=4
+# %% exercise="06.5"
 def rename(names):
-    ### BEGIN SOLUTION
-    ours = {}
-    for name in names:
-        short = name.removeprefix("module.")
-        parts = short.split(".")
-        unused = parts[:2] == ["xlstm", "norm"] or (parts[1] == "xlstm_layers" and parts[3] == "norm")
-        if unused or short.startswith("decoder.encoder.") or "all_modules" in parts:
-            continue
-        short = short.replace("decoder.seg_layers.", "decoder.heads.")
-        short = short.replace("decoder.upsample_layers.", "decoder.upsamplings.")
-        short = short.replace("encoder.xlstm_layers.", "encoder.mixers.")
-        for number in ("1", "2"):
-            short = short.replace(f".conv{number}.conv.", f".conv{number}.")
-            short = short.replace(f".conv{number}.norm.", f".norm{number}.")
-        ours[name] = short.replace(".conv3.", ".projection.")
-    return ours
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%

@@ -62,7 +62,7 @@ import xlstm_unet_lab as lab
 from data_recipes.phantom_abdomen import LABELS, scene
 from xlstm_unet_lab.course import check, choose, current_profile, estimate, hint, progress, reveal
 from xlstm_unet_lab.course import lesson_07_probes as probes
-from xlstm_unet_lab.course import lesson_07_runs as failure_runs
+from xlstm_unet_lab.course.lesson_07_runs import start as start_run
 from xlstm_unet_lab.course.pictures.comparison import flaws, lines, loss_curves
 from xlstm_unet_lab.course.pictures.explorers import boundary_tolerance_explorer
 from xlstm_unet_lab.data.phantoms import microscopy
@@ -133,13 +133,9 @@ display(
 # each of the $N$ pixels. Return the gradient, of the shape of `logits`, without autograd.
 
 
-# %% exercise="07.1" minutes=8 difficulty=2
+# %% exercise="07.1"
 def cross_entropy_gradient(logits, label):
-    ### BEGIN SOLUTION
-    probabilities = torch.softmax(logits, dim=1)
-    truth = F.one_hot(label, logits.shape[1])
-    return (probabilities - truth) / len(label)
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%
@@ -195,14 +191,9 @@ check("07.1", cross_entropy_gradient)
 # minus their mean.
 
 
-# %% exercise="07.2" minutes=10 difficulty=2
+# %% exercise="07.2"
 def soft_dice_loss(probabilities, truth):
-    ### BEGIN SOLUTION
-    smoothing = 1e-5
-    overlap = (probabilities * truth).sum(dim=(0, 2))
-    sizes = probabilities.sum(dim=(0, 2)) + truth.sum(dim=(0, 2))
-    return 1 - ((2 * overlap + smoothing) / (sizes + smoothing)).mean()
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%
@@ -275,13 +266,9 @@ display(
 # the gradient of the *loss* $1 - D$, without smoothing and without autograd.
 
 
-# %% exercise="07.3" minutes=15 difficulty=3
+# %% exercise="07.3"
 def dice_gradient(probabilities, truth):
-    ### BEGIN SOLUTION
-    sizes = probabilities.sum() + truth.sum()
-    dice = 2 * (probabilities * truth).sum() / sizes
-    return (dice - 2 * truth) / sizes
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%
@@ -530,17 +517,9 @@ display(
 # `F.cross_entropy` for every resolution. Of a block of `factor` pixels along an axis, keep number `factor // 2`.
 
 
-# %% exercise="07.4" minutes=12 difficulty=3
+# %% exercise="07.4"
 def deep_loss(outputs, label):
-    ### BEGIN SOLUTION
-    weights = [0.5**level for level in range(len(outputs))]
-    total = 0
-    for weight, logits in zip(weights, outputs, strict=True):
-        factor = label.shape[1] // logits.shape[2]
-        middle = factor // 2
-        total = total + weight * F.cross_entropy(logits, label[:, middle::factor, middle::factor])
-    return total / sum(weights)
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%
@@ -838,15 +817,9 @@ for name, distances in {"finds all ten": careful, "finds the seven easy ones": l
 # `np.percentile(..., 95)` in each direction.
 
 
-# %% exercise="07.5" minutes=15 difficulty=3
+# %% exercise="07.5"
 def hausdorff95(first, second, spacing):
-    ### BEGIN SOLUTION
-    steps = (first[:, None, :] - second[None, :, :]) * np.array(spacing)
-    distances = np.sqrt((steps**2).sum(axis=2))
-    there = np.percentile(distances.min(axis=1), 95)
-    back = np.percentile(distances.min(axis=0), 95)
-    return max(there, back)
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%
@@ -920,20 +893,9 @@ print(f"ITK {measure.GetHausdorffDistance():.3f} mm, SciPy {by_scipy:.3f} mm")
 # none is predicted.
 
 
-# %% exercise="07.6" minutes=20 difficulty=4
+# %% exercise="07.6"
 def cell_f1(prediction, truth):
-    ### BEGIN SOLUTION
-    found, wanted = np.unique(prediction[prediction > 0]), np.unique(truth[truth > 0])
-    if len(found) + len(wanted) == 0:
-        return 1.0
-    matched = 0
-    for cell in wanted:
-        for other in found:
-            union = np.sum((truth == cell) | (prediction == other))
-            overlap = np.sum((truth == cell) & (prediction == other))
-            matched += int(overlap / union > 0.5)
-    return 2 * matched / (len(found) + len(wanted))
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%
@@ -1002,7 +964,7 @@ display(lines(range(6), shrunk, x_label="pixels taken off every cell", y_label="
 # %%
 steps = choose(ci=25, cpu=100)
 print(f"five small runs: {estimate(ci=8, cpu=25)}")
-runs = {name: failure_runs.start(name, steps) for name in tqdm("ABCDE", "runs")}
+runs = {name: start_run(name, steps) for name in tqdm("ABCDE", "runs")}
 
 # %%
 for name, run in runs.items():
@@ -1064,22 +1026,9 @@ for name, run in runs.items():
 # `"empty class"`, `"healthy"`. It is tried on readings like those of the five runs, and on others.
 
 
-# %% exercise="07.7" minutes=40 difficulty=5
+# %% exercise="07.7"
 def diagnose(readings):
-    ### BEGIN SOLUTION
-    exponent_limit = {"float16": 11.09, "float32": 88.72}[readings["precision"]]
-    if readings["shared"] > 0:
-        return "leak"
-    if any(not 100 <= side <= 600 for side in readings["extent"]):
-        return "wrong spacing"
-    if readings["overflow"] and readings["largest gate"] > exponent_limit:
-        return "gate overflow"
-    if readings["overflow"] and readings["precision"] == "float16":
-        return "float16 overflow"
-    if readings["pull of empty patches"] == 0:
-        return "empty class"
-    return "healthy"
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%

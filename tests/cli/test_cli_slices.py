@@ -12,8 +12,7 @@ from imageio.v3 import imwrite
 
 import xlstm_unet_lab as lab
 from data_recipes import phantom_abdomen
-from xlstm_unet_lab.evaluation.cases import run_facts
-from xlstm_unet_lab.inference.predict import slice_by_slice
+from xlstm_unet_lab.inference.load import facts_of_run, load_predictor
 from xlstm_unet_lab.overlays.description import Overlay
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -60,8 +59,9 @@ def predicted(run, root, tmp_path_factory):
 
 
 def test_the_run_says_that_it_saw_slices_and_of_which_fold(run, root):
-    facts = run_facts(run, root)
-    assert (facts.patch_size, facts.recipe.name, facts.fold, facts.slice_axis) == ((32, 32), "phantom_abdomen", 1, 0)
+    facts, predictor = facts_of_run(run, root), load_predictor(run)
+    assert (facts.recipe.name, facts.fold, facts.slice_axis) == ("phantom_abdomen", 1, 0)
+    assert (predictor.patch_size, predictor.slice_axis, predictor.spatial_dims) == ((32, 32), 0, 3)
     assert lab.load_run(run).config.spatial_dims == 2
 
 
@@ -69,7 +69,9 @@ def test_a_volume_is_predicted_slice_by_slice(run, root, predicted):
     (path,) = predicted.glob("*.nii.gz")
     cases = lab.load_dataset("phantom_abdomen", "test", root)
     label, spacing = nibabel.load(path), cases[0]["spacing"]
-    wanted = slice_by_slice(lab.predict, lab.load_run(run), cases.raw(0), axis=0, patch_size=(32, 32), spacing=spacing)
+    network = lab.load_run(run)
+    slices = cases.raw(0).swapaxes(0, 1)
+    wanted = np.stack([lab.predict(network, one, patch_size=(32, 32), spacing=spacing[1:]) for one in slices])
     assert len(np.unique(wanted)) > 2 and np.array_equal(np.asarray(label.dataobj).T, wanted)
     entropy = nibabel.load(predicted / "entropy" / path.name)
     assert entropy.get_data_dtype() == np.float32 and np.array_equal(entropy.affine, label.affine)
@@ -87,7 +89,7 @@ def test_the_run_is_scored_on_volumes(run, root, predicted):
 def test_mirroring_where_nothing_may_be_mirrored_is_refused(run, root, tmp_path):
     for command in (("evaluate", run), ("predict", run, root, "--out", tmp_path)):
         result = call(*command, "--mirror", "--root", root, *PREDICT, code=1)
-        assert "no mirror image of phantom_abdomen is as likely" in result.stderr
+        assert "no mirror image of the data this network was trained on is as likely" in result.stderr
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ _ipywidgets.Widget.on_widget_constructed(_widgets.append)
 """
 # Runs after them. Labels may have the colours that recipes give them.
 REPORT = """
-from xlstm_unet_lab.data.recipe import get_recipe, recipe_names
+from xlstm_unet_lab.data.registry import get_recipe, recipe_names
 from xlstm_unet_lab.course.authoring.accessibility import problems, widget_problems
 
 _colours = {colour for name in recipe_names() for colour in get_recipe(name).colours.values()}

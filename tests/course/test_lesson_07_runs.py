@@ -12,8 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from xlstm_unet_lab.course import lesson_07_probes as probes
-from xlstm_unet_lab.course import lesson_07_runs as failure_runs
-from xlstm_unet_lab.course.checks import lesson_07, lesson_07_metrics, lesson_07_runs, lesson_07_supervision
+from xlstm_unet_lab.course import lesson_07_runs as runs
+from xlstm_unet_lab.course.checks import lesson_07, lesson_07_metrics, lesson_07_supervision
+from xlstm_unet_lab.course.checks.lesson_07_runs import diagnose
 from xlstm_unet_lab.evaluation import metrics
 from xlstm_unet_lab.training import losses
 
@@ -121,7 +122,7 @@ def test_pulls_of_patches_without_foreground():
     run = run_of(train, train, model=nn.Conv2d(1, 2, 1), loss=losses.segmentation_loss)
     drawn = probes.pulls(run)
     assert [share for share, _ in drawn] == [0, 0, 25 / 256] and all(pull > 0 for _, pull in drawn)
-    alone = probes.pulls(dataclasses.replace(run, loss=failure_runs._dice_of_each_patch))
+    alone = probes.pulls(dataclasses.replace(run, loss=runs._dice_of_each_patch))
     assert [pull > 0 for _, pull in alone] == [False, False, True]
 
 
@@ -139,10 +140,10 @@ def test_pulls_of_patches_without_foreground():
     ],
 )
 def test_every_run_has_its_disease_and_no_other(name, disease):
-    run = failure_runs.start(name, steps=2)
+    run = runs.start(name, steps=2)
     before = [x.clone() for x in run.model.state_dict().values()] if run.model else []
     readings = probes.readings(run)
-    assert lesson_07_runs.diagnose(readings) == disease, readings
+    assert diagnose(readings) == disease, readings
     assert (readings["shared"] > 0) == (name == "A") and bool(readings["overflow"]) == (name in "BE")
     assert (readings["pull of empty patches"] == 0) == (name == "C")
     if run.model:
@@ -155,14 +156,14 @@ def test_every_run_has_its_disease_and_no_other(name, disease):
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_gates_of_run_e_overflow_whatever_the_rounding(threads):
     torch.set_num_threads(threads)  # changes the order of sums; the fixture puts it back
-    run = failure_runs.start("E")
+    run = runs.start("E")
     readings = probes.readings(run)
-    assert lesson_07_runs.diagnose(readings) == "gate overflow", readings
+    assert diagnose(readings) == "gate overflow", readings
     assert readings["largest gate"] > 95 and ".cell.weights, which gives" in readings["overflow"], readings
-    assert run.records[-1].step < failure_runs.PATIENCE / 2
+    assert run.records[-1].step < runs.PATIENCE / 2
     assert probes.replay(run)["float64"] == "finite"
 
 
 def test_unknown_run():
     with pytest.raises(ValueError, match="run 'F' is unknown"):
-        failure_runs.start("F")
+        runs.start("F")

@@ -23,17 +23,21 @@ from xlstm_unet_lab.course.authoring.lesson import (
     write_notebook,
 )
 
-DICE = '''# %% exercise="00.1" minutes=5 difficulty=2
+DICE = """# %% exercise="00.1"
 def dice(prediction, truth):
-    """Agreement of two masks."""
+    pass  ### SOLUTION
+"""
+SOLVED = """def dice(prediction, truth):
     ### BEGIN SOLUTION
     total = prediction.sum() + truth.sum()
-    return 2 * (prediction & truth).sum() / total if total else 1.0
-    ### END SOLUTION
-'''
+    if total == 0:
+        return 1.0
+    return 2 * (prediction & truth).sum() / total
+    ### END SOLUTION"""
 MASTER = f"""# %% [markdown]
 # # A lesson
-# The line `### BEGIN SOLUTION` in a text is only text.
+# pass  ### SOLUTION
+# in a text is only text.
 
 # %% [markdown] tags=["instructor"]
 # Takes ten minutes.
@@ -41,6 +45,7 @@ MASTER = f"""# %% [markdown]
 # %%
 import os
 import matplotlib.pyplot as plt
+import numpy as np
 from xlstm_unet_lab.course import check
 os.environ["LAB_PROFILE"]
 
@@ -94,25 +99,30 @@ def text_of(cell):
 # ------------------------------------------------------------------------------------------- what students get
 
 
-def test_the_solution_gives_way_to_a_stub(write_master):
-    (stub,) = student_notebook(read_master(write_master(DICE))).cells
-    assert stub.source == ('def dice(prediction, truth):\n    """Agreement of two masks."""\n    ...  # your code here')
-    assert stub.metadata == {"exercise": "00.1", "minutes": 5, "difficulty": 2}
+def test_the_solution_comes_from_the_reference_and_gives_way_to_a_stub(write_master):
+    master = read_master(write_master(DICE))
+    (solved,), (stub,) = solution_notebook(master).cells, student_notebook(master).cells
+    assert solved.source == SOLVED
+    assert stub.source == "def dice(prediction, truth):\n    ...  # your code here"
+    assert stub.metadata == solved.metadata == {"exercise": "00.1", "minutes": 5, "difficulty": 2}
     namespace = {}
     exec(stub.source, namespace)
     assert namespace["dice"](None, None) is None
 
 
 def test_several_gaps_keep_what_is_between_them(write_master):
-    body = "a = 0\n    ### BEGIN SOLUTION\n    a += 1\n    ### END SOLUTION\n    b = 0"
-    twice = DICE.replace("### BEGIN", f"{body}\n    ### BEGIN")
-    (cell,) = student_notebook(read_master(write_master(twice))).cells
-    assert cell.source.split("\n")[2:] == [
-        "    a = 0",
+    between = "    if total == 0:\n        pass  ### SOLUTION\n    return 2"
+    master = read_master(write_master(f"{DICE}{between} * (prediction & truth).sum() / total\n"))
+    (solved,), (stub,) = solution_notebook(master).cells, student_notebook(master).cells
+    assert stub.source.split("\n")[1:] == [
         "    ...  # your code here",
-        "    b = 0",
-        "    ...  # your code here",
+        "    if total == 0:",
+        "        ...  # your code here",
+        "    return 2 * (prediction & truth).sum() / total",
     ]
+    marked = [line for line in solved.source.split("\n") if "SOLUTION" not in line]
+    assert marked == [line for line in SOLVED.split("\n") if "SOLUTION" not in line]
+    assert solved.source.count("        ### BEGIN SOLUTION\n        return 1.0\n        ### END SOLUTION") == 1
 
 
 def test_students_do_not_see_what_is_for_instructors(write_master):
@@ -159,17 +169,20 @@ def test_the_header_of_a_master_does_not_matter(write_master):
     [
         ("print(1)\n", "has no cells"),
         ("# ---\n# jupyter:\n#   kernelspec: python3\n# ---\n\n# %%\n1\n", "cannot be read as a notebook"),
-        (DICE.replace("    ### END SOLUTION\n", ""), r"cell 1, exercise 00\.1 .*not balanced"),
-        (DICE.replace("    ### BEGIN SOLUTION\n", ""), r"cell 1, exercise 00\.1 .*not balanced"),
-        (DICE.replace("END", "BEGIN"), "not balanced"),
-        (DICE.replace("    ### BEGIN SOLUTION\n", "").replace("    ### END SOLUTION\n", ""), "without solution"),
+        (DICE.replace("  ### SOLUTION", ""), r"cell 1, exercise 00\.1 .*without gap"),
+        (DICE.replace("### ", ""), "without gap"),
+        (
+            DICE.replace("truth", "target"),
+            r"the reference in .*lesson_00\.py, which begins 'def dice\(prediction, truth",
+        ),
+        (DICE + "    return total\n", "expected the lines of the reference"),
         (DICE + "\n" + DICE, r"'00\.1' stands in this master 2 times"),
         (DICE.replace("00.1", "00.99"), r"'00\.99' is unknown: course/checks/lesson_00\.py has 00\.1, 00\.2"),
         (DICE.replace("00.1", "01.1"), r"'01\.1' is unknown"),
-        (DICE.replace("minutes=5", ""), "minutes=None here, minutes=5 in"),
-        (DICE.replace("difficulty=2", "difficulty=3"), "difficulty=3 here, difficulty=2 in"),
-        (DICE.replace(' exercise="00.1"', ""), "solution markers outside an exercise"),
-        ('# %% [markdown] exercise="00.1" minutes=5 difficulty=2\n# text\n', "must be a code cell"),
+        (DICE.replace('"00.1"', '"00.1" minutes=5'), "minutes=5 here: leave it out, it comes from"),
+        (DICE.replace('"00.1"', '"00.1" difficulty=3'), "difficulty=3 here: leave it out"),
+        (DICE.replace(' exercise="00.1"', ""), r"outside an exercise: add exercise=\"00\.1\""),
+        ('# %% [markdown] exercise="00.1"\n# text\n', "must be a code cell"),
         ('# %% tags="instructor"\n1\n', r"cannot be read as a notebook: 'instructor' is not of type 'array'"),
     ],
 )

@@ -20,11 +20,11 @@ from torch.utils.data import Subset
 from xlstm_unet_lab.data import dataset as dataset_module
 from xlstm_unet_lab.data import kept_cases
 from xlstm_unet_lab.data.augment import PatchDataset
+from xlstm_unet_lab.data.cases import as_cases
 from xlstm_unet_lab.data.dataset import SegmentationDataset
-from xlstm_unet_lab.data.kept_cases import view_case
 from xlstm_unet_lab.data.nnunet_raw import write_case, write_volume
 from xlstm_unet_lab.data.patches import Foreground, sample_patch
-from xlstm_unet_lab.data.prepare import get_recipe
+from xlstm_unet_lab.data.registry import get_recipe
 from xlstm_unet_lab.data.resample import ResampledDataset
 
 CASES = 3
@@ -89,7 +89,7 @@ def test_memory_is_filled_first(folder):
 
 def test_files_are_read_once(folder, monkeypatch):
     first = list(open_set(folder))
-    monkeypatch.setattr(dataset_module, "read_image", None)
+    monkeypatch.setattr(dataset_module, "read_case", None)
     assert all(same(one, other) for one, other in zip(first, open_set(folder), strict=True))
 
 
@@ -121,8 +121,8 @@ def test_a_touched_file_and_other_labels_count_as_changed(folder, monkeypatch):
     label = next((folder.path / "labelsTr").glob("case_0.*"))
     os.utime(label, ns=(1, 1))
     read = []
-    original = dataset_module.read_image
-    monkeypatch.setattr(dataset_module, "read_image", lambda paths: read.append(paths[0].name[:6]) or original(paths))
+    original = dataset_module.read_case
+    monkeypatch.setattr(dataset_module, "read_case", lambda paths: read.append(paths[0].name[:6]) or original(paths))
     list(open_set(folder))
     assert read == ["case_0"]
     fewer = {"background": 0, "thing": 1}
@@ -219,7 +219,7 @@ def test_a_known_foreground_changes_no_patch(spatial_dims):
 
 def test_any_sequence_can_be_viewed():
     items = [{"image": torch.zeros(1, 4, 4), "label": torch.zeros(4, 4).long()}]
-    assert view_case(items, 0) is items[0] and view_case(Subset(items * 2, [1]), 0) is items[0]
+    assert as_cases(items).view(0) is items[0] and as_cases(Subset(items * 2, [1])).view(0) is items[0]
 
 
 def test_views_do_not_warn(folder):

@@ -11,18 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xlstm_unet_lab.data.dataset import SegmentationDataset
-from xlstm_unet_lab.data.nnunet_raw import (
-    check_grid,
-    check_pairs,
-    files_by_name,
-    layout_root,
-    load_volume,
-    voxels,
-    whole_label,
-    write_splits,
-    write_volume,
-)
-from xlstm_unet_lab.data.prepare import get_recipe
+from xlstm_unet_lab.data.files import check_pairs, files_by_name, layout_root
+from xlstm_unet_lab.data.nnunet_raw import write_splits, write_volume
+from xlstm_unet_lab.data.registry import get_recipe
+from xlstm_unet_lab.data.volumes import check_grid, load_volume, voxels, whole_label
 
 SHAPE, SIZES = (4, 5, 6), (1.0, 2.0, 3.0)  # x, y, z
 VALUES = {0, 1, 2}

@@ -120,8 +120,8 @@ def _label(array):
     ("spoil", "error", "message"),
     [
         (_label(CELLS[:-1]), ValueError, r"cell_00003_label\.tiff has shape \(23, 32\), its image \(24, 32\)"),
-        (_label(np.stack([CELLS] * 3, -1)), ValueError, r"cell_00003_label\.tiff has shape \(24, 32, 3\)"),
-        (_label(CELLS + np.float32(0.5)), ValueError, r"cell_00003_label\.tiff holds \[0\.5, 7\.5, 9\.5\]; cells are"),
+        (_label(np.stack([CELLS, CELLS, CELLS * 0], -1)), ValueError, r"cell_00003_label\.tiff is in colour"),
+        (_label(CELLS + np.float32(0.5)), ValueError, r"cell_00003_label\.tiff holds \[0\.5, 7\.5, 9\.5\]; a label"),
         (_label(-CELLS.astype(np.int32)), ValueError, r"cell_00003_label\.tiff holds \[-300, -9, -7\]"),
         (_label(np.full(CELLS.shape, np.nan, np.float32)), ValueError, r"label\.tiff cannot be read: .*NaN"),
         (lambda top: (top / "labels/cell_00003_label.tiff").unlink(), ValueError, r"without a label \['cell_00003'\]"),

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from xlstm_unet_lab.data.cases import Facts
 from xlstm_unet_lab.data.resample import ResampledDataset, resampled_size
 
 
@@ -37,7 +38,7 @@ def test_nearly_the_same_spacing_changes_nothing():
     case = ramp_case(2, (1.0, 2.0))
     dataset = ResampledDataset([case], (1.005, 1.99))
     assert torch.equal(dataset[0]["image"], case["image"]) and dataset[0]["spacing"] == (1.005, 1.99)
-    assert len(dataset) == 1 and dataset.recipe is None
+    assert len(dataset) == 1 and dataset.facts == Facts()
 
 
 def test_memory_is_limited():

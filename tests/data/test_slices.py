@@ -9,9 +9,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from xlstm_unet_lab.data.augment import PatchDataset
-from xlstm_unet_lab.data.dataset import load_dataset, normalise
+from xlstm_unet_lab.data.dataset import load_dataset
 from xlstm_unet_lab.data.nnunet_raw import write_volume
-from xlstm_unet_lab.data.prepare import get_recipe, prepare
+from xlstm_unet_lab.data.normalise import normalise
+from xlstm_unet_lab.data.prepare import prepare
+from xlstm_unet_lab.data.registry import get_recipe
 from xlstm_unet_lab.data.slices import SliceDataset
 
 SHAPE, SIZES = (7, 6, 5), (1.0, 2.0, 3.0)  # x, y, z
@@ -84,6 +86,7 @@ def test_flips_of_all_axes_stay_all(volumes):
 
 
 def test_slices_are_trained_on(volumes):
+    from xlstm_unet_lab.inference.predictor import Predictor
     from xlstm_unet_lab.training.config import TrainConfig
     from xlstm_unet_lab.training.fit import fit
 
@@ -95,7 +98,7 @@ def test_slices_are_trained_on(volumes):
         fit(model, dataset, dataset, TrainConfig(patch_size=(8, 8), steps=2, batch_size=2, accelerator="cpu"))
     )
     assert len(records) == 2 and set(records[-1].metrics) >= {"anterior", "posterior", "mean"}
-    assert model.training_spacing == (2.0, 1.0)
+    assert Predictor.known(model, (8, 8)).spacing == (2.0, 1.0)
 
 
 @pytest.mark.parametrize("axis", [3, -1, "z"])

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 from imageio.v3 import imwrite
 
+from xlstm_unet_lab.data.cases import Facts
 from xlstm_unet_lab.data.dataset import load_dataset
-from xlstm_unet_lab.data.prepare import get_recipe, prepare
-from xlstm_unet_lab.evaluation.cases import from_folders, from_run, run_facts
+from xlstm_unet_lab.data.prepare import prepare
+from xlstm_unet_lab.data.registry import get_recipe
+from xlstm_unet_lab.evaluation.cases import from_folders, from_run
+from xlstm_unet_lab.inference.load import facts_of_run
 
 
 @pytest.fixture
@@ -63,7 +66,7 @@ def test_a_recipe_says_what_labels_mean(folders, tmp_path):
         write_png(folder, "a", square(4))
     named = from_folders(*folders, recipe="nuclei")
     assert named.scoring["labels"] == {"interior": (1,), "boundary": (2,)}
-    assert named.colours == get_recipe("nuclei").colours and "CC0" in named.credit
+    assert list(named.colours.values()) == list(get_recipe("nuclei").colours.values()) and "CC0" in named.credit
     (tmp_path / "recipe.json").write_text(json.dumps({"name": "nuclei"}))
     assert from_folders(*folders).scoring == named.scoring
 
@@ -139,7 +142,7 @@ def test_refused(folders, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere is missing"):
         from_folders(tmp_path / "nowhere", folders[1])
     write_png(folders[0], "a", np.stack([square(4), 2 * square(4), square(4)], -1))
-    with pytest.raises(ValueError, match=r"a\.png is no label file: it has 3 channels"):
+    with pytest.raises(ValueError, match=r"a\.png is in colour; a label holds one number a pixel"):
         from_folders(*folders).table()
     with pytest.raises(FileNotFoundError, match="is no run directory"):
         from_run(tmp_path)
@@ -148,8 +151,8 @@ def test_refused(folders, tmp_path):
 def test_a_run_on_data_without_a_recipe(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text('{"patch_size": [16, 8]}')
     (tmp_path / "model.json").write_text('{"build": null, "recipe": null}')
-    assert run_facts(tmp_path) == ((16, 8), None, 0, None) and run_facts(tmp_path).mirror is True
-    monkeypatch.setattr("xlstm_unet_lab.evaluation.cases.load_run", lambda path, which: None)
+    assert facts_of_run(tmp_path) == Facts(None, 0, None) and facts_of_run(tmp_path).flip_axes is None
+    monkeypatch.setattr("xlstm_unet_lab.evaluation.cases.load_predictor", lambda path, which: None)
     with pytest.raises(ValueError, match="does not name its data set"):
         from_run(tmp_path)
 
@@ -158,7 +161,7 @@ def test_a_run_is_scored_on_its_own_fold_unless_another_is_named(tmp_path, monke
     """Another fold's validation cases are training cases of the run."""
     (tmp_path / "config.json").write_text('{"patch_size": [16, 16]}')
     (tmp_path / "model.json").write_text('{"build": null, "recipe": "phantom_microscopy", "fold": 2}')
-    monkeypatch.setattr("xlstm_unet_lab.evaluation.cases.load_run", lambda path, which: None)
+    monkeypatch.setattr("xlstm_unet_lab.evaluation.cases.load_predictor", lambda path, which: None)
     wanted = {fold: load_dataset("phantom_microscopy", "val", fold=fold).names for fold in (1, 2)}
     assert wanted[1] != wanted[2]
     assert from_run(tmp_path, split="val").names == tuple(wanted[2])
@@ -173,14 +176,14 @@ def test_a_run_is_scored_on_its_own_fold_unless_another_is_named(tmp_path, monke
         ("hippocampus", [16, 16], 1, 1, (1,)),
         ("hippocampus", [16, 16], 2, 2, ()),
         ("hippocampus", [8, 16, 16], None, None, (2,)),
-        ("nuclei", [16, 16], None, None, True),
+        ("nuclei", [16, 16], None, None, None),
     ],
 )
 def test_a_network_for_images_on_a_data_set_of_volumes_sees_slices(tmp_path, recipe, patch, axis, slice_axis, mirror):
     (tmp_path / "config.json").write_text(json.dumps({"patch_size": patch}))
     (tmp_path / "model.json").write_text(json.dumps({"recipe": recipe, "fold": 3, "slice_axis": axis}))
-    facts = run_facts(tmp_path)
-    assert facts == (tuple(patch), get_recipe(recipe), 3, slice_axis) and facts.mirror == mirror
+    facts = facts_of_run(tmp_path)
+    assert facts == Facts(get_recipe(recipe), 3, slice_axis) and facts.flip_axes == mirror
 
 
 def test_frames_of_one_video_are_one_group(folders):

@@ -180,8 +180,8 @@ MASK = np.ones((4, 4), bool)
         (lambda: metrics.dice(MASK * 2, MASK), r"prediction is no mask: it holds \[2\].*prediction == 2"),
         (lambda: metrics.dice(MASK, MASK * 0.5), r"truth is no mask: it holds \[0.5\]"),
         (lambda: metrics.dice(MASK, np.full((4, 4), np.nan)), "truth is no mask"),
-        (lambda: metrics.surface_dice(MASK, MASK, spacing=(1, 1, 1), tolerance=1), r"spacing is \(1, 1, 1\), expected 2 finite"),
-        (lambda: metrics.surface_dice(MASK, MASK, spacing=(1, 0), tolerance=1), r"spacing is \(1, 0\), expected 2 finite"),
+        (lambda: metrics.surface_dice(MASK, MASK, spacing=(1, 1, 1), tolerance=1), r"spacing is \(1, 1, 1\)"),
+        (lambda: metrics.surface_dice(MASK, MASK, spacing=(1, 0), tolerance=1), r"spacing is \(1, 0\), .*above 0"),
         (lambda: metrics.surface_dice(MASK, MASK, spacing=(1, 1), tolerance=-1), "tolerance is -1, expected"),
         (lambda: metrics.surface_dice(MASK, MASK, spacing=(1, 1), tolerance=np.nan), "tolerance is nan"),
         (lambda: metrics.surface_dice(MASK[0], MASK[0], spacing=(1,), tolerance=1), "2 or 3 dimensions, got 1"),
@@ -190,7 +190,7 @@ MASK = np.ones((4, 4), bool)
         (lambda: metrics.instance_f1(MASK * 1.0, MASK * 1.0), "float64; instance labels must be integers"),
         (lambda: metrics.instance_f1(-MASK.astype(int), MASK.astype(int)), "prediction holds -1"),
         (lambda: metrics.instance_f1(MASK.astype(int), MASK.astype(int), iou=0), "iou is 0, expected"),
-        (lambda: metrics.instance_f1(MASK.astype(int), MASK.astype(int), drop_border=-1), "drop_border is -1, expected"),
+        (lambda: metrics.instance_f1(MASK.astype(int), MASK.astype(int), drop_border=-1), "drop_border is -1"),
     ],
 )
 def test_bad_input(call, message):

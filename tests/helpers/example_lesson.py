@@ -2,28 +2,22 @@
 
 from pathlib import Path
 
-BODIES = {
-    "dice": ("00.1", 5, 2, "prediction, truth", "return metrics.dice(prediction, truth)"),
-    "error_map": ("00.2", 7, 2, "prediction, truth", "return figures.error_map(prediction, truth)"),
-    "blend": ("00.3", 8, 3, "pieces, starts, weights, length", "return weights"),
-    "compare_scores": ("00.4", 10, 3, "first, second", "return (first - second).mean(), 0.0"),
-}
-EXERCISE = """# %% [markdown]
-# ### Exercise {number}: write `{name}`
-# *About {minutes} minutes, difficulty {difficulty} of 5.*
+from xlstm_unet_lab.course.checks import all_exercises
 
-# %% exercise="{number}" minutes={minutes} difficulty={difficulty}
-def {name}({arguments}):
-    ### BEGIN SOLUTION
-    {body}
-    ### END SOLUTION
+NUMBERS = ("00.1", "00.2", "00.3", "00.4")
+EXERCISE = """# %% [markdown]
+# ### Exercise {one.number}: write `{one.reference.__name__}`
+# *About {one.minutes} minutes, difficulty {one.difficulty} of 5.*
+
+# %% exercise="{one.number}"
+{signature}
+    pass  ### SOLUTION
 
 # %%
-check("{number}", {name})
+check("{one.number}", {one.reference.__name__})
 """
 EXERCISES = "\n".join(
-    EXERCISE.format(number=number, name=name, minutes=minutes, difficulty=difficulty, arguments=arguments, body=body)
-    for name, (number, minutes, difficulty, arguments, body) in BODIES.items()
+    EXERCISE.format(one=one, signature=one.solution.partition("\n")[0]) for one in map(all_exercises().get, NUMBERS)
 )
 TIME = (
     "**Time.** 1 minute of computing in profile `cpu` (measured on 2 cores, 0.4 GB of memory), 30 minutes of exercises."
@@ -40,9 +34,9 @@ LESSON = rf"""# %% [markdown] seconds={{"ci": 30, "cpu": 60, "gpu": 60}} gigabyt
 # * $P$, $\hat T_i$, $i$: the predicted pixels, the true ones of case $i$, its number.
 
 # %%
+import numpy as np
 from xlstm_unet_lab.course import check
 from xlstm_unet_lab.evaluation import metrics
-from xlstm_unet_lab.figures import cases as figures
 
 # %% [markdown]
 # The overlap is $$\mathrm{{overlap}} = |P \cap \hat{{T}}_i|.$$ It costs `$5`, or $5.

@@ -1,8 +1,11 @@
 """A tiny problem and network that tests of training share; also importable by scripts that tests start."""
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
+from xlstm_unet_lab.data.registry import get_recipe
 from xlstm_unet_lab.training.config import TrainConfig
 
 
@@ -18,6 +21,14 @@ def case(index, spatial_dims=2):
 
 def cases(indices, spatial_dims=2):
     return [case(index, spatial_dims) for index in indices]
+
+
+def boxes(**changes):
+    """A recipe for such cases: every one in pixels, a box to be found."""
+    facts = {"name": "boxes", "labels": {"background": 0, "box": 1}, "colours": {"box": "#0072B2"}}
+    return replace(
+        get_recipe("phantom_microscopy"), **facts | {"tolerances": {"box": 1.0}, "flip_axes": None} | changes
+    )
 
 
 class Tiny(nn.Module):

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from xlstm_unet_lab.data.dataset import normalise
+from xlstm_unet_lab.data.normalise import normalise
 from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.evaluation.metrics import dice
-from xlstm_unet_lab.inference.predict import predict, predict_probabilities, slice_by_slice
+from xlstm_unet_lab.inference.predict import predict, predict_probabilities
+from xlstm_unet_lab.inference.predictor import Predictor
 from xlstm_unet_lab.inference.sliding_window import sliding_window
 
 WHOLE = {2: (13, 18), 3: (9, 11, 7)}
@@ -138,10 +139,9 @@ def test_dtype_scale_and_memory_order_of_the_image_do_not_matter(dtype):
 @pytest.mark.parametrize("spatial_dims", [2, 3])
 def test_spacing_leads_to_the_training_grid_and_back(spatial_dims):
     model = Watching()
-    model.training_spacing = (2.0,) * spatial_dims
     image = np.zeros((1, *(16,) * spatial_dims))
     image[(0, *[slice(4, 12)] * spatial_dims)] = 1
-    labels = predict(model, image, patch_size=(8,) * spatial_dims, spacing=(1.0,) * spatial_dims)
+    labels = Predictor(model, (8,) * spatial_dims, (2.0,) * spatial_dims)(image, (1.0,) * spatial_dims)
     assert model.seen == [(8,) * spatial_dims]  # one window covers an image of half the size
     assert dice(labels, image[0]) > 0.9
 
@@ -151,14 +151,13 @@ def test_spacing_leads_to_the_training_grid_and_back(spatial_dims):
 )
 def test_the_network_sees_the_training_spacing(spacing, size):
     model = Watching()
-    model.training_spacing = (2.0, 2.0)
-    labels = predict(model, picture(2, (12, 24), channels=1), patch_size=size, spacing=spacing)
+    labels = Predictor(model, size, (2.0, 2.0))(picture(2, (12, 24), channels=1), spacing)
     assert model.seen == [size], "one window of that size covers the resampled image"
     assert labels.shape == (12, 24)
 
 
 def test_spacing_that_cannot_be_used_is_said():
-    with pytest.warns(UserWarning, match=r"spacing=\(1.0, 1.0\) was not used.*training_spacing"):
+    with pytest.warns(UserWarning, match=r"spacing=\(1.0, 1.0\) was not used.* trained at is not known"):
         labels = predict(pointwise(2), picture(2), patch_size=(8, 8), spacing=(1.0, 1.0))
     assert labels.shape == WHOLE[2]
 
@@ -168,13 +167,12 @@ def test_spacing_that_cannot_be_used_is_said():
 def test_probabilities_come_back_to_the_grid_slab_by_slab_as_a_whole(spatial_dims, size):
     size = (*size, 6)[:spatial_dims]
     model, image = pointwise(spatial_dims), picture(spatial_dims, (11, 9, 8)[:spatial_dims])
-    model.training_spacing = (1.0,) * spatial_dims
     spacing = tuple(wanted / own for wanted, own in zip(size, image.shape[1:], strict=True))
     seen = F.interpolate(torch.from_numpy(image)[None], size=size, mode=("bilinear", "trilinear")[spatial_dims - 2])
     with torch.no_grad():
         inside = model(torch.from_numpy(normalise(seen[0].numpy()))[None]).softmax(1)
     wanted = F.interpolate(inside, size=image.shape[1:], mode=("bilinear", "trilinear")[spatial_dims - 2])[0]
-    got = predict_probabilities(model, image, patch_size=(4,) * spatial_dims, spacing=spacing)
+    got = Predictor(model, (4,) * spatial_dims, (1.0,) * spatial_dims).probabilities(image, spacing)
     np.testing.assert_allclose(got, wanted.numpy(), atol=1e-5)
 
 
@@ -183,16 +181,14 @@ def test_probabilities_come_back_to_the_grid_slab_by_slab_as_a_whole(spatial_dim
 def test_mirroring_averages_probabilities(mirror, regions):
     torch.manual_seed(0)
     model = nn.Conv2d(2, 3, 3, padding=1)  # looks around, so that mirroring matters
-    if regions:
-        model.targets = Targets(("a", "b", "c"), ((1, 2, 3), (2, 3), (3,)), (1, 2, 3))
-    image = picture(2, (8, 10))
-    options = {"patch_size": (8, 10)}
+    targets = Targets(("a", "b", "c"), ((1, 2, 3), (2, 3), (3,)), (1, 2, 3)) if regions else None
+    predictor, image = Predictor(model, (8, 10), targets=targets), picture(2, (8, 10))
     axes = [(), (1,), (2,), (1, 2)] if mirror != (0,) else [(), (1,)]
-    turned = [predict_probabilities(model, np.flip(image, axis), **options) for axis in axes]
+    turned = [predictor.probabilities(np.flip(image, axis)) for axis in axes]
     wanted = np.mean([np.flip(one, axis) for one, axis in zip(turned, axes, strict=True)], axis=0)
-    got = predict_probabilities(model, image, mirror=mirror, **options)
+    got = predictor.probabilities(image, mirror=mirror)
     np.testing.assert_allclose(got, wanted, atol=1e-5)
-    labels = predict(model, image, mirror=mirror, **options)
+    labels = predictor(image, mirror=mirror)
     painted = np.where(wanted[2] > 0.5, 3, np.where(wanted[1] > 0.5, 2, wanted[0] > 0.5))
     sure = (np.abs(wanted - 0.5) > 1e-4).all(0)  # elsewhere rounding may decide
     assert len(np.unique(labels)) > 1 and sure.mean() > 0.95
@@ -203,29 +199,28 @@ def test_regions_are_painted_over_one_another():
     model = nn.Conv2d(1, 2, 1)
     with torch.no_grad():
         model.weight[:], model.bias[:] = torch.tensor([1.0, 1.0]).reshape(2, 1, 1, 1), torch.tensor([0.5, -0.5])
-    model.targets = Targets(("whole", "core"), ((1, 4), (4,)), (1, 4))
+    predictor = Predictor(model, (4, 4), targets=Targets(("whole", "core"), ((1, 4), (4,)), (1, 4)))
     image = np.linspace(-1, 1, 16).reshape(1, 4, 4)
     inside = normalise(image)[0]
-    labels = predict(model, image, patch_size=(4, 4))
+    labels = predictor(image)
     assert labels.dtype == np.uint8
     assert (labels == np.where(inside > 0.5, 4, np.where(inside > -0.5, 1, 0))).all()
-    probabilities = predict_probabilities(model, image, patch_size=(4, 4))
+    probabilities = predictor.probabilities(image)
     assert probabilities.shape == (2, 4, 4) and probabilities.sum(0).max() > 1
 
 
 def test_label_values_need_not_be_channel_numbers():
     model = pointwise(2)
     plain = predict(model, picture(2), patch_size=(8, 8))
-    model.targets = Targets.classes({"background": 0, "liver": 6, "large": 300})
-    labels = predict(model, picture(2), patch_size=(8, 8))
+    targets = Targets.classes({"background": 0, "liver": 6, "large": 300})
+    labels = Predictor(model, (8, 8), targets=targets)(picture(2))
     assert labels.dtype == np.uint16 and (labels == np.array([0, 6, 300])[plain]).all()
 
 
 def test_targets_of_another_number_are_refused():
-    model = pointwise(2)
-    model.targets = Targets.classes({"background": 0, "liver": 1})
-    with pytest.raises(ValueError, match=r"names 2 channels \('background', 'liver'\), the model gives 3"):
-        predict(model, picture(2), patch_size=(8, 8))
+    targets = Targets.classes({"background": 0, "liver": 1})
+    with pytest.raises(ValueError, match=r"name 2 channels \('background', 'liver'\), the model gives 3"):
+        Predictor(pointwise(2), (8, 8), targets=targets)(picture(2))
 
 
 class Travelling(nn.Module):
@@ -252,30 +247,31 @@ def test_model_and_windows_move_to_the_device_and_the_model_stays():
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_a_network_for_images_sees_a_volume_slice_by_slice(axis):
-    model, volume = pointwise(2), picture(3)
-    model.training_spacing = (3.0, 1.0)
-    spacing = (6.0, 2.0, 3.0)  # in (z, y, x)
-    options, tracked = {"patch_size": (6, 6), "overlap": 0.25}, []
+    volume, spacing = picture(3), (6.0, 2.0, 3.0)  # in (z, y, x)
+    of_volumes = Predictor(pointwise(2), (6, 6), (3.0, 1.0), slice_axis=axis)
+    of_images = Predictor(pointwise(2), (6, 6), (3.0, 1.0))
+    tracked, left = [], tuple(np.delete(spacing, axis).tolist())
 
     def track(slices):
         tracked.append(len(slices))
         return slices
 
-    for function in (predict, predict_probabilities):
-        whole = slice_by_slice(function, model, volume, axis=axis, spacing=spacing, track=track, **options)
-        assert whole.shape[-3:] == WHOLE[3] and whole.dtype == function(model, volume[:, 0], **options).dtype
+    for method in ("__call__", "probabilities"):
+        whole = getattr(of_volumes, method)(volume, spacing, track=track, overlap=0.25)
         for place in (0, WHOLE[3][axis] - 1):
-            left = tuple(np.delete(spacing, axis).tolist())
-            alone = function(model, volume.take(place, axis + 1), spacing=left, **options)
+            alone = getattr(of_images, method)(volume.take(place, axis + 1), left, overlap=0.25)
+            assert whole.shape[-3:] == WHOLE[3] and whole.dtype == alone.dtype
             assert np.array_equal(whole.take(place, axis - 3), alone)
     assert tracked == [WHOLE[3][axis]] * 2, "one progress bar for all slices"
+    assert np.array_equal(of_volumes(volume[:, 0]), of_images(volume[:, 0])), "a slice is an image"
 
 
 def test_slices_are_cut_from_volumes_only():
-    assert slice_by_slice(predict, pointwise(2), picture(2), axis=None, patch_size=(8, 8)).shape == WHOLE[2]
-    for axis, image in ((3, picture(3)), (0, picture(2))):
-        with pytest.raises(ValueError, match=rf"slices across axis {axis} of an image of shape \(2, "):
-            slice_by_slice(predict, pointwise(2), image, axis=axis, patch_size=(8, 8))
+    for axis, patch in ((3, (8, 8)), (0, (8, 8, 8))):
+        with pytest.raises(
+            ValueError, match=rf"slice_axis is {axis} with patch_size=\(8, 8.*slices are cut across axis"
+        ):
+            Predictor(pointwise(2), patch, slice_axis=axis)
 
 
 @pytest.mark.parametrize(

@@ -7,23 +7,30 @@ import tifffile
 import torch
 from imageio.v3 import imread, imwrite
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
+from stubs import predictor
 from torch import nn
 
-from xlstm_unet_lab.data.dataset import normalise, read_label
+from xlstm_unet_lab.data.images import read_label
+from xlstm_unet_lab.data.normalise import normalise
 from xlstm_unet_lab.data.pictures import to_uint8
 from xlstm_unet_lab.inference.files import case_name, find_cases, predict_files, read_case
+from xlstm_unet_lab.inference.predictor import EIGHT_BITS, Predictor
 
 
 class BrightAndRight(nn.Module):
     """Class 1 where the first channel is bright in the first half of x, 2 in the second half, judged by its place in
     the window: a volume that reaches it turned gets other labels. A window must cover the image."""
 
-    training_spacing = (3.0, 1.0, 1.5)
+    spacing = (3.0, 1.0, 1.5)
 
     def forward(self, windows):
         bright = windows[:, :1] > 0.5
         second = torch.arange(windows.shape[-1]) >= windows.shape[-1] // 2
         return torch.cat([~bright, bright & ~second, bright & second], 1).float()
+
+
+def of_pictures(model, patch_size=(8, 8), **facts):
+    return Predictor(model, patch_size, normalisation=EIGHT_BITS, **facts)
 
 
 def head(size=(10, 12, 14), oblique=False):
@@ -62,7 +69,7 @@ def test_a_turned_volume_gets_its_label_on_the_same_anatomy(tmp_path, axes, obli
     volume.header["cal_max"] = 77
     volume.header.set_xyzt_units("mm")
     nibabel.save(volume, tmp_path / f"case{ending}")
-    (path,) = predict_files(BrightAndRight(), tmp_path, tmp_path / "out", patch_size=(14, 12, 10))
+    (path,) = predict_files(predictor(BrightAndRight(), (14, 12, 10)), tmp_path, tmp_path / "out")
     assert path == tmp_path / "out" / f"case{ending}"
     label = nibabel.load(path)
     assert label.get_data_dtype() == np.uint8 and label.shape == volume.shape and label.header["cal_max"] == 0
@@ -95,8 +102,8 @@ def test_channels_of_a_volume_and_the_spacing_of_the_network(tmp_path):
         nibabel.save(head(), tmp_path / f"a_{channel:04d}.nii.gz")
     assert {name: len(files) for name, files in find_cases(tmp_path).items()} == {"a": 2}
     model = BrightAndRight()
-    model.training_spacing = (6.0, 2.0, 3.0)
-    (path,) = predict_files(model, tmp_path, tmp_path / "out", patch_size=(7, 6, 5))
+    model.spacing = (6.0, 2.0, 3.0)
+    (path,) = predict_files(predictor(model, (7, 6, 5)), tmp_path, tmp_path / "out")
     label, spacing = read_label(path)
     assert path.name == "a.nii.gz" and label.shape == (14, 12, 10) and spacing == (3.0, 1.0, 1.5) and label.any()
 
@@ -109,7 +116,7 @@ def test_pictures_become_grey_png(tmp_path, ending, channels):
     imwrite(tmp_path / f"cell{ending}", picture, plugin="pillow")
     colours = {1: "#0072B2", 2: "#E69F00"}
     out = tmp_path / "out"
-    (path,) = predict_files(BrightAndRight(), tmp_path, out, patch_size=(9, 12), colours=colours)
+    (path,) = predict_files(of_pictures(BrightAndRight(), (9, 12), colours=colours), tmp_path, out, coloured=True)
     label = imread(path, plugin="pillow")
     assert path == out / "cell.png" and label.shape == (9, 12) and label.dtype == np.uint8
     assert label[4, 4] == 1 and label[4, 8] == 2 and label[8, 0] == 0
@@ -121,10 +128,10 @@ def test_a_grey_picture_fills_the_channels_of_a_network_for_colour(tmp_path):
     imwrite(tmp_path / "grey.png", np.eye(8, dtype=np.uint8), plugin="pillow")
     model = nn.Conv2d(3, 2, 1)
     model.config = type("Config", (), {"in_channels": 3})
-    assert [path.name for path in predict_files(model, tmp_path, tmp_path / "o", patch_size=(8, 8))] == ["grey.png"]
+    assert [path.name for path in predict_files(of_pictures(model), tmp_path, tmp_path / "o")] == ["grey.png"]
     model.config = type("Config", (), {"in_channels": 4})
     with pytest.raises(ValueError, match=r"grey.png: image has 1 channels.*in_channels=4"):
-        list(predict_files(model, tmp_path, tmp_path / "o", patch_size=(8, 8)))
+        list(predict_files(of_pictures(model), tmp_path, tmp_path / "o"))
 
 
 class ForColour(nn.Module):
@@ -147,13 +154,13 @@ def test_grey_files_are_the_channels_of_a_picture_as_in_training(tmp_path):
     for number, stain in enumerate(stains):
         imwrite(tmp_path / f"a_{number:04d}.png", stain, plugin="pillow")
     model = ForColour()
-    (path,) = predict_files(model, tmp_path, tmp_path / "out", patch_size=(8, 8))
+    (path,) = predict_files(of_pictures(model), tmp_path, tmp_path / "out")
     expected = normalise(np.stack([to_uint8(stain)[0] for stain in stains]))
     np.testing.assert_allclose(model.seen[0], expected, atol=1e-6)
     assert path.name == "a.png" and np.array_equal(imread(path), expected[2] > 0)
     imwrite(tmp_path / "a_0003.png", stains[0], plugin="pillow")
     with pytest.raises(ValueError, match=r"a_0000.png and 3 others .* grey.* a_0000, a_0001, a_0002; number other"):
-        predict_files(model, tmp_path, tmp_path / "out", patch_size=(8, 8))
+        predict_files(of_pictures(model), tmp_path, tmp_path / "out")
     model.config = type("Config", (), {"in_channels": 1})
     assert len(predict_names(model, tmp_path)) == 4, "a network for one channel has no use for others"
 
@@ -167,8 +174,7 @@ def test_frames_in_colour_are_cases_however_they_are_numbered(tmp_path):
 def predict_names(model, folder):
     """The cases that would be predicted, without predicting them."""
     found = []
-    options = {"patch_size": (8, 8), "track_cases": lambda cases: found.extend(cases) or ()}
-    list(predict_files(model, folder, folder / "out", **options))
+    list(predict_files(of_pictures(model), folder, folder / "out", track_cases=lambda cases: found.extend(cases) or ()))
     return [name for name, _ in found]
 
 
@@ -176,8 +182,9 @@ def test_labels_are_written_in_the_numbers_of_own_files(tmp_path):
     picture = np.zeros((9, 12), np.uint8)
     picture[2:6, 3:10] = 200
     imwrite(tmp_path / "a.png", picture, plugin="pillow")
-    options = {"patch_size": (9, 12), "colours": {1: "#0072B2", 2: "#E69F00"}}
-    (path,) = predict_files(BrightAndRight(), tmp_path, tmp_path / "o", label_numbers={"x": 7, "y": 300}, **options)
+    facts = {"colours": {1: "#0072B2", 2: "#E69F00"}, "label_numbers": {"x": 7, "y": 300}}
+    own = of_pictures(BrightAndRight(), (9, 12), **facts)
+    (path,) = predict_files(own, tmp_path, tmp_path / "o", coloured=True)
     label = imread(path, plugin="pillow")
     assert label.dtype == np.uint16 and (label[4, 4], label[4, 8], label[8, 0]) == (7, 300, 0)
     shown = imread(tmp_path / "o" / "coloured" / "a.png", plugin="pillow")
@@ -193,7 +200,7 @@ def test_bars_follow_cases_and_the_windows_of_each(tmp_path):
     for name in "ab":
         imwrite(tmp_path / f"{name}.png", np.eye(8, 12, dtype=np.uint8), plugin="pillow")
     bars = {"track": track("windows"), "track_cases": track("cases"), "batch_size": 1, "overlap": 0}
-    list(predict_files(nn.Conv2d(1, 2, 1), tmp_path, tmp_path / "o", patch_size=(8, 6), **bars))
+    list(predict_files(of_pictures(nn.Conv2d(1, 2, 1), (8, 6)), tmp_path, tmp_path / "o", **bars))
     assert followed == {"cases": [2], "windows": [2, 2]}
 
 
@@ -216,7 +223,7 @@ def test_tiff_keeps_its_resolution(tmp_path, size, axes, spatial_dims, shape):
     case = read_case(tmp_path / "t.tif", spatial_dims=spatial_dims)
     assert case.image.shape == shape and case.spacing == (1.0,) * (len(shape) - 1) and case.unit == "pixel"
     patch = shape[1:]
-    (path,) = predict_files(BrightAndRight(), tmp_path / "t.tif", tmp_path / "out", patch_size=patch)
+    (path,) = predict_files(of_pictures(BrightAndRight(), patch), tmp_path / "t.tif", tmp_path / "out")
     with tifffile.TiffFile(path) as tiff:
         page = tiff.pages[0]
         assert tiff.series[0].shape == patch and tiff.series[0].dtype == np.uint8
@@ -255,7 +262,7 @@ def test_pictures_of_16_bits_are_scaled_as_training_pictures_were(tmp_path):
     picture = np.random.default_rng(0).integers(400, 800, (32, 32)).astype(np.uint16)
     picture[5, 5] = 65535
     imwrite(tmp_path / "a.png", picture, plugin="pillow")
-    list(predict_files(Watch(), tmp_path / "a.png", tmp_path / "out", patch_size=(32, 32)))
+    list(predict_files(of_pictures(Watch(), (32, 32)), tmp_path / "a.png", tmp_path / "out"))
     expected = normalise(to_uint8(picture)[0][None])
     np.testing.assert_allclose(seen[0][0].numpy(), expected, atol=1e-6)
     assert seen[0].max() < 3
@@ -290,10 +297,10 @@ def awkward(tmp_path):
     ("inputs", "error", "message"),
     [
         (["missing.nii.gz"], FileNotFoundError, "missing.nii.gz does not exist"),
-        (["cut.nii.gz"], ValueError, "cut.nii.gz cannot be read"),
+        (["cut.nii.gz"], ValueError, "cut.nii.gz is not a NIfTI file that can be read"),
         (["text.png"], ValueError, r"text.png cannot be read"),
         (["nan.nii"], ValueError, "nan.nii: image holds 64 values that are NaN"),
-        (["four.nii.gz"], ValueError, r"four.nii.gz cannot be read.*\(4, 4, 4, 2\)"),
+        (["four.nii.gz"], ValueError, r"four.nii.gz has shape \(4, 4, 4, 2\); one three-dimensional volume"),
         ([["good.nii.gz", "smaller.nii.gz"]], ValueError, "smaller.nii.gz has shape"),
         ([["good.nii.gz", "text.png"]], ValueError, "files of one kind"),
         ([[]], ValueError, "is empty"),
@@ -307,12 +314,12 @@ def awkward(tmp_path):
 def test_errors_name_the_file(awkward, inputs, error, message):
     inputs = [[awkward / one for one in entry] if isinstance(entry, list) else awkward / entry for entry in inputs]
     with pytest.raises(error, match=message):
-        list(predict_files(BrightAndRight(), inputs, awkward / "out", patch_size=(14, 12, 10)))
+        list(predict_files(predictor(BrightAndRight(), (14, 12, 10)), inputs, awkward / "out"))
 
 
 def test_an_input_is_never_replaced_and_endings_must_be_known(awkward):
     with pytest.raises(ValueError, match=r"good\.nii\.gz is an input"):
-        predict_files(BrightAndRight(), awkward / "good.nii.gz", awkward, patch_size=(14, 12, 10))
+        predict_files(predictor(BrightAndRight(), (14, 12, 10)), awkward / "good.nii.gz", awkward)
     (awkward / "scan.dcm").touch()
     with pytest.raises(ValueError, match=r"scan\.dcm has an ending that cannot be read"):
         find_cases(awkward / "scan.dcm")

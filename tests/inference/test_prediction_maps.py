@@ -11,6 +11,7 @@ import pytest
 import tifffile
 import torch
 from imageio.v3 import imread, imwrite
+from stubs import predictor
 from torch import nn
 
 from xlstm_unet_lab.data.images import read_case
@@ -18,19 +19,21 @@ from xlstm_unet_lab.data.instance_labels import LABELS, interior_and_boundary
 from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.inference.files import predict_files
 from xlstm_unet_lab.inference.instances import instances_from_classes
-from xlstm_unet_lab.inference.predict import predict, predict_probabilities, slice_by_slice
+from xlstm_unet_lab.inference.predictor import Predictor
 from xlstm_unet_lab.inference.uncertainty import entropy, mirrored_disagreement, predicted_probability
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+INTERIOR_AND_BOUNDARY = Targets.classes(LABELS)
 MAPS = ("probability", "entropy", "disagreement")
+
+
+def by_brightness(patch_size=(20, 40), targets=INTERIOR_AND_BOUNDARY):
+    spacing = (2.0, 1.0, 1.0)[3 - len(patch_size) :]
+    return Predictor(ByBrightness(), patch_size, spacing, targets)
 
 
 class ByBrightness(nn.Module):
     """Background, interior or boundary by the brightness of the pixel: dark, bright, between. It is sure of it."""
-
-    def __init__(self):
-        super().__init__()
-        self.targets, self.training_spacing = Targets.classes(LABELS), (2.0, 1.0, 1.0)
 
     def forward(self, windows):
         grey = windows[:, :1]
@@ -45,7 +48,7 @@ class Unsure(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.layer = (nn.Conv2d, nn.Conv3d)[spatial_dims - 2](1, 3, 3, padding=1)
-        self.training_spacing = (2.0, 1.0, 1.0)[3 - spatial_dims :]
+        self.spacing = (2.0, 1.0, 1.0)[3 - spatial_dims :]
 
     def forward(self, windows):
         return self.layer(windows)
@@ -66,7 +69,7 @@ def brightness(numbers):
 @pytest.mark.parametrize("ending", [".png", ".tif"])
 def test_objects_are_numbered_beside_the_labels(tmp_path, ending):
     imwrite(tmp_path / f"cells{ending}", brightness(objects()))
-    (path,) = predict_files(ByBrightness(), tmp_path, tmp_path / "out", patch_size=(20, 40))
+    (path,) = predict_files(by_brightness(), tmp_path, tmp_path / "out")
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [f"cells{ending}", "instances"]
     (numbered,) = (tmp_path / "out" / "instances").iterdir()
     read = imread if ending == ".png" else tifffile.imread
@@ -80,7 +83,7 @@ def test_objects_of_a_volume_lie_on_its_grid(tmp_path):
     volume = np.repeat(brightness(objects())[..., None], 6, axis=2)
     affine = np.diag([-1.0, 1, 2, 1])
     nibabel.save(nibabel.Nifti1Image(volume, affine), tmp_path / "a.nii.gz")
-    (path,) = predict_files(ByBrightness(), tmp_path, tmp_path / "out", patch_size=(6, 40, 20))
+    (path,) = predict_files(by_brightness((6, 40, 20)), tmp_path, tmp_path / "out")
     found = nibabel.load(tmp_path / "out" / "instances" / "a.nii.gz")
     assert found.get_data_dtype() == np.uint16 and np.array_equal(found.affine, nibabel.load(path).affine)
     assert np.unique(found.dataobj).tolist() == [0, 1, 2, 3] and found.dataobj[3, 1, 3] == 0 != found.dataobj[8, 8, 3]
@@ -91,20 +94,18 @@ def test_more_objects_than_16_bits_hold(tmp_path, monkeypatch):
     monkeypatch.setattr("xlstm_unet_lab.inference.files.instances_from_classes", lambda label: many)
     for name in ("a.png", "b.tif"):
         imwrite(tmp_path / name, brightness(objects()))
-    list(predict_files(ByBrightness(), tmp_path / "b.tif", tmp_path / "out", patch_size=(20, 40)))
+    list(predict_files(by_brightness(), tmp_path / "b.tif", tmp_path / "out"))
     found = tifffile.imread(tmp_path / "out" / "instances" / "b.tif")
     assert found.dtype == np.uint32 and np.array_equal(found, many)
     with pytest.raises(ValueError, match=r"a\.png: numbers up to 70799 do not fit into a PNG file.*give a TIFF"):
-        list(predict_files(ByBrightness(), tmp_path / "a.png", tmp_path / "out", patch_size=(20, 40)))
+        list(predict_files(by_brightness(), tmp_path / "a.png", tmp_path / "out"))
     assert not (tmp_path / "out" / "a.png").exists(), "without its instances a case is not done"
 
 
 def test_other_networks_number_nothing(tmp_path):
     imwrite(tmp_path / "a.png", brightness(objects()))
-    model = ByBrightness()
     for targets in (None, Targets.classes({"background": 0, "liver": 1, "spleen": 2})):
-        model.targets = targets
-        list(predict_files(model, tmp_path / "a.png", tmp_path / "out", patch_size=(20, 40)))
+        list(predict_files(by_brightness(targets=targets), tmp_path / "a.png", tmp_path / "out"))
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["a.png"]
 
 
@@ -114,16 +115,16 @@ def noise(*size):
 
 @pytest.mark.parametrize("mirror", [False, True])
 def test_uncertainty_of_pictures(tmp_path, mirror):
-    model, options = Unsure(2), {"patch_size": (16, 12), "mirror": mirror}
+    unsure, options = predictor(Unsure(2), (16, 12)), {"mirror": mirror}
     imwrite(tmp_path / "a.png", noise(16, 12))
-    (path,) = predict_files(model, tmp_path, tmp_path / "out", uncertainty=(1,), **options)
+    (path,) = predict_files(unsure, tmp_path, tmp_path / "out", uncertainty=(1,), **options)
     image = noise(1, 16, 12)
-    assert np.array_equal(imread(path), predict(model, image, **options))
+    assert np.array_equal(imread(path), unsure(image, **options))
     maps = {what: tifffile.imread(tmp_path / "out" / what / "a.tif") for what in MAPS}
-    probabilities = predict_probabilities(model, image, **options)
+    probabilities = unsure.probabilities(image, **options)
     np.testing.assert_allclose(maps["probability"], probabilities.max(0))
     np.testing.assert_allclose(maps["entropy"], entropy(probabilities))
-    wanted = mirrored_disagreement(model, image, patch_size=(16, 12), mirror=(1,))
+    wanted = mirrored_disagreement(unsure, image, axes=(1,))
     np.testing.assert_allclose(maps["disagreement"], wanted)
     assert all(one.dtype == np.float32 and one.max() > 0.01 for one in maps.values())
 
@@ -135,17 +136,15 @@ def test_uncertainty_of_volumes(tmp_path, slice_axis):
     stored = volume.as_reoriented(np.array([[2, -1], [0, 1], [1, -1]]))
     nibabel.save(stored, tmp_path / "a.nii")
     patch = (6, 6, 6) if slice_axis is None else (6, 6)
-    model = Unsure(len(patch))
-    options = {"patch_size": patch, "slice_axis": slice_axis, "uncertainty": True}
-    (path,) = predict_files(model, tmp_path / "a.nii", tmp_path / "out", **options)
+    unsure = predictor(Unsure(len(patch)), patch, slice_axis=slice_axis)
+    (path,) = predict_files(unsure, tmp_path / "a.nii", tmp_path / "out", uncertainty=True)
     case = read_case(tmp_path / "a.nii")
-    seen = {"axis": slice_axis, "patch_size": patch, "spacing": case.spacing}
-    probabilities = slice_by_slice(predict_probabilities, model, case.image, **seen)
+    probabilities = unsure.probabilities(case.image, case.spacing)
     wanted = {
-        "": slice_by_slice(predict, model, case.image, **seen),
+        "": unsure(case.image, case.spacing),
         "probability": probabilities.max(0),
         "entropy": entropy(probabilities),
-        "disagreement": slice_by_slice(mirrored_disagreement, model, case.image, **seen),
+        "disagreement": mirrored_disagreement(unsure, case.image, case.spacing),
     }
     for what, array in wanted.items():
         file = tmp_path / "out" / what / "a.nii"
@@ -165,7 +164,7 @@ def test_probability_of_regions_is_that_of_the_least_certain_answer():
 
 def test_where_no_mirror_image_is_likely_there_is_no_disagreement(tmp_path):
     imwrite(tmp_path / "a.png", noise(16, 12))
-    list(predict_files(Unsure(2), tmp_path, tmp_path / "out", patch_size=(16, 12), uncertainty=()))
+    list(predict_files(predictor(Unsure(2), (16, 12), mirror_axes=()), tmp_path, tmp_path / "out", uncertainty=True))
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["a.png", "entropy", "probability"]
 
 
@@ -173,15 +172,16 @@ def test_a_network_for_slices_wants_volumes_and_no_input_is_replaced(tmp_path):
     (tmp_path / "entropy").mkdir()
     imwrite(tmp_path / "entropy" / "a.png", noise(16, 12))
     with pytest.raises(ValueError, match=r"a\.png has 2 spatial dimensions; 3 are expected"):
-        list(predict_files(Unsure(2), tmp_path / "entropy", tmp_path / "out", patch_size=(6, 6), slice_axis=0))
+        list(predict_files(predictor(Unsure(2), (6, 6), slice_axis=0), tmp_path / "entropy", tmp_path / "out"))
     with pytest.raises(ValueError, match=r"entropy.a\.png is an input and would be replaced"):
-        predict_files(Unsure(2), tmp_path / "entropy", tmp_path, patch_size=(6, 6))
+        predict_files(predictor(Unsure(2), (6, 6)), tmp_path / "entropy", tmp_path)
 
 
 KILLED = """
 import os, signal, sys
 from torch import nn
-from xlstm_unet_lab.evaluation.files import predict_files
+from xlstm_unet_lab.inference.files import predict_files
+from xlstm_unet_lab.inference.predictor import Predictor
 
 left, fsync = iter(range(6)), os.fsync
 
@@ -191,7 +191,7 @@ def deadly(file):
     fsync(file)
 
 os.fsync = deadly
-list(predict_files(nn.Conv2d(1, 2, 1), sys.argv[1], sys.argv[2], patch_size=(8, 8), uncertainty=(0,)))
+list(predict_files(Predictor(nn.Conv2d(1, 2, 1), (8, 8)), sys.argv[1], sys.argv[2], uncertainty=(0,)))
 """
 
 
@@ -206,5 +206,5 @@ def test_killed_in_the_middle_of_a_file_nothing_looks_whole_that_is_not(tmp_path
     maps = {f"{what}/a.tif" for what in MAPS} | {f"{what}/b.tif" for what in MAPS[:2]}
     assert kept == {"a.png", *maps}, "the seventh file is not there"
     assert all(read_case(out / name).image.shape == (1, 8, 8) for name in kept)
-    again = list(predict_files(Unsure(2), tmp_path, out, patch_size=(8, 8)))
+    again = list(predict_files(predictor(Unsure(2), (8, 8)), tmp_path, out))
     assert [path.name for path in again] == ["a.png", "b.png", "c.png"]

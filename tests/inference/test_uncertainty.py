@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from xlstm_unet_lab.data.targets import Targets
+from xlstm_unet_lab.inference.predictor import Predictor
 from xlstm_unet_lab.inference.uncertainty import disagreement, entropy, mirrored_disagreement
 
 
@@ -58,20 +59,19 @@ class LeftIsForeground(nn.Module):
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
 def test_mirrored_disagreement_finds_what_depends_on_the_side(spatial_dims):
-    image, options = np.zeros((1, *(6,) * spatial_dims)), {"patch_size": (6,) * spatial_dims}
+    image, predictor = np.zeros((1, *(6,) * spatial_dims)), Predictor(LeftIsForeground(), (6,) * spatial_dims)
     x = spatial_dims - 1
-    got = mirrored_disagreement(LeftIsForeground(), image, mirror=(x,), **options)
+    got = mirrored_disagreement(predictor, image, axes=(x,))
     np.testing.assert_allclose(got[..., :2], 1, atol=1e-6)
     np.testing.assert_allclose(got[..., 4:], 1, atol=1e-6)
     np.testing.assert_allclose(got[..., 2:4], 0, atol=1e-6)
-    assert mirrored_disagreement(LeftIsForeground(), image, mirror=(0,), **options).max() < 1e-6
-    np.testing.assert_allclose(mirrored_disagreement(LeftIsForeground(), image, **options), got, atol=1e-6)
+    assert mirrored_disagreement(predictor, image, axes=(0,)).max() < 1e-6
+    np.testing.assert_allclose(mirrored_disagreement(predictor, image), got, atol=1e-6)
 
 
 def test_regions_are_taken_from_the_model():
-    model = LeftIsForeground()
-    model.targets = Targets(("whole", "core"), ((1, 2), (2,)), (1, 2))
-    got = mirrored_disagreement(model, np.zeros((1, 6, 6)), patch_size=(6, 6))
+    targets = Targets(("whole", "core"), ((1, 2), (2,)), (1, 2))
+    got = mirrored_disagreement(Predictor(LeftIsForeground(), (6, 6), targets=targets), np.zeros((1, 6, 6)))
     # One of two channels is 1 in half of the predictions and 1/2 in the others.
     wanted = (entropy(np.array([0.75, 0.25]).reshape(2, 1)) - 0.5) / 2
     np.testing.assert_allclose(got[:, 0], wanted.item(), atol=1e-6)
@@ -86,7 +86,7 @@ def test_regions_are_taken_from_the_model():
         (lambda: entropy(np.ones((1, 3))), "1 exclusive classes"),
         (lambda: disagreement([]), "members is empty"),
         (
-            lambda: mirrored_disagreement(LeftIsForeground(), np.zeros((1, 4, 4)), patch_size=(4, 4), mirror=(3,)),
+            lambda: mirrored_disagreement(Predictor(LeftIsForeground(), (4, 4)), np.zeros((1, 4, 4)), axes=(3,)),
             "mirror",
         ),
     ],

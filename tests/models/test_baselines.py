@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 import xlstm_unet_lab as lab
 from data_recipes import phantom_brain
-from xlstm_unet_lab.data.dataset import normalise
+from xlstm_unet_lab.data.normalise import normalise
 from xlstm_unet_lab.models.baselines import BASELINES, BaselineConfig
-from xlstm_unet_lab.models.presets import PRESETS
+from xlstm_unet_lab.models.presets import PRESETS, arguments_of
 
 PATCH = {2: (32, 64), 3: (16, 16, 32)}
 TINY = {
@@ -77,7 +77,7 @@ def test_facts_and_arguments_are_kept(name, spatial_dims):
     config = network.config
     assert (config.spatial_dims, config.in_channels, config.num_classes) == (spatial_dims, 2, 3)
     assert config.patch_size == patch(name, spatial_dims)
-    again = lab.build(**network.build_arguments)
+    again = lab.build(**arguments_of(network))
     again.load_state_dict(network.state_dict())
     image = torch.randn(1, 2, *patch(name, spatial_dims))
     with torch.no_grad():
@@ -227,7 +227,7 @@ def test_a_network_that_started_from_trained_weights_is_rebuilt_without_them(mon
     monkeypatch.setattr(
         timm, "create_model", lambda *names, **options: create(*names, **options | {"pretrained": False})
     )
-    assert build("timm_unet", pretrained=True).build_arguments["pretrained"] is False
+    assert arguments_of(build("timm_unet", pretrained=True))["pretrained"] is False
 
 
 def test_other_projects_load_only_when_one_of_theirs_is_built():

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import xlstm_unet_lab as lab
 from xlstm_unet_lab.models import presets
 from xlstm_unet_lab.models.plan import plan_strides
-from xlstm_unet_lab.models.presets import MODELS, PRESETS, multiply_adds
+from xlstm_unet_lab.models.presets import MODELS, PRESETS, arguments_of, multiply_adds
 from xlstm_unet_lab.ops import mlstm
 
 SMALL = (4, 6, 8, 8, 12)
@@ -229,9 +229,9 @@ def test_multiply_adds_grow_with_the_image_and_leave_the_network_as_it_is(name):
 
 @names
 @dims
-def test_build_arguments_build_the_same_network(name, spatial_dims):
+def test_arguments_build_the_same_network(name, spatial_dims):
     network = build(name, spatial_dims, deep_supervision=True, vil_version="v2")
-    arguments = json.loads(json.dumps(network.build_arguments))
+    arguments = json.loads(json.dumps(arguments_of(network)))
     assert arguments["name"] == name
     assert lab.build(**arguments).config == network.config
 

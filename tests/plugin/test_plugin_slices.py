@@ -7,12 +7,12 @@ from plain_layer import layer
 
 import xlstm_unet_lab as lab
 from data_recipes import phantom_abdomen
-from xlstm_unet_lab.data.dataset import normalise
+from xlstm_unet_lab.data.normalise import normalise
 from xlstm_unet_lab.data.slices import SliceDataset
-from xlstm_unet_lab.inference.predict import slice_by_slice
+from xlstm_unet_lab.inference.load import load_run
+from xlstm_unet_lab.plugin.exploring import explore_layers
 from xlstm_unet_lab.plugin.mixer_rows import receptive_field
-from xlstm_unet_lab.plugin.tasks import explore_layers, segment
-from xlstm_unet_lab.training.run_directory import load_run
+from xlstm_unet_lab.plugin.tasks import segment
 
 AXIS, PATCH = 1, (8, 32)
 
@@ -45,7 +45,9 @@ def test_a_volume_is_segmented_slice_by_slice_under_one_progress_bar(run_directo
             yield batch
 
     ((prediction, keywords, _),) = segment(run_directory, [image], track=track)
-    wanted = slice_by_slice(lab.predict, load_run(run_directory, "last"), image.data[None], axis=AXIS, patch_size=PATCH)
+    network, slices = load_run(run_directory, "last"), np.moveaxis(image.data, AXIS, 0)
+    found = [lab.predict(network, one[None], patch_size=PATCH) for one in slices]
+    wanted = np.stack(found, AXIS)
     np.testing.assert_array_equal(prediction, wanted)
     assert totals == [20] * 20 and keywords["scale"] == (1, 1, 1)
 

@@ -7,10 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_problem import Tiny, case, cases, config
+from tiny_problem import Tiny, boxes, case, cases, config
 from torch import nn
 
+from xlstm_unet_lab.data.cases import Facts, Listed
 from xlstm_unet_lab.data.targets import Targets
+from xlstm_unet_lab.inference.predictor import Predictor
 from xlstm_unet_lab.training.config import TrainConfig, learning_rate_at
 from xlstm_unet_lab.training.fit import fit
 
@@ -32,7 +34,7 @@ def test_loss_falls_and_records_are_complete(spatial_dims, deep, capfd):
     assert [record.learning_rate for record in records] == [learning_rate_at(step, settings) for step in range(1, 31)]
     assert all(a.seconds < b.seconds for a, b in pairwise(records))
     assert all(record.images_per_second > 0 and record.memory > 1e6 for record in records)
-    assert model.training_spacing == (2.0, 1.0, 0.5)[:spatial_dims]
+    assert Predictor.known(model, settings.patch_size).spacing == (2.0, 1.0, 0.5)[:spatial_dims]
     assert not model.training
 
 
@@ -60,14 +62,16 @@ def test_same_seed_same_run(workers):
 
 
 def test_names_come_from_the_recipe_and_cases_can_be_limited():
-    class Held(list):
-        recipe = SimpleNamespace(targets=Targets.classes({"background": 0, "box": 1, "absent": 2}), flip_axes=(1,))
-
+    labels = {"background": 0, "box": 1, "absent": 2}
+    known = {"colours": {"box": "#0072B2", "absent": "#E69F00"}, "tolerances": {"box": 1.0, "absent": 1.0}}
+    facts = Facts(boxes(labels=labels, flip_axes=(1,), **known))
     model = Tiny()
     model.head = nn.Conv2d(8, 3, 1)
-    records = list(fit(model, Held(cases(range(2))), Held(cases(range(4))), config(validation_cases=2)))
+    records = list(
+        fit(model, Listed(cases(range(2)), facts), Listed(cases(range(4)), facts), config(validation_cases=2))
+    )
     metrics = records[-1].metrics
-    assert model.targets == Held.recipe.targets
+    assert Predictor.known(model, (16, 16)).targets == Targets.classes(labels)
     assert list(metrics) == ["box", "absent", "mean"]
     assert metrics["mean"] == pytest.approx((metrics["box"] + metrics["absent"]) / 2)
 
@@ -227,9 +231,7 @@ def test_a_model_for_other_data_is_refused_before_the_first_step():
         facts = {"spatial_dims": 2, "in_channels": 1, "num_classes": 3} | built
         model = torch.nn.Conv2d(1, 3, 1)
         model.config = SimpleNamespace(**facts)
-
-        class Cases(list):
-            recipe = SimpleNamespace(targets=Targets.classes({"background": 0, "a": 1, "b": 2}))
-
+        labels = {"background": 0, "a": 1, "b": 2}
+        known = {"colours": {"a": "#0072B2", "b": "#E69F00"}, "tolerances": {"a": 1.0, "b": 1.0}}
         with pytest.raises(ValueError, match=message):
-            fit(model, Cases([case]), None, config)
+            fit(model, Listed([case], Facts(boxes(labels=labels, **known))), None, config)

@@ -7,21 +7,23 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tiny_problem import Tiny, case, cases, config
+from tiny_problem import Tiny, boxes, case, cases, config
 from torch import nn
 from torch.utils.data import Subset
 
 import xlstm_unet_lab as lab
 from data_recipes import phantom_long_range
 from xlstm_unet_lab.data.augment import Augmentation, PatchDataset
-from xlstm_unet_lab.data.dataset import normalise
+from xlstm_unet_lab.data.cases import Facts, Listed
+from xlstm_unet_lab.data.normalise import normalise
 from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.evaluation.metrics import dice
+from xlstm_unet_lab.inference import predictor
+from xlstm_unet_lab.inference.predictor import Predictor
 from xlstm_unet_lab.models.weights import load_tensors, load_weights
 from xlstm_unet_lab.nn.vil import MLSTMCell
 from xlstm_unet_lab.ops import mlstm
 from xlstm_unet_lab.training import fit as fit_module
-from xlstm_unet_lab.training import validation
 from xlstm_unet_lab.training.config import TrainConfig
 from xlstm_unet_lab.training.fit import fit
 
@@ -48,7 +50,7 @@ def test_regions_are_learnt_and_scored(spatial_dims):
     *_, last = fit(model, train, val, settings)
     assert list(last.metrics) == ["whole", "core", "mean"]
     assert last.metrics["whole"] > 0.7 and last.metrics["core"] > 0.25, "a tenth of the box or less is core"
-    assert model.targets == REGIONS
+    assert Predictor.known(model, settings.patch_size).targets == REGIONS
 
 
 def test_targets_must_fit_the_model():
@@ -69,13 +71,13 @@ def test_what_a_recipe_says_about_mirrors_is_obeyed(monkeypatch):
             asked.append(augment)
             super().__init__(*arguments, augment=augment, **options)
 
-    class Held(list):
-        recipe = SimpleNamespace(flip_axes=(0,), targets=Targets.classes({"background": 0, "box": 1}), name="boxes")
+    def held(items):
+        return Listed(items, Facts(boxes(flip_axes=(0,))))
 
     monkeypatch.setattr(fit_module, "PatchDataset", Watched)
     mine = Augmentation(noise=0.0)
-    part = Subset(Held(cases([0, 1])), [0])  # a wrapped data set keeps what its recipe says
-    for data, augment in ((part, True), (Held(cases([0])), False), (Held(cases([0])), mine)):
+    part = Subset(held(cases([0, 1])), [0])  # a wrapped data set keeps what its recipe says
+    for data, augment in ((part, True), (held(cases([0])), False), (held(cases([0])), mine)):
         next(fit(Tiny(), data, None, config(augment=augment)))
     next(fit(Tiny(), cases([0]), None, config()))
     assert asked == [Augmentation(flip_axes=(0,), rotate=False), False, mine, True]
@@ -86,7 +88,7 @@ def test_cases_of_mixed_spacing_are_brought_to_one():
     train[1]["spacing"] = (1.0, 2.0)
     model = Tiny()
     records = list(fit(model, train, cases([3]), config(spacing=(1.0, 1.0))))
-    assert model.training_spacing == (1.0, 1.0)
+    assert Predictor.known(model, (16, 16)).spacing == (1.0, 1.0)
     assert len(records) == 8 and 0 <= records[-1].metrics["mean"] <= 1
     with pytest.raises(ValueError, match=r"spacing=\(1\.0, 1\.0, 1\.0\) must have 2 finite sizes"):
         config(spacing=(1.0, 1.0, 1.0))
@@ -103,7 +105,7 @@ def test_validation_scores_what_predict_gives(spacing, targets):
     model.head = nn.Conv2d(8, 2 if targets else 3, 1)
     settings = config(steps=30, spacing=spacing, targets=targets, batch_size=3)
     metrics = list(fit(model, train, val, settings))[-1].metrics
-    assert model.training_spacing == (spacing or (2.0, 1.0))
+    assert Predictor.known(model, (16, 16)).spacing == (spacing or (2.0, 1.0))
     wanted = targets.foreground if targets else {"label 1": (1,), "label 2": (2,)}
     for name, values in wanted.items():
         scores = []
@@ -118,14 +120,14 @@ def test_validation_scores_what_predict_gives(spacing, targets):
 
 def test_validation_holds_the_logits_of_a_slab_only(monkeypatch):
     """Not those of a whole case: a volume of 100 organs would not fit into memory."""
-    seen, slabs = [], validation.sliding_slabs
+    seen, slabs = [], predictor.sliding_slabs
 
     def watched(*arguments, **options):
         for slab in slabs(*arguments, **options):
             seen.append(slab.shape[1])
             yield slab
 
-    monkeypatch.setattr(validation, "sliding_slabs", watched)
+    monkeypatch.setattr(predictor, "sliding_slabs", watched)
     long = {what: torch.cat([case(0)[what]] * 10, dim) for what, dim in (("image", 1), ("label", 0))}
     list(fit(Tiny(), cases(range(2)), [case(0) | long], config(steps=1)))
     assert sum(seen) == 200 and max(seen) <= 16

@@ -7,21 +7,23 @@ import os
 import signal
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
 from places import HELPERS
-from tiny_problem import Tiny, cases, config
+from tiny_problem import Tiny, boxes, cases, config
 from torch.utils.data import Subset
 
 import xlstm_unet_lab as lab
 from xlstm_unet_lab.data.augment import Augmentation
+from xlstm_unet_lab.data.cases import Facts, Listed
 from xlstm_unet_lab.data.targets import Targets
+from xlstm_unet_lab.inference.load import load_predictor, load_run
+from xlstm_unet_lab.inference.predictor import Predictor
 from xlstm_unet_lab.models.weights import load_tensors, load_weights
 from xlstm_unet_lab.training import run_directory
 from xlstm_unet_lab.training.fit import fit
-from xlstm_unet_lab.training.run_directory import RunDirectory, load_run
+from xlstm_unet_lab.training.run_directory import RunDirectory
 
 SCRIPT = HELPERS / "killed_runs.py"
 SETTINGS = {"steps": 6, "save_every": 2, "validate_every": 3}
@@ -88,7 +90,7 @@ def test_a_finished_run_yields_nothing_and_gives_its_weights(tmp_path):
     run(tmp_path, trained)
     assert run(tmp_path, fresh) == []
     assert same(trained.state_dict(), fresh.state_dict())
-    assert fresh.training_spacing == (2.0, 1.0)
+    assert Predictor.known(fresh, (16, 16)).spacing == (2.0, 1.0)
 
 
 def test_a_run_without_settings_for_it_is_saved_twenty_times(tmp_path, monkeypatch):
@@ -99,11 +101,8 @@ def test_a_run_without_settings_for_it_is_saved_twenty_times(tmp_path, monkeypat
 
 
 def test_other_cases_are_another_run(tmp_path):
-    class Named(list):
-        names = ("a", "b")
-
-    first, other = Named(cases(range(2))), Named(cases(range(2)))
-    other.names = ("a", "c")
+    first, other = Listed(cases(range(2))), Listed(cases(range(2)))
+    first.names, other.names = ("a", "b"), ("a", "c")
     for number, (one, another) in enumerate([(first, other), (Subset(first, [0]), Subset(first, [1]))]):
         for spacing in (None, (1.0, 1.0)):  # resampled, the cases are still the same
             folder, settings = tmp_path / f"{number}-{spacing}", config(steps=1, spacing=spacing)
@@ -223,22 +222,14 @@ def small_network(**changes):
 
 
 def test_load_run_builds_the_model_again(tmp_path):
-    class Held(list):
-        recipe = SimpleNamespace(
-            name="boxes", targets=Targets.classes({"background": 0, "box": 1}), flip_axes=None, num_classes=2
-        )
-
-    model = small_network()
-    model.build_arguments = {
-        **{"name": "unet", "spatial_dims": 2, "in_channels": 1, "num_classes": 2, "patch_size": [16, 16]},
-        **{"features": [4, 8]},
-    }
-    list(fit(model, Held(cases(range(2))), Held(cases([3])), config(steps=3), tmp_path))
+    model, facts = small_network(), Facts(boxes())
+    list(fit(model, Listed(cases(range(2)), facts), Listed(cases([3]), facts), config(steps=3), tmp_path))
     assert json.loads((tmp_path / "model.json").read_text())["recipe"] == "boxes"
     for which in ("best", "last"):
         loaded = load_run(tmp_path, which)
         assert same(dict(loaded.state_dict()), dict(model.state_dict())) and not loaded.training
-        assert loaded.targets == Held.recipe.targets and loaded.training_spacing == (2.0, 1.0)
+        known = load_predictor(tmp_path, which)
+        assert known.targets == Targets.classes({"background": 0, "box": 1}) and known.spacing == (2.0, 1.0)
 
 
 def test_load_run_says_what_is_missing(tmp_path):

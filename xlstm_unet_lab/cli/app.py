@@ -93,6 +93,33 @@ def parse_sizes(option: str, text: str | None) -> tuple[int, ...] | None:
     return tuple(int(part) for part in parts)
 
 
+def pairs(help: str) -> typer.models.OptionInfo:
+    """An option that may be given several times, each time as NAME=VALUE."""
+    return typer.Option(metavar="NAME=VALUE", help=help)
+
+
+def parse_pairs(option: str, texts: list[str] | None) -> dict:
+    """`NAME=VALUE` as a dict, each value read as JSON where it is JSON and taken as a word elsewhere."""
+    found = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise typer.BadParameter(f"{option} is {text!r}, expected NAME=VALUE")
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return found
+
+
+def print_facts(facts: dict, as_json: bool) -> None:
+    """A name and a value a line, or JSON."""
+    if as_json:
+        return print_json(facts)
+    for name, value in facts.items():
+        typer.echo(f"{name:<16} {value:.4g}" if isinstance(value, float) else f"{name:<16} {value}")
+
+
 def print_table(table: pandas.DataFrame, as_json: bool) -> None:
     typer.echo(table.to_json(orient="records", indent=2) if as_json else table.to_string(index=False))
 

@@ -165,7 +165,8 @@ def browser(which: Callable[[str], str | None]) -> Finding:
 
 def data(root: str | Path | None) -> Finding:
     """Where prepared data lives, how much room there is, and what is prepared."""
-    from xlstm_unet_lab.data.prepare import MARKER, data_root, get_recipe, recipe_names
+    from xlstm_unet_lab.data.recipe import data_root
+    from xlstm_unet_lab.data.registry import MARKER, get_recipe, recipe_names
 
     root = data_root(root)
     prepared = [name for name in recipe_names() if (get_recipe(name).folder(root) / MARKER).is_file()]

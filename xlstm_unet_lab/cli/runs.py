@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,17 +24,21 @@ from xlstm_unet_lab.cli.app import (
     Which,
     app,
     best_device,
+    pairs,
+    parse_pairs,
     parse_sizes,
-    print_json,
+    print_facts,
     print_table,
     room_for,
 )
 
 if TYPE_CHECKING:
     import pandas
+    from torch import nn
 
-    from xlstm_unet_lab.data.recipe import Track
-    from xlstm_unet_lab.evaluation.cases import Predictions, RunFacts
+    from xlstm_unet_lab.data.recipe import Recipe, Track
+    from xlstm_unet_lab.evaluation.cases import Predictions
+    from xlstm_unet_lab.training.fit import Record
 
 DEFAULT_PATCH = {2: (128, 128), 3: (64, 64, 64)}
 PATIENCE = 2  # seconds without a sign of life that nobody minds
@@ -44,9 +48,7 @@ PATIENCE = 2  # seconds without a sign of life that nobody minds
 def train(
     recipe: Annotated[str, typer.Argument(metavar="DATA", help="A data set: see `prepare --list`.")],
     model: Annotated[str, typer.Option(help="A network: see `models`.")] = "xlstm_unet_enc",
-    model_option: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Of the network: stem_width=16, ...")
-    ] = None,
+    model_option: Annotated[list[str] | None, pairs("Of the network: stem_width=16, ...")] = None,
     patch_size: Annotated[
         str | None, typer.Option(help="Voxels of a patch in (z,) y, x.", show_default="128,128 or 64,64,64")
     ] = None,
@@ -61,9 +63,7 @@ def train(
     validate_every: Annotated[
         int | None, typer.Option(help="Steps between validations.", show_default="the end only")
     ] = None,
-    setting: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Any other field of TrainConfig: ema_decay=0.99")
-    ] = None,
+    setting: Annotated[list[str] | None, pairs("Any other field of TrainConfig: ema_decay=0.99")] = None,
     deep_supervision: Annotated[bool, typer.Option("--deep-supervision", help="A loss at every resolution.")] = False,
     slices: Annotated[
         bool, typer.Option("--slices", help="Train a 2-D network on the slices (across z) of a 3-D data set.")
@@ -80,28 +80,14 @@ def train(
     With --slices, scores while training are means over slices, those of
     `evaluate` and `report` are of whole volumes, predicted slice by slice.
     """
-    import torch
-    from tqdm import tqdm
-
     import xlstm_unet_lab as lab
+    from xlstm_unet_lab.data.slices import SliceDataset
 
-    train_set, val_set = (lab.load_dataset(recipe, split, root=root, fold=fold) for split in ("train", "val"))
-    if slices:
-        from xlstm_unet_lab.data.slices import SliceDataset
-
-        train_set, val_set = SliceDataset(train_set), SliceDataset(val_set)
-    facts = train_set.recipe
-    size = parse_sizes("--patch-size", patch_size) or DEFAULT_PATCH[facts.spatial_dims]
-    torch.manual_seed(seed)  # of the weights it starts from
-    network = lab.build(
-        model,
-        spatial_dims=facts.spatial_dims,
-        in_channels=len(facts.channel_names),
-        num_classes=facts.num_classes,
-        patch_size=size,
-        deep_supervision=deep_supervision,
-        **_pairs("--model-option", model_option),
-    )
+    data = [lab.load_dataset(recipe, split, root=root, fold=fold) for split in ("train", "val")]
+    data = [SliceDataset(cases) for cases in data] if slices else data
+    size = parse_sizes("--patch-size", patch_size) or DEFAULT_PATCH[data[0].recipe.spatial_dims]
+    options = parse_pairs("--model-option", model_option) | {"deep_supervision": deep_supervision}
+    network = _network(model, data[0].recipe, size, seed, options)
     config = lab.TrainConfig(
         patch_size=size,
         steps=steps,
@@ -113,24 +99,46 @@ def train(
         workers=workers,
         seed=seed,
         validate_every=validate_every,
-        **_pairs("--setting", setting),
+        **parse_pairs("--setting", setting),
     )
-    folder = run_directory or Path("runs") / f"{recipe}{'-slices' * slices}-{model}-fold{fold}"
-    speaks = os.environ.get("LOCAL_RANK", "0") == "0"  # of several processes that train together
-    with tqdm(total=steps, unit="step", disable=not speaks) as bar:
-        for record in lab.fit(network, train_set, val_set, config, run_directory=folder):
+    of_slices = "-slices" if slices else ""
+    folder = run_directory or Path("runs") / f"{recipe}{of_slices}-{model}-fold{fold}"
+    _follow(lab.fit(network, *data, config, run_directory=folder), steps)
+    if _speaks():
+        print_facts(_end_of(folder), as_json)
+
+
+def _network(name: str, recipe: Recipe, patch_size: tuple[int, ...], seed: int, options: dict) -> nn.Module:
+    """The network for a data set, with the weights that the seed gives it."""
+    import torch
+
+    from xlstm_unet_lab.models.presets import build
+
+    torch.manual_seed(seed)
+    facts = {"spatial_dims": recipe.spatial_dims, "in_channels": len(recipe.channel_names)}
+    return build(name, **facts, num_classes=recipe.num_classes, patch_size=patch_size, **options)
+
+
+def _speaks() -> bool:
+    """Whether this process is the one to print, of several that train together."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def _follow(records: Iterable[Record], steps: int) -> None:
+    from tqdm import tqdm
+
+    with tqdm(total=steps, unit="step", disable=not _speaks()) as bar:
+        for record in records:
             bar.update(record.step - bar.n)
             bar.set_postfix(loss=f"{record.loss:.3f}")
-    if not speaks:
-        return
-    with (folder / "log.csv").open(newline="") as file:  # a run that was finished before yields no record
+
+
+def _end_of(run: Path) -> dict:
+    """How a run ended: read from its log, for a run that was finished before yields no record."""
+    with (run / "log.csv").open(newline="") as file:
         *_, last = csv.DictReader(file)
     shown = {name: float(value) for name, value in last.items() if name in ("loss", "seconds") or name[:5] == "dice "}
-    result = {"run_directory": str(folder), "step": int(last["step"]), **shown}
-    if as_json:
-        return print_json(result)
-    for name, value in result.items():
-        typer.echo(f"{name:<16} {value:.4g}" if isinstance(value, float) else f"{name:<16} {value}")
+    return {"run_directory": str(run), "step": int(last["step"]), **shown}
 
 
 @app.command()
@@ -166,27 +174,15 @@ def predict(
     """
     from tqdm import tqdm
 
-    from xlstm_unet_lab.evaluation.cases import run_facts
-    from xlstm_unet_lab.inference.files import predict_files
-    from xlstm_unet_lab.training.run_directory import load_run
+    from xlstm_unet_lab.inference.load import load_predictor
 
-    model = load_run(run, which)
-    facts = run_facts(run, root)
-    recipe = facts.recipe
-    if coloured and recipe is None:
-        raise ValueError(f"{run} does not name its data set, so its labels have no colours: leave out --coloured")
-    colours = {recipe.labels[name]: colour for name, colour in recipe.colours.items()} if coloured else None
-    written = predict_files(
-        model,
+    written = load_predictor(run, which).files(
         inputs,
         out,
-        patch_size=facts.patch_size,
-        colours=colours,
-        label_numbers=recipe and recipe.label_numbers,
-        uncertainty=uncertainty and facts.mirror,
-        slice_axis=facts.slice_axis,
+        coloured=coloured,
+        uncertainty=uncertainty,
         overlap=overlap,
-        mirror=allowed_mirror(mirror, facts),
+        mirror=mirror,
         batch_size=batch_size,
         device=device or best_device(),
         track=bar_of_a_case(),
@@ -213,8 +209,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score predictions: the mean over cases of each label, with its 95% interval; every case with --json or --out."""
-    from xlstm_unet_lab.data.files import write_whole
     from xlstm_unet_lab.evaluation.report import summarise
+    from xlstm_unet_lab.ops.files import write_whole
 
     chosen = {"split": split, "fold": fold, "which": which, "root": root, "mirror": mirror, "device": device}
     room_for(out)
@@ -241,36 +237,30 @@ def report(
     root: Root = None,
 ) -> None:
     """Write one HTML page: scores with intervals, models compared case by case, best, median and worst case."""
-    import numpy as np
-
     from xlstm_unet_lab.evaluation.report import notable_cases
-    from xlstm_unet_lab.figures.picture import PALETTE
-    from xlstm_unet_lab.figures.report_page import case_picture, write_report
+    from xlstm_unet_lab.figures.cases import case_picture
+    from xlstm_unet_lab.figures.report_page import write_report
+    from xlstm_unet_lab.overlays.description import overlay_outcome
 
     chosen = {"split": split, "fold": fold, "which": which, "root": root, "mirror": mirror, "device": device}
     room_for(out)
     models = {str(path): _predictions(path, truth, recipe, images, chosen) for path in predictions}
     tables = {name: _scored(model) for name, model in models.items()}
     (name, first), overlays = next(iter(models.items())), {}
-    highest = max(value for values in first.scoring["labels"].values() for value in np.atleast_1d(values))
-    colours = first.colours or {f"label {value}": PALETTE[value % len(PALETTE)] for value in range(1, highest + 1)}
     for what, case in notable_cases(tables[name]).items() if first.image else ():
-        outcome = first.outcome(case)
-        picture = case_picture(first.image(case), outcome.truth, outcome.prediction, colours, case)
-        overlays[f"The {what} case of {name}"] = picture
+        overlays[f"The {what} case of {name}"] = case_picture(overlay_outcome(first, case))
     typer.echo(write_report(out, tables, overlays=overlays, notes=[first.credit] if first.credit else []))
 
 
 def _predictions(path: Path, truth: Path | None, recipe: str | None, images: Path | None, chosen: dict) -> Predictions:
     """Of a run, with what was chosen for it, or of a folder beside the truth."""
-    from xlstm_unet_lab.evaluation.cases import from_folders, from_run, is_run, run_facts
+    from xlstm_unet_lab.evaluation.cases import from_folders, from_run
+    from xlstm_unet_lab.inference.load import is_run
 
     if is_run(path):
         if truth is not None:
             raise typer.BadParameter(f"{path} is a run, which is scored on its own data set: leave out {truth}")
-        mirror = allowed_mirror(chosen["mirror"], run_facts(path, chosen["root"]))
-        settled = {"mirror": mirror, "device": chosen["device"] or best_device(), "track": bar_of_a_case()}
-        return from_run(path, **chosen | settled)
+        return from_run(path, **chosen | {"device": chosen["device"] or best_device(), "track": bar_of_a_case()})
     if truth is None:
         raise typer.BadParameter(f"{path} is no run directory: name the folder of the true labels too")
     return from_folders(path, truth, recipe=recipe, images=images, root=chosen["root"])
@@ -287,24 +277,3 @@ def bar_of_a_case() -> Track:
     from tqdm import tqdm
 
     return partial(tqdm, desc="this case", delay=PATIENCE, leave=False)
-
-
-def allowed_mirror(wanted: bool, facts: RunFacts) -> bool | tuple[int, ...]:
-    """The axes to mirror along; ValueError where it is wanted and the data allows none."""
-    if wanted and facts.mirror == ():
-        raise ValueError(f"no mirror image of {facts.recipe.name} is as likely as the image: leave out --mirror")
-    return wanted and facts.mirror
-
-
-def _pairs(option: str, texts: list[str] | None) -> dict:
-    """`NAME=VALUE` as a dict, each value read as JSON where it is JSON and taken as a word elsewhere."""
-    pairs = {}
-    for text in texts or ():
-        name, equals, value = text.partition("=")
-        if not (name and equals):
-            raise typer.BadParameter(f"{option} is {text!r}, expected NAME=VALUE")
-        try:
-            pairs[name] = json.loads(value)
-        except json.JSONDecodeError:
-            pairs[name] = value
-    return pairs

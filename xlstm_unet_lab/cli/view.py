@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xlstm_unet_lab.cli.app import Device, Mirror, Root, RunFold, Split, Which, app, best_device, room_for
-from xlstm_unet_lab.cli.runs import allowed_mirror, bar_of_a_case
+from xlstm_unet_lab.cli.runs import bar_of_a_case
 
 if TYPE_CHECKING:
-    from xlstm_unet_lab.evaluation.cases import Predictions
     from xlstm_unet_lab.overlays.description import Overlay
 
 
@@ -33,15 +32,17 @@ def view(
     root: Root = None,
 ) -> None:
     """Look at a case: image, labels, truth and errors in a napari window or a picture, and in words."""
-    from xlstm_unet_lab.evaluation.cases import from_run, is_run, run_facts
+    from xlstm_unet_lab.evaluation.cases import from_run
+    from xlstm_unet_lab.inference.load import is_run
+    from xlstm_unet_lab.overlays.description import overlay_outcome
 
     of_image = {"--labels": labels, "--truth": truth}
     if is_run(shown):
         if given := [name for name, file in of_image.items() if file is not None]:
             raise typer.BadParameter(f"{shown} is a run, whose cases have labels: leave out {' and '.join(given)}")
         chosen = {"split": split, "fold": fold, "which": which, "root": root, "device": device or best_device()}
-        chosen |= {"mirror": allowed_mirror(mirror, run_facts(shown, root)), "track": bar_of_a_case()}
-        overlay = _of_run(from_run(shown, **chosen), case)
+        predictions = from_run(shown, **chosen, mirror=mirror, track=bar_of_a_case())
+        overlay = overlay_outcome(predictions, case or predictions.names[0])
     elif case is not None:
         raise typer.BadParameter(f"{shown} is no run directory: --case names a case of a run")
     else:
@@ -64,22 +65,8 @@ def view(
     napari.run()
 
 
-def _of_run(predictions: Predictions, case: str | None) -> Overlay:
-    from xlstm_unet_lab.ops.checks import did_you_mean
-    from xlstm_unet_lab.overlays.description import overlay_case
-
-    name = predictions.names[0] if case is None else case
-    if name not in predictions.names:
-        raise KeyError(f"no case is named {name!r}: {did_you_mean(name, predictions.names)}")
-    outcome, place = predictions.outcome(name), predictions.names.index(name)
-    return overlay_case(
-        predictions.dataset, place, prediction=outcome.prediction, instances=outcome.predicted_instances
-    )
-
-
 def _of_image(image: Path, labels: Path | None, truth: Path | None) -> Overlay:
-    from xlstm_unet_lab.data.images import read_case
-    from xlstm_unet_lab.evaluation.cases import read_labels
+    from xlstm_unet_lab.data.images import read_case, read_label
     from xlstm_unet_lab.overlays.description import overlay
 
     case = read_case(image)
@@ -87,7 +74,7 @@ def _of_image(image: Path, labels: Path | None, truth: Path | None) -> Overlay:
     in_colour = case.unit == "pixel" and len(case.image) == 3
     return overlay(
         case.image,
-        **{what: read_labels(file)[0] for what, file in read.items() if file is not None},
+        **{what: read_label(file)[0] for what, file in read.items() if file is not None},
         spacing=case.spacing,
         channel_names=("red", "green", "blue") if in_colour else None,
         unit="px" if case.unit == "pixel" else case.unit,

@@ -3,8 +3,10 @@
 import copy
 import functools
 import inspect
+import linecache
 import numbers
 import re
+import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,11 +27,24 @@ class Case:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A plausible wrong answer, and the hint that whoever gives the same results must see."""
+    """A plausible wrong answer, as an edit of the reference, and the hint that whoever gives the same results must see.
+
+    `old` is text that occurs exactly once in the source of the reference, as it stands there but for the indentation of
+    the whole; `new` takes its place. Both may have line breaks. Two tuples of equal length are edits one after the
+    other, each made in what the one before has left. What is edited runs where the reference does, so the names of its
+    module are there. `Exercise.answer_of` makes the edit.
+    """
 
     name: str
-    answer: Callable
+    old: str | tuple[str, ...]
+    new: str | tuple[str, ...]
     hint: str
+
+    @property
+    def edits(self) -> tuple[tuple[str, str], ...]:
+        """The pairs of what is replaced and what takes its place; ValueError where one of them has no partner."""
+        old, new = ((text,) if isinstance(text, str) else text for text in (self.old, self.new))
+        return tuple(zip(old, new, strict=True))
 
 
 @dataclass(frozen=True)
@@ -63,6 +78,7 @@ class Exercise:
             f"give at least {FEWEST_CASES} cases": len(self.cases) >= FEWEST_CASES,
             f"plant at least {FEWEST_MISTAKES} mistakes": len(self.mistakes) >= FEWEST_MISTAKES,
             "give at least one hint": self.hints,
+            "give every mistake its hint": all(mistake.hint for mistake in self.mistakes),
             "say what is not tested": self.not_tested.strip(),
         }
         for rule, holds in rules.items():
@@ -77,7 +93,29 @@ class Exercise:
     @property
     def solution(self) -> str:
         """The source of the reference."""
-        return inspect.getsource(self.reference).rstrip()
+        return textwrap.dedent(inspect.getsource(self.reference)).rstrip()
+
+    def answer_of(self, mistake: Mistake) -> Callable:
+        """The wrong answer of a planted mistake, the same object every time.
+
+        Raises ValueError, naming exercise and mistake, where what it replaces does not occur exactly once.
+        """
+        return _edited(self.reference, mistake, f"exercise {self.number}, mistake {mistake.name!r}")
+
+
+@functools.cache
+def _edited(reference: Callable, mistake: Mistake, name: str) -> Callable:
+    """The function or class that the edited source of the reference defines; `name` is what errors call it."""
+    source = textwrap.dedent(inspect.getsource(reference))
+    for old, new in mistake.edits:
+        if source.count(old) != 1:
+            raise ValueError(f"{name}: {old!r} occurs {source.count(old)} times in the reference, expected once")
+        source = source.replace(old, new)
+    file = f"<{name}>"
+    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)  # for tracebacks
+    names = dict(vars(inspect.getmodule(reference)))
+    exec(compile(source, file, "exec"), names)
+    return names[reference.__name__]
 
 
 @dataclass(frozen=True)

@@ -181,7 +181,7 @@ def _wrong_numbers(expected: np.ndarray, got: np.ndarray, tolerance: float, at: 
 def _known_mistake(exercise: Exercise, outcomes: list[Outcome]) -> list[str]:
     """The hint of the planted mistake that gives the same outcome on every case, if there is one."""
     for mistake in exercise.mistakes:
-        pairs = zip(outcomes, run(mistake.answer, exercise), strict=True)
+        pairs = zip(outcomes, run(exercise.answer_of(mistake), exercise), strict=True)
         if all(same_outcome(got, planted, exercise.tolerance) for got, planted in pairs):
             return [mistake.hint]
     return []

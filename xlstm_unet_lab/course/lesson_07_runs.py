@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from data_recipes.phantom_abdomen import LABELS, scene
 from xlstm_unet_lab.course.lesson_07_probes import Loss, Run, Step
-from xlstm_unet_lab.data.dataset import normalise
+from xlstm_unet_lab.data.normalise import normalise
 from xlstm_unet_lab.data.phantoms import microscopy
 from xlstm_unet_lab.evaluation import metrics
 from xlstm_unet_lab.models.presets import build

@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from xlstm_unet_lab.course.checks import all_exercises
-from xlstm_unet_lab.data.files import write_whole
+from xlstm_unet_lab.ops.files import write_whole
 
 VARIABLE = "LAB_PROGRESS"
 FORMAT = 1

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import Dataset
 
-from xlstm_unet_lab.data.kept_cases import view_case
+from xlstm_unet_lab.data.cases import Cases, as_cases
 from xlstm_unet_lab.data.patches import check_pair, checked_patch_size, sample_patch
 from xlstm_unet_lab.data.resample import resized
 
@@ -194,7 +194,7 @@ class PatchDataset(Dataset):
 
     def __init__(
         self,
-        dataset: Sequence[dict],
+        dataset: Cases | Sequence[dict],
         patch_size: tuple[int, ...],
         length: int,
         seed: int,
@@ -205,8 +205,8 @@ class PatchDataset(Dataset):
             raise ValueError("the data set has no cases; patches need at least one")
         if operator.index(length) < 1 or operator.index(seed) < 0:
             raise ValueError(f"length is {length} and seed {seed}; give a length of at least 1 and a seed of 0 or more")
-        self.dataset, self.length, self.seed = dataset, length, seed
-        self.patch_size = checked_patch_size(patch_size, view_case(dataset, 0)["label"].ndim)
+        self.dataset, self.length, self.seed = as_cases(dataset), length, seed
+        self.patch_size = checked_patch_size(patch_size, self.dataset.view(0)["label"].ndim)
         self.augmentation = augment if isinstance(augment, Augmentation) else Augmentation() if augment else None
         self.foreground_probability = foreground_probability
 
@@ -219,7 +219,7 @@ class PatchDataset(Dataset):
         # SeedSequence mixes the two numbers so that neighbouring patches have unrelated streams.
         state = int(np.random.SeedSequence([self.seed, index]).generate_state(1, np.uint64)[0])
         generator = torch.Generator().manual_seed(state >> 1)
-        case = view_case(self.dataset, int(torch.randint(len(self.dataset), (), generator=generator)))
+        case = self.dataset.view(int(torch.randint(len(self.dataset), (), generator=generator)))
         settings, size = self.augmentation, self.patch_size
         turn = draw_turn(settings, len(size), generator) if settings else None
         margin = None if turn is None else margin_of(turn, size)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from xlstm_unet_lab.data.files import sync_tree
 from xlstm_unet_lab.data.kept_cases import fingerprint
-from xlstm_unet_lab.data.nnunet_raw import sync_tree
 from xlstm_unet_lab.data.recipe import Track
 
 FACTS = "case.json"

@@ -11,105 +11,17 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from xlstm_unet_lab.data.kept_cases import KeptCases, Origin, origin_of
-from xlstm_unet_lab.data.nnunet_raw import load_volume, voxels
-from xlstm_unet_lab.data.pictures import read_picture
-from xlstm_unet_lab.data.prepare import FOLDS, data_root, get_recipe, prepare, prepared_folder
-from xlstm_unet_lab.data.recipe import Recipe
+from xlstm_unet_lab.data.cases import Facts
+from xlstm_unet_lab.data.images import read_case, read_label
+from xlstm_unet_lab.data.kept_cases import KeptCases, Place, fingerprint
+from xlstm_unet_lab.data.nnunet_raw import FOLDS
+from xlstm_unet_lab.data.normalise import NORMALISED, normalise
+from xlstm_unet_lab.data.prepare import prepare
+from xlstm_unet_lab.data.recipe import Recipe, data_root
+from xlstm_unet_lab.data.registry import get_recipe, prepared_folder
 from xlstm_unet_lab.ops.checks import did_you_mean
 
 SPLITS = ("train", "val", "test", "all")
-NORMALISED = 1  # count up when `normalise` or what is read gives other numbers: cases kept on disk are then made anew
-CONSTANT_BELOW = 1e-6  # a channel whose deviation is this small beside its largest value varies by rounding only
-
-
-def normalise(image: np.ndarray) -> np.ndarray:
-    """Shift and scale every channel of one image to mean 0 and standard deviation 1.
-
-    image (C, *spatial), 2 or 3 spatial axes, any integer or floating dtype; returns float32 of the same shape.
-    Channels are treated apart, because the sequences of an MRI differ in scale by orders of magnitude. For a colour
-    image this takes away the overall tint (stain, lamp) and keeps every difference of colour between two places.
-    Applied twice it gives what it gave once, up to rounding. A constant channel becomes zeros.
-    Raises TypeError for what is not a real array, ValueError for another rank, no elements, NaN or infinity.
-    """
-    if not isinstance(image, np.ndarray) or image.dtype.kind not in "iuf":
-        kind = f"{image.dtype} array" if isinstance(image, np.ndarray) else type(image).__name__
-        raise TypeError(f"image is a {kind}; give a NumPy array of integers or floats, shape (C, *spatial)")
-    if image.ndim not in (3, 4) or image.size == 0:
-        raise ValueError(
-            f"image has shape {image.shape}; give (C, y, x) or (C, z, y, x), for one channel image[None] adds the axis"
-        )
-    if not np.isfinite(image).all():
-        bad = np.argwhere(~np.isfinite(image))
-        raise ValueError(
-            f"image holds {len(bad)} values that are NaN or infinite, the first at {tuple(bad[0].tolist())}; "
-            "replace them first, for instance with np.nan_to_num"
-        )
-    result = np.zeros(image.shape, np.float32)
-    for source, target in zip(image, result, strict=True):
-        channel = source.astype(np.float64)
-        largest = np.abs(channel).max()
-        if largest == 0:
-            continue
-        channel /= largest  # values near the end of the float range would overflow when squared
-        deviation = channel.std()
-        if deviation > CONSTANT_BELOW:
-            target[...] = (channel - channel.mean()) / deviation
-    return result
-
-
-def read_array(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
-    """Read one file as stored: an array (y, x), (y, x, C) or (z, y, x), and the spacing of its spatial axes.
-
-    .png has spacing 1 (pixels); .nii.gz and .nii that of the affine in mm, which alone says where voxels lie, in the
-    order (z, y, x).
-    Raises FileNotFoundError, and ValueError for another ending, a file that breaks off and a NIfTI file that is not
-    three-dimensional.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; delete its data set folder and prepare the data set again")
-    if path.name.endswith(".png"):
-        return read_picture(path), (1.0, 1.0)
-    if path.name.endswith((".nii.gz", ".nii")):
-        from nibabel.affines import voxel_sizes
-
-        volume = load_volume(path)
-        if volume.ndim != 3:
-            raise ValueError(f"{path} has shape {volume.shape}; one three-dimensional volume a file is expected")
-        spacing = tuple(float(size) for size in reversed(voxel_sizes(volume.affine)))
-        return voxels(path.name, volume).transpose(), spacing  # NIfTI stores (x, y, z)
-    raise ValueError(f"{path.name} has an ending that cannot be read; .png, .nii.gz and .nii can")
-
-
-def read_image(paths: list[Path]) -> tuple[np.ndarray, tuple[float, ...]]:
-    """Read the channel files of one case as an array (C, *spatial) and its spacing.
-
-    A PNG file may hold all channels of a colour image. Raises ValueError when the files differ in shape or spacing.
-    """
-    arrays, spacings = zip(*(read_array(path) for path in paths), strict=True)
-    for path, array, spacing in zip(paths, arrays, spacings, strict=True):
-        if array.shape != arrays[0].shape or not np.allclose(spacing, spacings[0], rtol=1e-4):
-            raise ValueError(
-                f"{path} has shape {array.shape} and spacing {spacing}, the first channel {paths[0].name} has "
-                f"{arrays[0].shape} and {spacings[0]}; the channels of one case must share one grid"
-            )
-    spatial_dims = len(spacings[0])
-    channels = [np.moveaxis(array, -1, 0) if array.ndim > spatial_dims else array[None] for array in arrays]
-    return np.concatenate(channels), spacings[0]
-
-
-def read_label(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
-    """Read a label file as integers (*spatial), and its spacing; some sets store labels as floats.
-
-    Raises ValueError when a value is not a whole number or the array has a channel axis.
-    """
-    label, spacing = read_array(path)
-    if label.ndim != len(spacing):
-        raise ValueError(f"{path} has shape {label.shape}; a label file holds one number for each pixel")
-    whole = np.rint(label)
-    if not np.array_equal(whole, label):
-        raise ValueError(f"{path} holds label values that are not whole numbers, such as {label[whole != label][0]}")
-    return whole.astype(np.int32), spacing
 
 
 class SegmentationDataset(Dataset):
@@ -126,7 +38,8 @@ class SegmentationDataset(Dataset):
     def __init__(
         self, recipe: Recipe, folder: Path, part: str, names: list[str], cache_bytes: int = 2**30, fold: int = 0
     ):
-        self.recipe, self.folder, self.part, self.names, self.fold = recipe, folder, part, list(names), fold
+        self.recipe, self.folder, self.part, self.names = recipe, folder, part, list(names)
+        self.facts = Facts(recipe, fold)
         self._kept = KeptCases(cache_bytes)
 
     def __len__(self) -> int:
@@ -139,16 +52,16 @@ class SegmentationDataset(Dataset):
         return {"image": image, "label": label, "spacing": case["spacing"], "name": case["name"]}
 
     def view(self, index: int) -> dict:
-        """`self[index]` without a copy, to read pieces from and never to change, for which see `view_case`.
+        """`self[index]` without a copy, to read pieces from and never to change, as `Cases` says.
 
         label is uint8 (int32 where values pass 255); "foreground" (`patches.Foreground`) says where it is not 0.
         """
         position = self._position(index)
-        return self._kept.get(position, lambda: self._read(position), lambda: self._origin(position))
+        return self._kept.get(position, lambda: self._read(position), lambda: self._place(position))
 
     def raw(self, index: int) -> np.ndarray:
         """The image of one case as stored, (C, *spatial), not normalised: to look at."""
-        return read_image(self._image_paths(self._position(index)))[0]
+        return read_case(self._image_paths(self._position(index))).image
 
     def instances(self, index: int) -> np.ndarray:
         """The instance map of one case, int32 (*spatial): 0 background, every object its own number.
@@ -179,17 +92,17 @@ class SegmentationDataset(Dataset):
     def _label_path(self, position: int) -> Path:
         return self.folder / f"labels{self.part}" / f"{self.names[position]}{self.recipe.file_ending}"
 
-    def _origin(self, position: int) -> Origin:
+    def _place(self, position: int) -> Place:
         beside = self.folder.parent
         root = beside if os.access(beside, os.W_OK) else data_root()
         folder = root / "kept" / self.folder.name / self.part / self.names[position]
         files = [*self._image_paths(position), self._label_path(position)]
-        return origin_of(folder, files, NORMALISED, len(self.recipe.channel_names), list(self.recipe.labels.values()))
+        settings = (NORMALISED, len(self.recipe.channel_names), list(self.recipe.labels.values()))
+        return Place(folder, [[fingerprint(file) for file in files], *settings])
 
     def _read(self, position: int) -> dict:
-        image, spacing = read_image(self._image_paths(position))
-        path = self._label_path(position)
-        label, _ = read_label(path)
+        case, path = read_case(self._image_paths(position)), self._label_path(position)
+        image, (label, _) = case.image, read_label(path)
         if image.shape != (len(self.recipe.channel_names), *label.shape):
             raise ValueError(
                 f"{path} has shape {label.shape} and its image {image.shape}; expected the same grid and "
@@ -201,7 +114,7 @@ class SegmentationDataset(Dataset):
         # uint8 is enough in memory for the labels of any recipe here; items hand out int64.
         small = label.astype(np.uint8 if max(self.recipe.labels.values()) < 256 else np.int32)
         tensors = {"image": torch.from_numpy(normalise(image)), "label": torch.from_numpy(small)}
-        return tensors | {"spacing": spacing, "name": self.names[position]}
+        return tensors | {"spacing": case.spacing, "name": self.names[position]}
 
 
 def load_dataset(

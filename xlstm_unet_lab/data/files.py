@@ -1,22 +1,58 @@
-"""Files that are either whole or not there."""
+"""Folders: written to disk for certain, and their files by name."""
 
 import os
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 
-def write_whole(path: str | Path, content: bytes) -> Path:
-    """Write beside the place, flush to the disk, then rename: a crash leaves the old file or the new one.
+def sync_tree(folder: Path, recurse: bool = True) -> None:
+    """Have the system write a folder (and all it holds) to disk, so that a power cut cannot undo a later rename."""
+    for path in sorted(folder.rglob("*")) if recurse else ():
+        if path.is_file():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+        else:
+            sync_tree(path, recurse=False)
+    if os.name == "posix":  # other systems cannot open a folder, and keep its entries safe themselves
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
-    Returns the path. Raises OSError when the disk refuses; nothing half-written stays behind.
+
+def files_by_name(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
+    """The files of a folder that have one of these endings (in lower case), by name without it, in name order.
+
+    Hidden files are left out: archives packed on a Mac carry one, "._NAME", beside each file.
+    Raises FileNotFoundError for a missing folder, ValueError for two files that differ in their ending only.
     """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is missing; a folder of {', '.join(endings)} files is expected")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        ending = next((ending for ending in endings if path.name.lower().endswith(ending)), None)
+        if ending is None or path.name.startswith(".") or not path.is_file():
+            continue
+        name = path.name[: -len(ending)]
+        if name in found:
+            raise ValueError(f"{folder} holds both {found[name].name} and {path.name}; keep one of them")
+        found[name] = path
+    return dict(sorted(found.items()))
+
+
+def check_pairs(where: str, images: Set[str], labels: Set[str]) -> None:
+    """ValueError, with the first names, unless every image has a label and every label an image."""
+    if images != labels:
+        raise ValueError(
+            f"{where}: images without a label {sorted(images - labels)[:3]}, "
+            f"labels without an image {sorted(labels - images)[:3]}"
+        )
+
+
+def layout_root(source: Path, name: str, holds: str) -> Path:
+    """`source`, or the folder called `name` in it: whichever has `holds` inside; FileNotFoundError when neither has."""
+    found = next((folder for folder in (source, source / name) if (folder / holds).exists()), None)
+    if found is None:
+        raise FileNotFoundError(f"{source} holds no {holds}; give {name} or the folder above it")
+    return found

@@ -1,4 +1,4 @@
-"""One image from its files, and what is found on its grid back into files of the same kind: NIfTI, pictures, TIFF."""
+"""The one reader of image and label files, NIfTI, pictures and TIFF; and labels back into files of an image's kind."""
 
 from __future__ import annotations
 
@@ -12,29 +12,47 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xlstm_unet_lab.data.files import write_whole
-from xlstm_unet_lab.data.nnunet_raw import check_grid, load_volume, voxels
-from xlstm_unet_lab.data.pictures import ENDINGS as PICTURES
-from xlstm_unet_lab.data.pictures import read_picture
+from xlstm_unet_lab.data import pictures
+from xlstm_unet_lab.data.volumes import check_grid, load_volume, voxels
+from xlstm_unet_lab.ops.files import write_whole
 
 if TYPE_CHECKING:
     import nibabel
 
 Encode = Callable[[np.ndarray], bytes]
+VOLUMES = (".nii.gz", ".nii")
+ENDINGS = (*VOLUMES, *pictures.ENDINGS)
+LABEL_ENDINGS = dict.fromkeys(pictures.ENDINGS, ".png") | dict.fromkeys(pictures.TIFF, ".tif")
+LABEL_ENDINGS |= {volume: volume for volume in VOLUMES}
 
 
 @dataclass(frozen=True)
 class Case:
-    """One image as the network wants it, and how its label becomes a file again.
+    """One image as its files hold it, and how its label becomes a file again.
 
     Volumes are turned so that their axes run right, anterior, superior, as prepared data does.
     """
 
-    image: np.ndarray  # (C, *spatial), spatial axes in the order (z, y, x), as stored
+    parts: tuple[np.ndarray, ...]  # one a file, (C, *spatial), spatial axes in the order (z, y, x), as stored
     spacing: tuple[float, ...]  # of the spatial axes, in `unit`
     unit: str  # "mm" for NIfTI, "pixel" for pictures and TIFF
     ending: str  # of a label file: ".nii.gz", ".nii", ".png" or ".tif"
     encode: Encode  # the label (*spatial) on the image's grid -> the content of a file on the input's own grid
+
+    @property
+    def image(self) -> np.ndarray:
+        """The channels of all files, (C, *spatial), as stored."""
+        return self.parts[0] if len(self.parts) == 1 else np.concatenate(self.parts)
+
+    def as_prepared(self) -> np.ndarray:
+        """The image as prepared data holds it, (C, *spatial): what a network was trained on and must see again.
+
+        A picture is brought to 8 bits, each of its files by itself, so that a faint stain does not fade beside a bright
+        one. Volumes, and stacks of slices, stay as they are stored.
+        """
+        if self.unit == "mm" or len(self.spacing) == 3:
+            return self.image
+        return np.concatenate([pictures.to_uint8(part)[0] for part in self.parts])
 
     def write(self, folder: Path, name: str, found: np.ndarray) -> Path:
         """Write what was found at every position, (*spatial), to a file on the input's own grid; returns its path.
@@ -56,83 +74,102 @@ def read_case(paths: str | Path | Sequence[str | Path], *, spatial_dims: int | N
     default) or channels (2). Raises ValueError, naming the file, for what cannot be read, for channels on different
     grids, and for another number of spatial dimensions; FileNotFoundError for a missing file.
     """
-    files = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+    files = [paths] if isinstance(paths, str | Path) else paths
+    return _read([Path(file) for file in files], spatial_dims)
+
+
+def read_label(path: str | Path) -> tuple[np.ndarray, tuple[float, ...]]:
+    """Read a label file: its numbers, int32 (*spatial), axes turned as those of its image, and the spacing.
+
+    Numbers are those stored: of a palette the indices, not the colours, and nothing is rescaled. Equal colour channels
+    are one number. Raises FileNotFoundError, and ValueError, naming the file, for numbers that are not whole, negative
+    or too large, for a file in colour, for a JPEG, whose compression changes numbers, and for what cannot be read.
+    """
+    case = _read([Path(path)], None, stored=True)
+    first, *others = case.image
+    if any((channel != first).any() for channel in others):
+        raise ValueError(f"{path} is in colour; a label holds one number a pixel, or the indices of a palette")
+    return whole_numbers(str(path), first), case.spacing
+
+
+def whole_numbers(what: str, label: np.ndarray) -> np.ndarray:
+    """The numbers of a label as int32; ValueError, with some of them, unless all are whole and from 0 on."""
+    whole = np.rint(label) if label.dtype.kind == "f" else label
+    right = (whole == label) & (whole >= 0) & (whole <= np.iinfo(np.int32).max)
+    if not right.all():
+        wrong = np.unique(label[~right])[:3].tolist()
+        raise ValueError(f"{what} holds {wrong}; a label holds whole numbers from 0 to {np.iinfo(np.int32).max}")
+    return whole.astype(np.int32)
+
+
+def ending(path: Path) -> str:
+    """The ending of an image file, in small letters; ValueError for one that cannot be read."""
+    found = next((known for known in ENDINGS if path.name.lower().endswith(known)), None)
+    if found is None:
+        raise ValueError(f"{path} has an ending that cannot be read; known are {', '.join(ENDINGS)}")
+    return found
+
+
+def _read(files: Sequence[Path], spatial_dims: int | None, stored: bool = False) -> Case:
+    """The files of one case; `stored`: as in `pictures.read_channels`."""
+    kind = ending(files[0])
     for file in files:
         if not file.is_file():
-            raise FileNotFoundError(f"{file} does not exist")
-    kind = ending(files[0])
-    if any(ending(file) != kind for file in files):
-        raise ValueError(f"the channels of one case must be files of one kind, got {[file.name for file in files]}")
-    try:
-        case = READERS[kind](files, kind, spatial_dims)
-    except Exception as error:  # each library has its own; all of them mean that this file is of no use
-        raise ValueError(f"{files[0]} cannot be read: {error}") from error
+            raise FileNotFoundError(f"{file} is missing")
+        if ending(file) != kind:
+            raise ValueError(f"the channels of one case must be files of one kind, got {[str(file) for file in files]}")
+    case = _read_volumes(files, kind) if kind in VOLUMES else _read_pictures(files, kind, spatial_dims, stored)
     if spatial_dims not in (None, len(case.spacing)):
         raise ValueError(f"{files[0]} has {len(case.spacing)} spatial dimensions; {spatial_dims} are expected")
     return case
 
 
-def ending(path: Path) -> str:
-    """The ending of an image file, in small letters; ValueError for one that cannot be read."""
-    found = next((known for known in READERS if path.name.lower().endswith(known)), None)
-    if found is None:
-        raise ValueError(f"{path} has an ending that cannot be read; known are {', '.join(READERS)}")
-    return found
-
-
-def _read_nifti(files: Sequence[Path], kind: str, _: int | None) -> Case:
-    import nibabel
+def _read_volumes(files: Sequence[Path], kind: str) -> Case:
     from nibabel.affines import voxel_sizes
+    from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
     volumes = [load_volume(file) for file in files]
     for file, volume in zip(files, volumes, strict=True):
-        check_grid(file.name, volume, volumes[0])
-    turned = [nibabel.as_closest_canonical(volume) for volume in volumes]
-    # NIfTI stores (x, y, z)
-    image = np.stack([voxels(file.name, volume).transpose() for file, volume in zip(files, turned, strict=True)])
+        check_grid(str(file), volume, volumes[0])
+    first = volumes[0]
+    turn = io_orientation(first.affine)  # to axes that run right, anterior, superior
+    arrays = [apply_orientation(voxels(file.name, volume), turn) for file, volume in zip(files, volumes, strict=True)]
+    parts = tuple(np.ascontiguousarray(array.transpose()[None]) for array in arrays)  # NIfTI stores (x, y, z)
     # Of the affine, which says where the voxels lie: the sizes beside it in the header may contradict it.
-    spacing = tuple(voxel_sizes(turned[0].affine)[::-1].tolist())
-    return Case(image, spacing, "mm", kind, _nifti_encoder(volumes[0], compressed=kind == ".nii.gz"))
+    spacing = tuple(voxel_sizes(first.affine @ inv_ornt_aff(turn, first.shape))[::-1].tolist())
+    return Case(parts, spacing, "mm", kind, _nifti_encoder(first, turn, compressed=kind == ".nii.gz"))
 
 
-def _nifti_encoder(volume: nibabel.Nifti1Image, compressed: bool) -> Encode:
-    from nibabel import orientations
+def _nifti_encoder(volume: nibabel.Nifti1Image, turn: np.ndarray, compressed: bool) -> Encode:
+    from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
 
-    canonical = orientations.axcodes2ornt("RAS")
-    back = orientations.ornt_transform(canonical, orientations.io_orientation(volume.affine))
+    back = ornt_transform(axcodes2ornt("RAS"), turn)
     kind, affine, header = type(volume), volume.affine, volume.header.copy()
     header["cal_min"] = header["cal_max"] = 0  # the input's window of brightness means nothing for labels
 
     def encode(label: np.ndarray) -> bytes:
         header.set_data_dtype(label.dtype)
-        content = kind(orientations.apply_orientation(label.transpose(), back), affine, header).to_bytes()
+        content = kind(apply_orientation(label.transpose(), back), affine, header).to_bytes()
         return gzip.compress(content, compresslevel=6, mtime=0) if compressed else content
 
     return encode
 
 
-def _read_pictures(files: Sequence[Path], *_) -> Case:
-    image = _together(files, [_channels_of_picture(file) for file in files])
-    return Case(image, (1.0, 1.0), "pixel", ".png", _png)
+def _read_pictures(files: Sequence[Path], kind: str, spatial_dims: int | None, stored: bool) -> Case:
+    parts = [pictures.read_channels(file, spatial_dims, stored=stored) for file in files]
+    for file, part in zip(files, parts, strict=True):
+        if part.shape[1:] != parts[0].shape[1:]:
+            raise ValueError(f"{file} has shape {part.shape}, {files[0].name} {parts[0].shape}; they must agree")
+    encode = partial(_tiff, **_resolution(files[0])) if kind in pictures.TIFF else _png
+    return Case(tuple(parts), (1.0,) * (parts[0].ndim - 1), "pixel", LABEL_ENDINGS[kind], encode)
 
 
-def _channels_of_picture(file: Path) -> np.ndarray:
-    return np.moveaxis(np.atleast_3d(read_picture(file)), -1, 0)
-
-
-def _read_tiffs(files: Sequence[Path], _: str, spatial_dims: int | None) -> Case:
+def _resolution(file: Path) -> dict:
+    """The resolution of a TIFF file, as keyword arguments of `tifffile.imwrite`."""
     import tifffile
 
-    arrays = []
-    for file in files:
-        with tifffile.TiffFile(file) as tiff:
-            series, page = tiff.series[0], tiff.pages[0]
-            stack = spatial_dims == 3 or (spatial_dims is None and len(set(series.axes) - set("CS")) > 2)
-            arrays.append(_channels_of_stack(series.asarray(), series.axes) if stack else _channels_of_picture(file))
-            spaced = {"resolution": page.resolution, "resolutionunit": page.resolutionunit}
-    image = _together(files, arrays)
-
-    return Case(image, (1.0,) * (image.ndim - 1), "pixel", ".tif", partial(_tiff, **spaced))
+    with tifffile.TiffFile(file) as tiff:
+        return {"resolution": tiff.pages[0].resolution, "resolutionunit": tiff.pages[0].resolutionunit}
 
 
 def _tiff(found: np.ndarray, **spaced) -> bytes:
@@ -143,38 +180,9 @@ def _tiff(found: np.ndarray, **spaced) -> bytes:
     return content.getvalue()
 
 
-def _channels_of_stack(array: np.ndarray, axes: str) -> np.ndarray:
-    """A TIFF's array as (C, z, y, x). axes: a letter an axis, as tifffile names them; I and Q are pages unnamed."""
-    letters = axes.replace("I", "Z").replace("Q", "Z")
-    if sorted(letters.replace("C", "")) != ["X", "Y", "Z"]:
-        raise ValueError(f"its axes are {axes}, of sizes {array.shape}; a volume has z, y, x and perhaps channels")
-    array = array.transpose([letters.index(letter) for letter in "CZYX" if letter in letters])
-    return array if "C" in letters else array[None]
-
-
-def _together(files: Sequence[Path], arrays: Sequence[np.ndarray]) -> np.ndarray:
-    for file, array in zip(files, arrays, strict=True):
-        if array.shape[1:] != arrays[0].shape[1:]:
-            raise ValueError(f"{file.name} has shape {array.shape}, {files[0].name} {arrays[0].shape}; they must agree")
-    return np.concatenate(arrays)
-
-
 def _png(picture: np.ndarray) -> bytes:
     from imageio.v3 import imwrite
 
     if picture.dtype.itemsize > 2:
         raise ValueError(f"numbers up to {picture.max()} do not fit into a PNG file, which ends at 65535: give a TIFF")
     return imwrite("<bytes>", picture, extension=".png", plugin="pillow")
-
-
-READERS: dict[str, Callable[[Sequence[Path], str, int | None], Case]] = {
-    **{".nii.gz": _read_nifti, ".nii": _read_nifti},
-    **dict.fromkeys(PICTURES, _read_pictures),
-    **{".tif": _read_tiffs, ".tiff": _read_tiffs},
-}
-LABEL_ENDINGS = dict.fromkeys(PICTURES, ".png") | {
-    ".nii.gz": ".nii.gz",
-    ".nii": ".nii",
-    ".tif": ".tif",
-    ".tiff": ".tif",
-}

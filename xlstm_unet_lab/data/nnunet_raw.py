@@ -6,15 +6,15 @@ beside it in instancesTr and instancesTs and do not disturb it.
 
 from __future__ import annotations
 
-import itertools
 import json
-import os
-import zlib
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from xlstm_unet_lab.data.files import check_pairs
+from xlstm_unet_lab.data.volumes import check_grid, voxels, whole_label
 
 if TYPE_CHECKING:
     import nibabel
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from xlstm_unet_lab.data.recipe import Recipe
 
 FOLDS = 5
-SAME_GRID = 0.1  # voxels that two grids may lie apart and still be one: headers are rounded
 STORED_AS_THEY_ARE = (np.uint8, np.int16, np.uint16, np.int32)  # intensities of other types become float32
 
 
@@ -84,104 +83,12 @@ def write_volume(
         nibabel.save(volume, path)
 
 
-def load_volume(path: Path) -> nibabel.Nifti1Image:
-    """Open a NIfTI file; its voxels are read when they are needed. ValueError, naming the file, when it is none."""
-    import nibabel
-
-    try:
-        return nibabel.load(path)
-    except nibabel.filebasedimages.ImageFileError as error:
-        raise ValueError(f"{path} is not a NIfTI file that can be read: {error}; get it again") from error
-
-
-def voxels(what: str, volume: nibabel.Nifti1Image) -> np.ndarray:
-    """The voxels of a volume as stored, (x, y, z); ValueError for a file that breaks off or holds no plain numbers."""
-    try:
-        array = np.asarray(volume.dataobj)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{what} cannot be read from {volume.get_filename()}: {error}; get the file again") from error
-    if array.dtype.kind not in "iuf":
-        raise ValueError(f"{what} holds values of type {array.dtype}; integers or floats are expected")
-    return array
-
-
 def _intensities(what: str, image: nibabel.Nifti1Image) -> np.ndarray:
     array = voxels(what, image)
     array = array if array.dtype in STORED_AS_THEY_ARE else array.astype(np.float32)
     if not np.isfinite(array).all():
         raise ValueError(f"{what} holds NaN or infinity; replace them in the original")
     return array
-
-
-def check_grid(what: str, volume: nibabel.Nifti1Image, reference: nibabel.Nifti1Image) -> None:
-    """ValueError unless `volume` is three-dimensional, has voxels of some size, and lies on the grid of `reference`."""
-    from nibabel.affines import apply_affine, voxel_sizes
-
-    sizes, unit = voxel_sizes(volume.affine), volume.header.get_xyzt_units()[0]
-    if len(volume.shape) != 3 or 0 in volume.shape:
-        raise ValueError(f"{what} has shape {volume.shape}; one three-dimensional volume is expected")
-    if not np.isfinite(volume.affine).all() or np.linalg.det(volume.affine) == 0 or unit not in ("mm", "unknown"):
-        raise ValueError(f"{what} has voxels of {sizes.tolist()} {unit}; sizes above 0 in mm are expected")
-    if volume.shape != reference.shape:
-        raise ValueError(
-            f"{what} has shape {volume.shape}, the first image {reference.shape}; both must share one grid"
-        )
-    corners = np.array(list(itertools.product(*((0, length - 1) for length in volume.shape))))
-    shifts = apply_affine(volume.affine, corners) - apply_affine(reference.affine, corners)
-    furthest = np.linalg.norm(shifts, axis=1).max()
-    if furthest > SAME_GRID * sizes.min():
-        raise ValueError(
-            f"{what} lies up to {furthest:.3g} mm off the first image (affine {volume.affine.round(3).tolist()}, the "
-            f"first image's {reference.affine.round(3).tolist()}); resample it to the first image's grid"
-        )
-
-
-def whole_label(what: str, label: np.ndarray, values: set[int]) -> np.ndarray:
-    """The label as uint8; ValueError when it holds anything but the whole numbers in `values`, all below 256."""
-    with np.errstate(invalid="ignore"):  # NaN turns into some number and is found to differ from it
-        whole = label.astype(np.uint8)
-    present = np.flatnonzero(np.bincount(whole.ravel()))
-    if not values.issuperset(present.tolist()) or not np.array_equal(whole, label):
-        unknown = [value for value in np.unique(label).tolist() if value not in values]
-        raise ValueError(f"{what} holds {unknown[:5]}; known are the whole numbers {sorted(values)}")
-    return whole
-
-
-def layout_root(source: Path, name: str, holds: str) -> Path:
-    """`source`, or the folder called `name` in it: whichever has `holds` inside; FileNotFoundError when neither has."""
-    found = next((folder for folder in (source, source / name) if (folder / holds).exists()), None)
-    if found is None:
-        raise FileNotFoundError(f"{source} holds no {holds}; give {name} or the folder above it")
-    return found
-
-
-def files_by_name(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
-    """The files of a folder that have one of these endings (in lower case), by name without it, in name order.
-
-    Hidden files are left out: archives packed on a Mac carry one, "._NAME", beside each file.
-    Raises FileNotFoundError for a missing folder, ValueError for two files that differ in their ending only.
-    """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is missing; a folder of {', '.join(endings)} files is expected")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        ending = next((ending for ending in endings if path.name.lower().endswith(ending)), None)
-        if ending is None or path.name.startswith(".") or not path.is_file():
-            continue
-        name = path.name[: -len(ending)]
-        if name in found:
-            raise ValueError(f"{folder} holds both {found[name].name} and {path.name}; keep one of them")
-        found[name] = path
-    return dict(sorted(found.items()))
-
-
-def check_pairs(where: str, images: Set[str], labels: Set[str]) -> None:
-    """ValueError, with the first names, unless every image has a label and every label an image."""
-    if images != labels:
-        raise ValueError(
-            f"{where}: images without a label {sorted(images - labels)[:3]}, "
-            f"labels without an image {sorted(labels - images)[:3]}"
-        )
 
 
 def check_part(part: str) -> None:
@@ -243,19 +150,3 @@ def write_splits(folder: Path, file_ending: str, group: Callable[[str], str] = s
         for fold in range(FOLDS)
     ]
     (folder / "splits_final.json").write_text(json.dumps(folds, indent=2) + "\n")
-
-
-def sync_tree(folder: Path, recurse: bool = True) -> None:
-    """Have the system write a folder (and all it holds) to disk, so that a power cut cannot undo a later rename."""
-    for path in sorted(folder.rglob("*")) if recurse else ():
-        if path.is_file():
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
-        else:
-            sync_tree(path, recurse=False)
-    if os.name == "posix":  # other systems cannot open a folder, and keep its entries safe themselves
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -6,11 +6,13 @@ import functools
 import math
 from collections.abc import Sequence
 
+import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from xlstm_unet_lab.data.kept_cases import KeptCases, Origin, view_case
+from xlstm_unet_lab.data.cases import Cases, as_cases
+from xlstm_unet_lab.data.kept_cases import KeptCases, Place
 from xlstm_unet_lab.data.patches import Foreground
 
 SAME_SPACING = 0.01  # spacings that differ by less than this share are taken as equal
@@ -57,32 +59,37 @@ class ResampledDataset(Dataset):
     spacing of another rank or not above 0.
     """
 
-    def __init__(self, dataset: Sequence[dict], spacing: Sequence[float], cache_bytes: int = 2**30):
-        self.dataset, self.recipe = dataset, getattr(dataset, "recipe", None)
-        self.spacing = checked_spacing(spacing, view_case(dataset, 0)["label"].ndim)
+    def __init__(self, dataset: Cases | Sequence[dict], spacing: Sequence[float], cache_bytes: int = 2**30):
+        self.dataset = as_cases(dataset)
+        self.facts, self.names = self.dataset.facts, self.dataset.names
+        self.spacing = checked_spacing(spacing, self.dataset.view(0)["label"].ndim)
         self._kept = KeptCases(cache_bytes)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict:
-        case = {key: value for key, value in self.view(index).items() if key not in ("foreground", "origin")}
+        case = {key: value for key, value in self.view(index).items() if key not in ("foreground", "place")}
         # Copies: who changes an item must not change what the next epoch sees.
         return case | {"image": case["image"].clone(), "label": case["label"].long()}
 
     def view(self, index: int) -> dict:
-        """`self[index]` without a copy, to read pieces from and never to change, for which see `view_case`."""
-        original = functools.cache(lambda: view_case(self.dataset, index))
-        return self._kept.get(index, lambda: self._resample(original()), lambda: self._origin(original()))
+        """`self[index]` without a copy, to read pieces from and never to change, as `Cases` says."""
+        original = functools.cache(lambda: self.dataset.view(index))
+        return self._kept.get(index, lambda: self._resample(original()), lambda: self._place(original()))
 
-    def _origin(self, original: dict) -> Origin | None:
+    def raw(self, index: int) -> np.ndarray:
+        """The image as stored, (C, *spatial), on the grid it was stored on."""
+        return self.dataset.raw(index)
+
+    def _place(self, original: dict) -> Place | None:
         """Where the resampled case may be kept: beside the original, if that may be and is another one at all."""
-        place, size = original.get("origin"), original["label"].shape
+        place, size = original.get("place"), original["label"].shape
         if place is None or resampled_size(size, original["spacing"], self.spacing) == tuple(size):
             return None
         part = place.folder.parent
         folder = part.with_name(f"{part.name}_spacing_{'_'.join(map(str, self.spacing))}") / place.folder.name
-        return Origin(folder, [*place.made_of, RESAMPLED, list(self.spacing)])
+        return Place(folder, [*place.made_of, RESAMPLED, list(self.spacing)])
 
     def _resample(self, original: dict) -> dict:
         case, label = original | {"spacing": self.spacing}, original["label"]

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from xlstm_unet_lab.data.dataset import SegmentationDataset, normalise
+from xlstm_unet_lab.data.dataset import SegmentationDataset
+from xlstm_unet_lab.data.normalise import normalise
 
 AXES = "zyx"
 
@@ -29,11 +30,9 @@ class SliceDataset(Dataset):
                 f"axis {axis!r} of a data set with {dataset.recipe.spatial_dims} dimensions was asked for; slices are "
                 "cut across axis 0, 1 or 2 of a 3-D data set"
             )
-        self.dataset, self.axis, self.fold = dataset, axis, dataset.fold
-        flips = dataset.recipe.flip_axes
-        if flips is not None:
-            flips = tuple(flip - (flip > axis) for flip in flips if flip != axis)
-        self.recipe = replace(dataset.recipe, spatial_dims=2, flip_axes=flips)
+        self.dataset, self.axis = dataset, axis
+        self.facts = replace(dataset.facts, slice_axis=axis)
+        self.recipe = replace(dataset.recipe, spatial_dims=2, flip_axes=self.facts.flip_axes)
         self._places: list[tuple[int, int]] = []  # case, position along the axis
         for case in range(len(dataset)):
             label = dataset.view(case)["label"].movedim(axis, 0)
@@ -54,6 +53,8 @@ class SliceDataset(Dataset):
         spacing = tuple(size for axis, size in enumerate(item["spacing"]) if axis != self.axis)
         label = item["label"].select(self.axis, position).long()
         return {"image": torch.from_numpy(image), "label": label, "spacing": spacing, "name": self.names[index]}
+
+    view = __getitem__
 
     def raw(self, index: int) -> np.ndarray:
         """The slice as stored, (C, *spatial), not normalised: to look at."""

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from xlstm_unet_lab.data.colours import label_colours
 from xlstm_unet_lab.data.dataset import SegmentationDataset, load_dataset
-from xlstm_unet_lab.data.images import READERS, ending, read_case
+from xlstm_unet_lab.data.files import check_pairs, files_by_name
+from xlstm_unet_lab.data.images import ENDINGS, ending, read_case, read_label
 from xlstm_unet_lab.data.instance_labels import LABELS
-from xlstm_unet_lab.data.nnunet_raw import check_grid, check_pairs, files_by_name, load_volume
-from xlstm_unet_lab.data.prepare import MARKER, get_recipe, recipe_of
 from xlstm_unet_lab.data.recipe import Recipe
+from xlstm_unet_lab.data.registry import MARKER, get_recipe
+from xlstm_unet_lab.data.volumes import check_grid, load_volume
 from xlstm_unet_lab.evaluation.report import Outcome, evaluate_cases
 from xlstm_unet_lab.inference.files import find_cases
 from xlstm_unet_lab.inference.instances import instances_from_classes
-from xlstm_unet_lab.inference.predict import predict, slice_by_slice
-from xlstm_unet_lab.training.run_directory import load_run
+from xlstm_unet_lab.inference.load import facts_of_run, load_predictor
 
 if TYPE_CHECKING:
     import pandas
@@ -34,46 +35,13 @@ class Predictions:
     outcome: Callable[[str], Outcome]
     image: Callable[[str], np.ndarray] | None  # (C, *spatial), as stored; None when no images were named
     scoring: Mapping  # labels, tolerance and unit, as `evaluate_cases` takes them
-    colours: Mapping[str, str]  # of labels 1, 2, ...; empty when no recipe says
+    colours: Mapping[int, str]  # label value -> "#RRGGBB"
     credit: str = ""  # licence and citation of the data, as the recipe has them
-    dataset: SegmentationDataset | None = None  # of a run: the cases, in the order of the names
+    channel_names: tuple[str, ...] = ()  # of a run's images
 
     def table(self) -> pandas.DataFrame:
         """The scores of all cases, as `evaluate_cases` gives them."""
         return evaluate_cases(map(self.outcome, self.names), **self.scoring)
-
-
-def is_run(path: str | Path) -> bool:
-    """Whether a folder is a run directory."""
-    return (Path(path) / "model.json").is_file()
-
-
-class RunFacts(NamedTuple):
-    """What a run was trained on."""
-
-    patch_size: tuple[int, ...]
-    recipe: Recipe | None  # None when the run names none
-    fold: int
-    slice_axis: int | None = None  # of a network for images that was trained on slices of volumes: across which axis
-
-    @property
-    def mirror(self) -> bool | tuple[int, ...]:
-        """The axes of what the network sees along which a mirrored image is as likely; True: all of them."""
-        flips = True if self.recipe is None or self.recipe.flip_axes is None else self.recipe.flip_axes
-        if flips is True or self.slice_axis is None:
-            return flips
-        return tuple(axis - (axis > self.slice_axis) for axis in flips if axis != self.slice_axis)
-
-
-def run_facts(run_directory: str | Path, root: str | Path | None = None) -> RunFacts:
-    """Read what a run was trained on. Of a user's own data set the run itself says what it is; one trained before runs
-    did needs `root`, where that is prepared."""
-    config, model = (json.loads((Path(run_directory) / f"{what}.json").read_text()) for what in ("config", "model"))
-    patch_size = tuple(config["patch_size"])
-    known = recipe_of(model["own"]) if model.get("own") else None
-    recipe = known or (get_recipe(model["recipe"], root) if model.get("recipe") else None)
-    sliced = recipe is not None and recipe.spatial_dims > len(patch_size)
-    return RunFacts(patch_size, recipe, model.get("fold") or 0, (model.get("slice_axis") or 0) if sliced else None)
 
 
 def from_run(
@@ -85,37 +53,45 @@ def from_run(
     root: str | Path | None = None,
     **options,
 ) -> Predictions:
-    """What a run predicts for a split of the data set it was trained on; options as in `predict`.
+    """What a run predicts for a split of the data set it was trained on; options as of `Predictor`.
 
     A run on slices predicts and is scored on the volumes they were cut from. `fold=None` is the run's own: of another
     fold, validation cases are cases it was trained on.
     Raises ValueError for a run on data without a recipe, a split without cases and a data set whose labels are others,
-    and as `load_run` and `load_dataset` do.
+    and as `load_predictor` and `load_dataset` do.
     """
-    model = load_run(run_directory, which)
-    patch_size, recipe, own_fold, slice_axis = run_facts(run_directory, root)
-    if recipe is None:
-        raise ValueError(f"{run_directory} does not name its data set: predict its files, then compare two folders")
-    cases = load_dataset(recipe.name, split, root, own_fold if fold is None else fold)
-    if not cases.names:
-        raise ValueError(f"no {split} cases of {recipe.name} were held out: use --split val, in Python split='val'")
-    if dict(cases.recipe.labels) != dict(recipe.labels):
-        there = f"{cases.folder} has the labels {dict(cases.recipe.labels)}"
-        raise ValueError(f"{there}, the run learnt {dict(recipe.labels)}: name where its data lies by root= or --root")
-    place = {name: index for index, name in enumerate(cases.names)}
+    predictor = load_predictor(run_directory, which)
+    cases = cases_of_run(run_directory, split, fold, root)
+    recipe, place = cases.recipe, {name: index for index, name in enumerate(cases.names)}
     counted = (cases.folder / f"instances{cases.part}").is_dir()
 
     def outcome(name: str) -> Outcome:
         case = cases[place[name]]
-        known = {"axis": slice_axis, "patch_size": patch_size, "spacing": case["spacing"]}
-        label = slice_by_slice(predict, model, image(name), **known, **options)
+        label = predictor(image(name), case["spacing"], **options)
         objects = cases.instances(place[name]) if counted else None
         return _outcome(recipe, name, label, case["label"].numpy(), case["spacing"], objects)
 
     def image(name: str) -> np.ndarray:
         return cases.raw(place[name])
 
-    return Predictions(tuple(cases.names), outcome, image, _scoring(recipe), recipe.colours, recipe.credit, cases)
+    return Predictions(tuple(cases.names), outcome, image, *_known(recipe), recipe.channel_names)
+
+
+def cases_of_run(
+    run_directory: str | Path, split: str = "test", fold: int | None = None, root: str | Path | None = None
+) -> SegmentationDataset:
+    """A split of the data set that a run was trained on; errors as `from_run`."""
+    facts = facts_of_run(run_directory, root)
+    recipe = facts.recipe
+    if recipe is None:
+        raise ValueError(f"{run_directory} does not name its data set: predict its files, then compare two folders")
+    cases = load_dataset(recipe.name, split, root, facts.fold if fold is None else fold)
+    if not cases.names:
+        raise ValueError(f"no {split} cases of {recipe.name} were held out: use --split val, in Python split='val'")
+    if dict(cases.recipe.labels) != dict(recipe.labels):
+        there = f"{cases.folder} has the labels {dict(cases.recipe.labels)}"
+        raise ValueError(f"{there}, the run learnt {dict(recipe.labels)}: name where its data lies by root= or --root")
+    return cases
 
 
 def from_folders(
@@ -135,9 +111,9 @@ def from_folders(
     folder has cases that another lacks, and where NIfTI files of one case lie on different grids.
     """
     truth = Path(truth)
-    found, wanted = (files_by_name(Path(folder), tuple(READERS)) for folder in (predictions, truth))
+    found, wanted = (files_by_name(Path(folder), tuple(ENDINGS)) for folder in (predictions, truth))
     if not wanted:
-        raise ValueError(f"{truth} holds no label files: known endings are {', '.join(READERS)}")
+        raise ValueError(f"{truth} holds no label files: known endings are {', '.join(ENDINGS)}")
     check_pairs(f"{predictions} against {truth}", found.keys(), wanted.keys())
     marker = truth.absolute().parent / MARKER
     if recipe is None and marker.is_file():
@@ -147,19 +123,19 @@ def from_folders(
     if channels is not None and (missing := sorted(wanted.keys() - channels.keys())):
         raise ValueError(f"{images} holds no image of {missing[:3]}")
     objects = truth.parent / truth.name.replace("labels", "instances")
-    numbered = files_by_name(objects, tuple(READERS)) if objects != truth and objects.is_dir() else {}
+    numbered = files_by_name(objects, tuple(ENDINGS)) if objects != truth and objects.is_dir() else {}
 
     def outcome(name: str) -> Outcome:
-        (label, _), (true, spacing) = (read_labels(files[name]) for files in (found, wanted))
+        (label, _), (true, spacing) = (read_label(files[name]) for files in (found, wanted))
         _check_same_grid(found[name], wanted[name])
         label, true = _as_prepared(label, found[name], recipe), _as_prepared(true, wanted[name], recipe)
-        objects = read_labels(numbered[name])[0] if name in numbered else None
+        objects = read_label(numbered[name])[0] if name in numbered else None
         return _outcome(recipe, name, label, true, spacing, objects)
 
     def image(name: str) -> np.ndarray:
         return read_case(channels[name]).image
 
-    known = (_scoring(recipe), recipe.colours, recipe.credit) if recipe else (_found_in(wanted.values()), {}, "")
+    known = _known(recipe) if recipe else _found_in(wanted.values())
     return Predictions(tuple(wanted), outcome, image if channels else None, *known)
 
 
@@ -192,28 +168,19 @@ def _as_prepared(label: np.ndarray, path: Path, recipe: Recipe | None) -> np.nda
     return np.searchsorted(numbers, label)
 
 
-def _scoring(recipe: Recipe) -> dict:
-    return {
+def _known(recipe: Recipe) -> tuple[dict, dict[int, str], str]:
+    """What a recipe says of predictions: how to score them, the colours of labels, and the credit."""
+    scoring = {
         "labels": recipe.targets.foreground,
         "tolerance": dict(recipe.tolerances),
         "unit": recipe.spacing_unit,
         "labelled_slices_only": recipe.labelled_slices_only,
     }
+    return scoring, label_colours(recipe.labels, recipe.colours), recipe.credit
 
 
-def _found_in(paths) -> dict:
-    """Labels as the files show them: every value but 0."""
-    values = sorted({value for path in paths for value in np.unique(read_labels(path)[0]).tolist()} - {0})
-    return {"labels": {f"label {value}": value for value in values}, "unit": read_case(next(iter(paths))).unit}
-
-
-def read_labels(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
-    """A label file: integers (*spatial), axes turned as those of prepared data, and the spacing.
-
-    Raises ValueError, naming the file, for several channels and numbers that are not whole, and as `read_case` does.
-    """
-    case = read_case(path)
-    whole = np.rint(case.image[0])
-    if len(case.image) > 1 or not np.array_equal(whole, case.image[0]):
-        raise ValueError(f"{path} is no label file: it has {len(case.image)} channels, or numbers that are not whole")
-    return whole.astype(np.int32), case.spacing
+def _found_in(paths: Collection[Path]) -> tuple[dict, dict[int, str]]:
+    """The same but the credit, as label files show it: every value but 0 is a label."""
+    values = sorted({value for path in paths for value in np.unique(read_label(path)[0]).tolist()} - {0})
+    names = {f"label {value}": value for value in values}
+    return {"labels": names, "unit": read_case(next(iter(paths))).unit}, label_colours(names)

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
-from torch import nn
 
-from xlstm_unet_lab.data.images import LABEL_ENDINGS, READERS, Case, ending, read_case
-from xlstm_unet_lab.data.instance_labels import LABELS
-from xlstm_unet_lab.data.pictures import to_uint8
+from xlstm_unet_lab.data.colours import in_colour
+from xlstm_unet_lab.data.images import ENDINGS, LABEL_ENDINGS, ending, read_case
 from xlstm_unet_lab.data.recipe import Track
-from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.inference.instances import instances_from_classes
-from xlstm_unet_lab.inference.predict import (
-    is_exclusive,
-    labels_of,
-    mirror_axes,
-    predict,
-    predict_probabilities,
-    slice_by_slice,
-)
+from xlstm_unet_lab.inference.predictor import Predictor
 from xlstm_unet_lab.inference.uncertainty import entropy, mirrored_disagreement, predicted_probability
 
 CHANNEL_DIGITS = 4  # nnU-Net's file names end in _0000, _0001, ... for the channels of a case
@@ -67,20 +58,17 @@ def _files_of(entry: Path) -> list[Path]:
         raise FileNotFoundError(f"{entry} does not exist; give an image file or a folder of them")
     files = [entry] if entry.is_file() else [file for file in entry.iterdir() if _is_image(file)]
     if not files:
-        raise ValueError(f"{entry} holds no image: known endings are {', '.join(READERS)}")
+        raise ValueError(f"{entry} holds no image: known endings are {', '.join(ENDINGS)}")
     return files
 
 
 def predict_files(
-    model: nn.Module,
+    predictor: Predictor,
     inputs: Source | Sequence[Source],
     out_folder: str | Path,
     *,
-    patch_size: Sequence[int],
-    colours: Mapping[int, str] | None = None,
-    label_numbers: Mapping[str, int] | None = None,
+    coloured: bool = False,
     uncertainty: bool | Sequence[int] = False,
-    slice_axis: int | None = None,
     track_cases: Track = iter,
     **options,
 ) -> Iterator[Path]:
@@ -88,25 +76,23 @@ def predict_files(
 
     inputs: as in `find_cases`. A label has its case's name and the grid of its input: NIfTI stays NIfTI with the
     input's orientation and affine, TIFF keeps its resolution, pictures become grey PNG whose values are the labels.
-    A grey picture fills all three channels of a network for colour, but grey pictures called NAME_0000, NAME_0001, ...,
-    as many as the network reads channels, are one case. Volumes from NIfTI are resampled to the network's spacing,
-    other images are used as they are. Further files of the same names and grids lie in folders beside: `instances`, of
-    a network that learnt interior and boundary, with a number for each object (16 bits where they suffice); `coloured`,
-    of pictures, with `colours` (label value -> "#RRGGBB"); and with `uncertainty`, the spatial axes to mirror along
-    (True: all; (): none), `probability` of what was predicted, `entropy` and, of at least one axis, `disagreement` of
-    the mirrored predictions (float32; TIFF where the labels are PNG). Uncertainty holds the probabilities of a whole
-    image in memory, and takes as many predictions more as there are mirror images.
-    label_numbers: name -> number to write for labels 1, 2, ..., in their order; `Recipe.label_numbers` has those of a
-    user's own files.
-    slice_axis: 0, 1 or 2, for a network that was trained on slices across this axis: volumes are predicted slice by
-    slice, and axes of `mirror` and `uncertainty` are those of a slice.
-    options: overlap, mirror, batch_size, device and track of `predict`; `track_cases` wraps the cases.
+    Labels of a predictor that learnt a user's own files have the numbers of those. Grey pictures called NAME_0000,
+    NAME_0001, ..., as many as the network reads channels, are one case. Volumes from NIfTI are resampled to the
+    network's spacing, other images are used as they are. Further files of the same names and grids lie in folders
+    beside: `instances`, of a network that learnt interior and boundary, with a number for each object (16 bits where
+    they suffice); `coloured`, of pictures, if asked for; and with `uncertainty`, the axes of the patch to mirror along
+    (True: those along which the data allows it; (): none), `probability` of what was predicted, `entropy` and, of at
+    least one axis, `disagreement` of the mirrored predictions (float32; TIFF where the labels are PNG). Uncertainty
+    holds the probabilities of a whole image in memory, and takes as many predictions more as there are mirror images.
+    options: the fields of `predictor.Windows`; `track_cases` wraps the cases.
     Inputs are looked for at once; files of earlier runs are replaced, each as a whole, a case's label last.
     Raises ValueError (FileNotFoundError) naming the file that is missing, cannot be read or does not fit the network,
-    when an input would be replaced, and for grey pictures so numbered of which the network reads another number.
+    when an input would be replaced, for grey pictures so numbered of which the network reads another number, and for
+    colours of a predictor that knows none.
     """
-    spatial_dims = len(patch_size) + (slice_axis is not None)
-    cases, folder = _channels_together(find_cases(inputs), model, spatial_dims), Path(out_folder)
+    if coloured and not predictor.colours:
+        raise ValueError("the predictor knows no labels that have colours: leave out coloured, in a shell --coloured")
+    cases, folder = _channels_together(find_cases(inputs), predictor), Path(out_folder)
     given = {file.resolve() for files in cases.values() for file in files}
     beside = {(folder / what).resolve() for what in BESIDE}
     for name, files in cases.items():
@@ -114,21 +100,20 @@ def predict_files(
         lost = [file for file in files if file.resolve().parent in beside] or [target] * (target.resolve() in given)
         if lost:
             raise ValueError(f"{lost[0]} is an input and would be replaced: choose another out_folder")
+    axes = predictor.mirror_axes if uncertainty is True else uncertainty
     folder.mkdir(parents=True, exist_ok=True)
-    options |= {"patch_size": patch_size, "axis": slice_axis}
 
     def predicted() -> Iterator[Path]:
         for name, files in track_cases(cases.items()):
-            case = read_case(files, spatial_dims=spatial_dims)
+            case = read_case(files, spatial_dims=predictor.spatial_dims)
             spacing = case.spacing if case.unit == "mm" else None
             try:
-                image = _as_trained_on(model, case, len(files))
-                found = _everything(model, image, uncertainty, {"spacing": spacing, **options})
+                found = _everything(predictor, case.as_prepared(), spacing, axes, options)
                 label = found.pop("label")
-                if colours is not None and case.ending == ".png":
-                    found["coloured"] = _coloured(label, colours)
-                if label_numbers:
-                    numbers = [0, *label_numbers.values()]
+                if coloured and case.ending == ".png":
+                    found["coloured"] = in_colour(label, predictor.colours)
+                if predictor.label_numbers:
+                    numbers = [0, *predictor.label_numbers.values()]
                     label = np.array(numbers, np.min_scalar_type(max(numbers)))[label]
                 for what, array in found.items():
                     case.write(folder / what, name, array)
@@ -139,9 +124,9 @@ def predict_files(
     return predicted()
 
 
-def _channels_together(cases: dict[str, list[Path]], model: nn.Module, spatial_dims: int) -> dict[str, list[Path]]:
+def _channels_together(cases: dict[str, list[Path]], predictor: Predictor) -> dict[str, list[Path]]:
     """The cases, with grey pictures that are named as the channels of one put together; those in colour are frames."""
-    channels = getattr(getattr(model, "config", None), "in_channels", 1)
+    channels = predictor.in_channels or 1
     numbered: dict[str, list[str]] = {}
     for name in sorted(cases) if channels > 1 else ():
         head, _, number = name.rpartition("_")
@@ -149,7 +134,7 @@ def _channels_together(cases: dict[str, list[Path]], model: nn.Module, spatial_d
             numbered.setdefault(head, []).append(name)
     for name, others in numbered.items():
         first = cases[name]
-        if _stem(first[0]) == name or len(read_case(first, spatial_dims=spatial_dims).image) > 1:
+        if _stem(first[0]) == name or len(read_case(first, spatial_dims=predictor.spatial_dims).image) > 1:
             continue
         if others != (wanted := [f"{name}_{channel:0{CHANNEL_DIGITS}d}" for channel in range(1, channels)]):
             raise ValueError(
@@ -160,33 +145,26 @@ def _channels_together(cases: dict[str, list[Path]], model: nn.Module, spatial_d
     return cases
 
 
-def _as_trained_on(model: nn.Module, case: Case, files: int) -> np.ndarray:
-    """The image as pictures are prepared: a network must see what it was trained on. Volumes stay as they are."""
-    if case.unit != "pixel" or len(case.spacing) != 2:
-        return case.image
-    parts = np.split(case.image, files if files == len(case.image) else 1)  # each grey file is scaled alone
-    image = np.concatenate([to_uint8(part)[0] for part in parts])
-    channels = getattr(getattr(model, "config", None), "in_channels", None)
-    return np.repeat(image, 3, axis=0) if len(image) == 1 and channels == 3 else image
-
-
 def _everything(
-    model: nn.Module, image: np.ndarray, uncertainty: bool | Sequence[int], options: dict
+    predictor: Predictor,
+    image: np.ndarray,
+    spacing: Sequence[float] | None,
+    uncertainty: Literal[False] | Sequence[int],
+    options: dict,
 ) -> dict[str, np.ndarray]:
     """The "label" of one image and what is written beside it, by the name of its folder; each (*spatial)."""
     found = {}
     if uncertainty is False:
-        found["label"] = slice_by_slice(predict, model, image, **options)
+        found["label"] = predictor(image, spacing, **options)
     else:
-        probabilities = slice_by_slice(predict_probabilities, model, image, **options)
-        found["label"] = labels_of(model, torch.from_numpy(probabilities)).numpy()
-        exclusive = is_exclusive(model)
-        found["probability"] = predicted_probability(probabilities, exclusive=exclusive)
-        found["entropy"] = entropy(probabilities, exclusive=exclusive)
-        if axes := mirror_axes(uncertainty, len(options["patch_size"])):
-            mirrored = options | {"mirror": axes}
-            found["disagreement"] = slice_by_slice(mirrored_disagreement, model, image, **mirrored)
-    if getattr(model, "targets", None) == Targets.classes(LABELS):
+        probabilities = predictor.probabilities(image, spacing, **options)
+        found["label"] = predictor.labels_of(torch.from_numpy(probabilities)).numpy()
+        found["probability"] = predicted_probability(probabilities, exclusive=predictor.exclusive)
+        found["entropy"] = entropy(probabilities, exclusive=predictor.exclusive)
+        if uncertainty:
+            mirrored = options | {"mirror": False}
+            found["disagreement"] = mirrored_disagreement(predictor, image, spacing, axes=uncertainty, **mirrored)
+    if predictor.finds_objects:
         objects = instances_from_classes(found["label"])
         found["instances"] = objects.astype(np.min_scalar_type(max(objects.max(), 256)))
     return found
@@ -209,12 +187,4 @@ def _stem(path: Path) -> str:
 
 
 def _is_image(path: Path) -> bool:
-    return path.is_file() and not path.name.startswith(".") and path.name.lower().endswith(tuple(READERS))
-
-
-def _coloured(label: np.ndarray, colours: Mapping[int, str]) -> np.ndarray:
-    """The label as an RGB picture, uint8 (y, x, 3); values without a colour are black."""
-    picture = np.zeros((*label.shape, 3), np.uint8)
-    for value, colour in colours.items():
-        picture[label == value] = tuple(bytes.fromhex(colour.removeprefix("#")))
-    return picture
+    return path.is_file() and not path.name.startswith(".") and path.name.lower().endswith(tuple(ENDINGS))

@@ -1,11 +1,11 @@
 """How sure a prediction is: its probability, entropy of all of them, disagreement between mirrored predictions."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-from torch import nn
 
-from xlstm_unet_lab.inference.predict import is_exclusive, mirror_axes, mirrorings, predict_probabilities
+from xlstm_unet_lab.inference.mirror import mirrorings
+from xlstm_unet_lab.inference.predictor import Predictor
 
 SUM_TOLERANCE = 1e-3  # by which the probabilities of exclusive classes may miss 1: float32, resampled
 
@@ -57,22 +57,27 @@ def disagreement(members: Iterable[np.ndarray], *, exclusive: bool = True) -> np
 
 
 def mirrored_disagreement(
-    model: nn.Module, image: np.ndarray, *, patch_size: Sequence[int], mirror: bool | Sequence[int] = True, **options
+    predictor: Predictor,
+    image: np.ndarray,
+    spacing: Sequence[float] | None = None,
+    *,
+    axes: bool | Sequence[int] = True,
+    **options,
 ) -> np.ndarray:
     """`disagreement` between the predictions of an image and of its mirror images, turned back: float32 (*spatial).
 
-    image (C, *spatial); `mirror` names spatial axes (True: all of them), every combination is predicted; further
-    options and errors as in `predict_probabilities`.
+    image (C, *spatial) as stored; `axes` are those of the predictor's patch (True: all along which its data allows it),
+    every combination is predicted; further options and errors as in a call of the predictor.
     """
-    image = np.asarray(image)
+    image, cut = np.asarray(image), predictor.slice_axis
 
-    def turned_predictions() -> Iterable[np.ndarray]:
-        for axes in mirrorings(mirror_axes(mirror, len(patch_size))):
-            turned = [axis + 1 for axis in axes]
-            probabilities = predict_probabilities(model, np.flip(image, turned), patch_size=patch_size, **options)
-            yield np.flip(probabilities, turned)
+    def turned_predictions() -> Iterator[np.ndarray]:
+        for chosen in mirrorings(predictor.mirrored_along(axes)):
+            # Axes of the image, behind its channels; a patch of a slice has not the one that is cut across.
+            turned = [1 + axis + (cut is not None and axis >= cut) for axis in chosen]
+            yield np.flip(predictor.probabilities(np.flip(image, turned), spacing, **options), turned)
 
-    return disagreement(turned_predictions(), exclusive=is_exclusive(model))
+    return disagreement(turned_predictions(), exclusive=predictor.exclusive)
 
 
 def _checked(probabilities: np.ndarray, exclusive: bool) -> np.ndarray:

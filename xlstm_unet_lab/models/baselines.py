@@ -9,7 +9,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
@@ -44,6 +44,7 @@ class BaselineConfig:
     deep_supervision: bool
     multiple: tuple[int, ...]  # every axis of an image is a multiple of this, and one axis at least twice it
     any_size: bool = True  # False: images have the patch size and no other
+    built_by: Mapping | None = field(default=None, compare=False, repr=False)  # the arguments of `presets.build`
 
     def __post_init__(self):
         for name in ("in_channels", "num_classes"):

@@ -38,13 +38,16 @@ def alternating(kind: str, first: int = 2) -> PerStage:
     return mixers
 
 
+OPTIONS = tuple(field.name for field in dataclasses.fields(UNetConfig) if field.name != "built_by")
+
+
 def preset(mixers: PerStage, family: str, source: str) -> Model:
     """A row of the table for a network of the family built here."""
 
     def make(facts: Mapping, options: Mapping) -> UNet:
         return UNet(plan(facts, options, mixers=mixers))
 
-    return Model(family, source, make, tuple(field.name for field in dataclasses.fields(UNetConfig)))
+    return Model(family, source, make, OPTIONS)
 
 
 OURS = "after arXiv 2407.01530, both directions"
@@ -73,8 +76,8 @@ def build(
     `patch_size` decides how many stages there are, unless `features` (a width a stage) does. Overrides are the fields
     of UNetConfig: features, strides, kernel_sizes, encoder_blocks, decoder_blocks, mixers, vil_version, directions, ...
     and, for networks of other projects, the options that `models.baselines` lists for each.
-    With deep_supervision the network returns a list, highest resolution first. `model.build_arguments` holds what
-    builds the same network again, as JSON can keep it.
+    With deep_supervision the network returns a list, highest resolution first. `arguments_of` says what builds the same
+    network again.
     Raises KeyError for an unknown name, ValueError for anything that does not fit, with what would, and OSError when
     weights asked for by `pretrained=True` cannot be reached.
     """
@@ -103,8 +106,21 @@ def build(
     network = model.make(facts, overrides)
     # Weights trained elsewhere only start a network: who rebuilds one brings its own.
     again = {"pretrained": False} if "pretrained" in overrides else {}
-    network.build_arguments = json.loads(json.dumps({"name": name, **facts, **overrides, **again}))
+    arguments = json.loads(json.dumps({"name": name, **facts, **overrides, **again}))
+    network.config = dataclasses.replace(network.config, built_by=arguments)
     return network
+
+
+def arguments_of(network: "nn.Module") -> dict | None:
+    """What builds the same network again with `build(**arguments)`, as JSON can keep it; None where that is not known.
+
+    Known is it of every network that `build` made, and of every UNet.
+    """
+    config = getattr(network, "config", None)
+    if isinstance(config, UNetConfig) and config.built_by is None:
+        facts = {name: getattr(config, name) for name in OPTIONS}
+        return json.loads(json.dumps({"name": "unet", **facts}))
+    return getattr(config, "built_by", None)
 
 
 def _names_with(spatial_dims: int, deep_supervision: bool = False) -> str:

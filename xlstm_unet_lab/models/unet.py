@@ -4,8 +4,8 @@ Source: Chen et al., xLSTM-UNet (arXiv 2407.01530), figure 1; the convolutional 
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,7 @@ class UNetConfig:
     full_resolution_skip: bool = True  # False: the last decoder stage gets no skip, so fine detail must come from below
     mamba_residual: bool = True  # False: as in U-Mamba's code, the scan's output replaces the feature map
     channel_tokens: bool = False  # True: where positions are no more than channels they swap roles, for one patch size
+    built_by: Mapping | None = field(default=None, compare=False, repr=False)  # the arguments of `presets.build`
 
     def __post_init__(self):
         check_spatial_dims(self.spatial_dims)

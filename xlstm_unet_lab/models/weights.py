@@ -6,25 +6,17 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from xlstm_unet_lab.data.files import write_whole
-from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.models.published import differences
+from xlstm_unet_lab.ops.files import write_whole
 
 
 def save_weights(model: nn.Module, path: str | Path, facts: Mapping | None = None) -> Path:
     """Write the model's weights and `facts` (anything JSON holds) to one file, whole or not at all.
 
-    What the model carries besides, `training_spacing` and `targets`, is kept too. The file is written beside its place,
-    flushed to the disk and then renamed, so that a crash leaves either the old file or the new one. Raises TypeError
-    for facts that JSON cannot hold, OSError when the disk refuses.
+    The file is written beside its place, flushed to the disk and then renamed, so that a crash leaves either the old
+    file or the new one. Raises TypeError for facts that JSON cannot hold, OSError when the disk refuses.
     """
-    targets = getattr(model, "targets", None)
-    header = {
-        "facts": dict(facts or {}),
-        "training_spacing": getattr(model, "training_spacing", None),
-        "targets": None if targets is None else targets.to_json(),
-    }
-    return save_tensors(model.state_dict(), path, header)
+    return save_tensors(model.state_dict(), path, {"facts": dict(facts or {})})
 
 
 def load_weights(model: nn.Module, path: str | Path) -> dict:
@@ -40,10 +32,6 @@ def load_weights(model: nn.Module, path: str | Path) -> dict:
             + "\n".join(lines)
         )
     model.load_state_dict(tensors)
-    if header.get("training_spacing") is not None:
-        model.training_spacing = tuple(header["training_spacing"])
-    if header.get("targets") is not None:
-        model.targets = Targets.from_json(header["targets"])
     return header.get("facts", {})
 
 

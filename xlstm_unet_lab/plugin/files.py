@@ -10,18 +10,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from xlstm_unet_lab.data.colours import GREY
 from xlstm_unet_lab.data.dataset import SegmentationDataset, load_dataset
-from xlstm_unet_lab.data.images import read_case
-from xlstm_unet_lab.data.nnunet_raw import whole_label
-from xlstm_unet_lab.data.prepare import MARKER, get_recipe
+from xlstm_unet_lab.data.images import read_case, read_label
 from xlstm_unet_lab.data.recipe import Track
-from xlstm_unet_lab.evaluation.cases import is_run
-from xlstm_unet_lab.figures.picture import GREY
+from xlstm_unet_lab.data.registry import MARKER, get_recipe
+from xlstm_unet_lab.data.volumes import whole_label
 from xlstm_unet_lab.inference.files import case_name, find_cases
-from xlstm_unet_lab.inference.predict import predict, slice_by_slice
+from xlstm_unet_lab.inference.load import facts_of_run, is_run, load_predictor
 from xlstm_unet_lab.overlays.description import Overlay, overlay, overlay_case
-from xlstm_unet_lab.overlays.viewer import LayerData, arrange
-from xlstm_unet_lab.plugin.tasks import as_layers, trained
+from xlstm_unet_lab.overlays.layers import LayerData, layer_data
+from xlstm_unet_lab.overlays.viewer import arrange
 
 
 def reader(path: str | list[str]) -> Callable[[str], list[LayerData]] | None:
@@ -57,7 +56,7 @@ def case_overlay(path: str | Path) -> Overlay:
     label = folder / f"labels{part}" / f"{name}{facts['file_ending']}"
     if label.is_file():
         known = {int(value) for values in facts["labels"].values() for value in np.atleast_1d(values)}
-        truth = whole_label(str(label), read_case(label).image[0], known)
+        truth = whole_label(str(label), read_label(label)[0], known)
     return overlay(
         case.image,
         truth=truth,
@@ -75,16 +74,15 @@ def run_overlay(run_directory: str | Path, *, track: Track = iter) -> Overlay:
     """The first test case of the data set a run was trained on, with its truth and what the run predicts for it.
 
     A data set without test cases shows the first on which the run was validated. Raises ValueError for a run on data
-    without a recipe, and as `load_run` and `load_dataset` do.
+    without a recipe, and as `load_predictor` and `load_dataset` do.
     """
-    model, facts = trained(run_directory)
+    facts = facts_of_run(run_directory)
     if facts.recipe is None:
         raise ValueError(f"{run_directory} does not name its data set: open an image and use the widget Segment")
     name = facts.recipe.name
     cases = load_dataset(name, "test") or load_dataset(name, "val", fold=facts.fold)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    known = {"axis": facts.slice_axis, "patch_size": facts.patch_size, "spacing": cases[0]["spacing"]}
-    label = slice_by_slice(predict, model, cases.raw(0), device=device, track=track, **known)
+    label = load_predictor(run_directory)(cases.raw(0), cases[0]["spacing"], device=device, track=track)
     return overlay_case(cases, 0, prediction=label)
 
 
@@ -105,7 +103,7 @@ def _opened(overlay: Overlay) -> list[LayerData]:
 
     if (viewer := napari.current_viewer()) is not None:
         QTimer.singleShot(0, partial(arrange, viewer, overlay))
-    return as_layers(overlay)
+    return layer_data(overlay)
 
 
 phantom_abdomen, phantom_brain, phantom_endoscopy, phantom_long_range, phantom_microscopy = (

@@ -5,12 +5,14 @@ import logging
 import os
 import platform
 import sys
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from xlstm_unet_lab.training.config import TrainConfig
 
@@ -54,6 +56,31 @@ def memory_format(config: TrainConfig) -> torch.memory_format:
     if not config.channels_last:
         return torch.contiguous_format
     return torch.channels_last if len(config.patch_size) == 2 else torch.channels_last_3d
+
+
+def sum_over_processes(fabric) -> Callable[[Tensor], Tensor] | None:
+    """What makes batch Dice the Dice of all processes' patches, with the right gradient; None for one process."""
+    if fabric.world_size == 1:
+        return None
+
+    def add_up(sums: Tensor) -> Tensor:
+        total = fabric.all_reduce(sums.detach().clone(), reduce_op="sum")
+        # The second term is 0. Its gradient is this process's part of the whole, times the number of processes, since
+        # gradients are averaged over processes afterwards.
+        return total + fabric.world_size * (sums - sums.detach())
+
+    return add_up
+
+
+class Clock:
+    """Measures how long something took: `lap()` gives the seconds since it was last called."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+
+    def lap(self) -> float:
+        before, self._started = self._started, time.perf_counter()
+        return self._started - before
 
 
 def reset_peak_memory(device: torch.device) -> None:

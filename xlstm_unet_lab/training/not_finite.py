@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from xlstm_unet_lab.data.files import write_whole
 from xlstm_unet_lab.inference.sliding_window import modes_kept
 from xlstm_unet_lab.models.weights import save_tensors, save_weights
+from xlstm_unet_lab.ops.files import write_whole
 from xlstm_unet_lab.training.config import TrainConfig
 
 

@@ -3,8 +3,8 @@
     config.json, model.json     the settings; how the model was built and what it was trained on
     environment.json            versions and devices of the latest start
     log.csv                     a row a step
-    best.safetensors            the weights of the best validation so far
-    last.safetensors            the weights of the last checkpoint, with its step in the header
+    best.safetensors            the predictor of the best validation so far
+    last.safetensors            the predictor of the last checkpoint, with its step in the header
     optimizer-N.safetensors     optimiser, random generators and the like at step N
     .lock                       held by the process that trains here; the system lets it go when the process ends
 
@@ -22,14 +22,14 @@ from pathlib import Path
 
 from torch import nn
 
-from xlstm_unet_lab.data.files import write_whole
-from xlstm_unet_lab.data.nnunet_raw import sync_tree
-from xlstm_unet_lab.models.presets import build
+from xlstm_unet_lab.data.files import sync_tree
+from xlstm_unet_lab.inference.predictor import Predictor
+from xlstm_unet_lab.models.presets import arguments_of
 from xlstm_unet_lab.models.weights import load_tensors, load_weights, save_tensors, save_weights
+from xlstm_unet_lab.ops.files import write_whole
 from xlstm_unet_lab.training.config import TrainConfig
 from xlstm_unet_lab.training.state import Progress, TrainingState
 
-CHECKPOINTS = ("best", "last")
 PATIENCE = 10  # seconds; the workers that load a killed run's data may hold its lock for half of that
 
 
@@ -47,7 +47,7 @@ class RunDirectory:
         with self._clear_errors():
             self.path.mkdir(parents=True, exist_ok=True)
             self._keep_or_compare("config.json", asdict(config))
-            self._keep_or_compare("model.json", {"build": getattr(model, "build_arguments", None), **data})
+            self._keep_or_compare("model.json", {"build": arguments_of(model), **data})
 
     def start(self, state: TrainingState, environment: Mapping) -> Progress:
         """Go on from the last checkpoint if there is one; cut the log back to it. Every process calls this.
@@ -90,7 +90,7 @@ class RunDirectory:
             )
         self._lock = lock
 
-    def keep(self, record, state: TrainingState, progress: Progress, due: bool) -> None:
+    def keep(self, record, state: TrainingState, progress: Progress, predictor: Predictor, due: bool) -> None:
         """Log a step, keep its weights when they are the best so far, and write a checkpoint when one is due.
 
         Every process calls this, the first one writes.
@@ -101,24 +101,25 @@ class RunDirectory:
         tensors = state.tensors() if due else {}
         if not state.fabric.is_global_zero:
             return
-        facts = {
-            "step": progress.step,
-            "metrics": record.metrics,
-            "progress": asdict(progress),
-            "precision": state.fabric.strategy.precision.state_dict(),
-        }
         row = vars(record) | {f"dice {name}": value for name, value in metrics.items()}
         with self._clear_errors():
             with (self.path / "log.csv").open("a", encoding="utf-8", newline="") as file:
                 file.write(_as_csv([[row.get(column) for column in self.columns]]))
+            facts = self._header(record, state, progress, predictor) if is_best or due else {}
             if is_best:
-                save_weights(state.result, self.path / "best.safetensors", facts)
+                save_weights(predictor.network, self.path / "best.safetensors", facts)
             if due:
                 save_tensors(tensors, self._optimizer_file(progress.step))
                 sync_tree(self.path, recurse=False)
-                save_weights(state.result, self.path / "last.safetensors", facts)
+                save_weights(predictor.network, self.path / "last.safetensors", facts)
                 sync_tree(self.path, recurse=False)  # the new name must be safe before the old optimiser's file goes
                 self._tidy(progress.step)
+
+    @staticmethod
+    def _header(record, state: TrainingState, progress: Progress, predictor: Predictor) -> dict:
+        precision = state.fabric.strategy.precision.state_dict()
+        now = {"step": progress.step, "metrics": record.metrics, "progress": asdict(progress), "precision": precision}
+        return now | predictor.to_json()
 
     def _optimizer_file(self, step: int) -> Path:
         return self.path / f"optimizer-{step}.safetensors"
@@ -169,35 +170,6 @@ class RunDirectory:
                 f"the run directory {self.path} cannot be written ({error.strerror}); {step}: mend the cause or free "
                 "space and call fit again with the same run_directory, or give another one",
             ) from error
-
-
-def load_run(run_directory: str | Path, which: str = "best") -> nn.Module:
-    """The model of a run, built as it was and with its "best" or "last" weights, on the CPU and in evaluation mode.
-
-    Carries `training_spacing` and `targets`. Raises ValueError for another `which` and for a model that `build` did not
-    make, FileNotFoundError when there is no such run or no such checkpoint.
-    """
-    if which not in CHECKPOINTS:
-        raise ValueError(f"which is {which!r}; expected one of {CHECKPOINTS}")
-    folder = Path(run_directory).expanduser()
-    facts, weights = folder / "model.json", folder / f"{which}.safetensors"
-    if not facts.is_file():
-        raise FileNotFoundError(f"{folder} is no run directory: it has no model.json, as fit(run_directory=...) writes")
-    if not weights.is_file():
-        there = [name for name in CHECKPOINTS if (folder / f"{name}.safetensors").is_file()]
-        raise FileNotFoundError(
-            f"{folder} has no {weights.name}; it has {there or 'no checkpoint yet'}. Without a validation set there is "
-            "no best one: which='last'"
-        )
-    arguments = json.loads(facts.read_text(encoding="utf-8"))["build"]
-    if arguments is None:
-        raise ValueError(
-            f"{folder} does not say how its model was built, because xlstm_unet_lab.build did not make it: build it "
-            f"yourself and call load_weights(model, {str(weights)!r})"
-        )
-    model = build(**arguments)
-    load_weights(model, weights)
-    return model.eval()
 
 
 def _as_json(facts: Mapping) -> bytes:

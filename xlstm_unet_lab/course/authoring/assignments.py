@@ -23,7 +23,7 @@ from xlstm_unet_lab.course.authoring.lesson import (
     write_notebook,
 )
 from xlstm_unet_lab.course.checks import find_exercise
-from xlstm_unet_lab.data.files import write_whole
+from xlstm_unet_lab.ops.files import write_whole
 
 CHECK_CELL = re.compile(r'check\("(\d\d\.\d+)", \w+\)')
 OPEN_QUESTION = "## An open question"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from xlstm_unet_lab.course.checks import all_exercises
 from xlstm_unet_lab.course.progress_file import Attempts, read_progress
-from xlstm_unet_lab.data.files import write_whole
+from xlstm_unet_lab.ops.files import write_whole
 
 if TYPE_CHECKING:
     import pandas

@@ -1,7 +1,8 @@
 """From the master of a lesson to its two notebooks: what students get, and the solution with its outputs.
 
-A master is a Python file in jupytext's percent format. The functions here are pure but for `read_master`, `execute`
-and `write_notebook`; the same master always gives the same bytes.
+A master is a Python file in jupytext's percent format. The cell of an exercise holds what students see, with a line
+`GAP` where the solution belongs; that comes from the exercise's reference. The functions here are pure but for
+`read_master`, `execute` and `write_notebook`; the same master always gives the same bytes.
 """
 
 import copy
@@ -21,11 +22,15 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
-from xlstm_unet_lab.course.checks import all_exercises
-from xlstm_unet_lab.data.files import write_whole
+from xlstm_unet_lab.course.checks import all_exercises, find_exercise
+from xlstm_unet_lab.ops.files import write_whole
 
-BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
+GAP = "pass  ### SOLUTION"  # in a master; ruff keeps `pass` on a line of its own
+BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"  # around what comes there, as nbgrader asks
 STUB = "...  # your code here"
+GAP_LINE = re.compile(rf"^( *){GAP}$", re.MULTILINE)
+SOLUTION_LINES = re.compile(rf"^( *){BEGIN}\n.*?^ *{END}$", re.MULTILINE | re.DOTALL)
+FROM_THE_EXERCISE = ("minutes", "difficulty")
 NOT_FOR_STUDENTS = {"instructor", "solution"}
 # A student's notebook has no outputs to compare with, so nbval must not be asked to.
 COMPARE_COMMENT, COMPARE_TAG = re.compile(r"\s*#\s*NBVAL_CHECK_OUTPUT\s*"), "nbval-check-output"
@@ -45,10 +50,10 @@ EMBEDDED_PICTURE = re.compile(r"data:image/[\w.+-]+;base64,([A-Za-z0-9+/=\s]+)")
 
 
 def read_master(path: str | Path) -> NotebookNode:
-    """Read a master NN_slug.py and check its exercises.
+    """Read a master NN_slug.py and put solutions, minutes and difficulty into its exercises.
 
     Raises ValueError, naming file and cell, for a file name without a lesson number, a file that is not in percent
-    format, and exercises whose number, minutes, difficulty or solution markers are not as they must be.
+    format, exercises whose number is unknown or used twice, and cells that are not the reference with gaps.
     """
     path = Path(path)
     if not re.fullmatch(r"\d\d_\w+\.py", path.name):
@@ -64,12 +69,20 @@ def read_master(path: str | Path) -> NotebookNode:
     for position, cell in enumerate(cells):
         for fault in _cell_faults(cell, path.name[:2], numbers):
             raise ValueError(f"{path.name}, {cell_name(position, cell)}: {fault}")
+        if "exercise" in cell.metadata:
+            exercise = find_exercise(cell.metadata["exercise"])
+            cell.source = _solved(cell.source, exercise.solution)
+            cell.metadata.update({name: getattr(exercise, name) for name in FROM_THE_EXERCISE})
     return _notebook(cells)
 
 
 def student_notebook(master: NotebookNode) -> NotebookNode:
     """What students get: stubs for solutions, no cells for instructors, no outputs."""
-    return _notebook([_with_stub(cell) for cell in cells_for_students(master)])
+    cells = cells_for_students(master)
+    for cell in cells:
+        if "exercise" in cell.metadata:
+            cell.source = SOLUTION_LINES.sub(rf"\1{STUB}", cell.source)
+    return _notebook(cells)
 
 
 def cells_for_students(master: NotebookNode) -> list[NotebookNode]:
@@ -185,45 +198,42 @@ def _notebook(cells: list[NotebookNode]) -> NotebookNode:
     return nbformat.v4.new_notebook(cells=fresh, metadata=nbformat.from_dict(METADATA))
 
 
-def _with_stub(cell: NotebookNode) -> NotebookNode:
-    """A cell of students whose solution has given way to a stub; changes it."""
-    lines, inside = [], False
-    for line in cell.source.split("\n"):
-        if cell.cell_type == "code" and line.strip() == BEGIN:
-            inside = True
-            lines.append(line[: line.index(BEGIN)] + STUB)
-        elif cell.cell_type == "code" and line.strip() == END:
-            inside = False
-        elif not inside:
-            lines.append(line)
-    cell.source = "\n".join(lines)
-    return cell
+def _solved(source: str, solution: str) -> str | None:
+    """The cell of an exercise with the solution in its gaps; None where the cell is anything but parts of it."""
+    kept = GAP_LINE.split(source)[::2]  # every other part is the indentation of a gap
+    whole = re.fullmatch("(.+?)".join(map(re.escape, kept)), solution, re.DOTALL)
+    if whole is None:
+        return None
+    left_out = iter(whole.groups())
+    return GAP_LINE.sub(lambda gap: f"{gap[1]}{BEGIN}\n{next(left_out)}\n{gap[1]}{END}", source)
 
 
 def _cell_faults(cell: NotebookNode, lesson: str, numbers: Counter) -> Iterator[str]:
     """Say what is wrong with a cell; `numbers` counts the exercise numbers of the whole master."""
-    markers = [line.strip() for line in cell.source.split("\n") if line.strip() in (BEGIN, END)]
-    number = cell.metadata.get("exercise")
+    number, has_gap = cell.metadata.get("exercise"), GAP_LINE.search(cell.source)
     if number is None:
-        if markers and cell.cell_type == "code":
-            yield f'solution markers outside an exercise: add exercise="{lesson}.1" minutes=5 difficulty=2 to `# %%`'
+        if has_gap and cell.cell_type == "code":
+            yield f'`{GAP}` outside an exercise: add exercise="{lesson}.1" to `# %%`'
         return
     if cell.cell_type != "code":
         yield "an exercise must be a code cell"
-    if not markers:
-        yield f"an exercise without solution: put it between `{BEGIN}` and `{END}`"
-    if markers != [BEGIN, END] * (len(markers) // 2):
-        yield f"solution markers are not balanced: found {markers}, expected `{BEGIN}` and `{END}` in turn"
+    if not has_gap:
+        yield f"an exercise without gap: write `{GAP}` where the solution belongs"
     if numbers[number] > 1:
         yield f"exercise {number!r} stands in this master {numbers[number]} times: give every exercise its own number"
     known = {one: exercise for one, exercise in all_exercises().items() if one.startswith(f"{lesson}.")}
     if number not in known:
         yield f"exercise {number!r} is unknown: course/checks/lesson_{lesson}.py has {', '.join(known) or 'none'}"
         return
-    for name in ("minutes", "difficulty"):
-        written, declared = cell.metadata.get(name), getattr(known[number], name)
-        if written != declared:
-            yield f"{name}={written} here, {name}={declared} in course/checks/lesson_{lesson}.py: make them equal"
+    for name in FROM_THE_EXERCISE:
+        if name in cell.metadata:
+            yield f"{name}={cell.metadata[name]} here: leave it out, it comes from course/checks/lesson_{lesson}.toml"
+    if _solved(cell.source, known[number].solution) is None:
+        first = known[number].solution.partition("\n")[0]
+        yield (
+            f"expected the lines of the reference in course/checks/lesson_{lesson}.py, which begins {first!r}, "
+            f"with `{GAP}` in place of its solution"
+        )
 
 
 def without_widgets(notebook: NotebookNode) -> NotebookNode:

@@ -14,7 +14,7 @@ import psutil
 from nbformat import NotebookNode
 
 from xlstm_unet_lab.course.authoring.lesson import PATIENCE, cell_name, execute, read_master, solution_notebook
-from xlstm_unet_lab.data.files import write_whole
+from xlstm_unet_lab.ops.files import write_whole
 
 SHORT = 10  # seconds; a cell that takes longer says so first and shows a progress bar
 PROGRESS_BARS = ("TrainingPlot", ".watch(", "tqdm", "progress=True")

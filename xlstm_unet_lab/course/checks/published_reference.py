@@ -60,17 +60,14 @@ def convolution(weights: Weights, name: str, x: Tensor, channels: int, kernel, s
     return apply(x, weight, weights(f"{name}.bias", channels), stride, [size // 2 for size in kernel])
 
 
-def standardised(x: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """Mean 0 and variance 1 over these axes."""
-    variance, mean = torch.var_mean(x, axes, correction=0, keepdim=True)
-    return (x - mean) / torch.sqrt(variance + NORM_EPSILON)
+def standardised(x: Tensor) -> Tensor:
+    """Mean 0 and variance 1 along the last axis."""
+    return F.layer_norm(x, x.shape[-1:], eps=NORM_EPSILON)
 
 
 def instance_norm(weights: Weights, name: str, x: Tensor) -> Tensor:
-    per_channel = (-1, *[1] * (x.ndim - 2))
-    scale = weights(f"{name}.weight", x.shape[1], around=1.0).view(per_channel)
-    shift = weights(f"{name}.bias", x.shape[1]).view(per_channel)
-    return standardised(x, tuple(range(2, x.ndim))) * scale + shift
+    scale, shift = weights(f"{name}.weight", x.shape[1], around=1.0), weights(f"{name}.bias", x.shape[1])
+    return F.instance_norm(x, weight=scale, bias=shift, eps=NORM_EPSILON)
 
 
 def changing_block(weights: Weights, name: str, x: Tensor, channels: int, kernel, stride=1) -> Tensor:
@@ -117,7 +114,7 @@ def vil_block(weights: Weights, name: str, x: Tensor) -> Tensor:
     """Version 1 on tokens (B, S, d), from the first to the last."""
     d, layer = x.shape[-1], f"{name}.layer"
     e, b = 2 * d, 4 if d % 4 == 0 else 2
-    normed = standardised(x, (-1,)) * (1 + weights(f"{name}.norm.weight", d))
+    normed = standardised(x) * (1 + weights(f"{name}.norm.weight", d))
     inner, z = matrix(weights, f"{layer}.proj_up", normed, 2 * e).split(e, -1)
     kernel = weights(f"{layer}.conv1d.conv.weight", e, 1, 4, scale=0.5)
     c = F.conv1d(F.pad(inner.mT, (3, 0)), kernel, weights(f"{layer}.conv1d.conv.bias", e), groups=e).mT
@@ -133,7 +130,7 @@ def vil_block(weights: Weights, name: str, x: Tensor) -> Tensor:
         for gate, bias in (("i", 0.0), ("f", 3.0))
     )
     heads = zip(*(part.chunk(b, -1) for part in (q, k, v)), i.unbind(-1), f.unbind(-1), strict=True)
-    h = torch.cat([standardised(mlstm(*head), (-1,)) for head in heads], -1)
+    h = torch.cat([standardised(mlstm(*head)) for head in heads], -1)
     h = h * (1 + weights(f"{layer}.mlstm_cell.outnorm.weight", e))
     skip = weights(f"{layer}.learnable_skip", e, around=1.0)
     return x + matrix(weights, f"{layer}.proj_down", (h + skip * c) * F.silu(z), d)
@@ -212,7 +209,7 @@ def write_golden_case(path: Path = GOLDEN) -> Path:
     """Write the golden case; returns the path."""
     from safetensors.torch import save
 
-    from xlstm_unet_lab.data.files import write_whole
+    from xlstm_unet_lab.ops.files import write_whole
 
     return write_whole(path, save({name: tensor.clone() for name, tensor in golden_case().items()}))
 

@@ -1,0 +1,142 @@
+"""The one reader of images and labels: numbers as stored, refusals with the file's name, pictures as prepared."""
+
+import struct
+import zlib
+
+import nibabel
+import numpy as np
+import pytest
+import tifffile
+from imageio.v3 import imwrite
+from PIL import Image
+
+from xlstm_unet_lab.data.images import read_case, read_label
+from xlstm_unet_lab.data.pictures import to_uint8
+
+NUMBERS = np.random.default_rng(0).integers(0, 3, (6, 10)).astype(np.uint8)
+PALETTE = [0, 0, 0, 200, 10, 10, 10, 200, 10]
+
+
+def shallow_png(path, bits):
+    """NUMBERS as a grey PNG of few bits a sample, which no library here writes."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    length = -(-10 * bits // 8)  # bytes a row
+    rows = ["".join(f"{number:0{bits}b}" for number in row).ljust(8 * length, "0") for row in NUMBERS.tolist()]
+    rows = b"".join(b"\0" + int(row, 2).to_bytes(length, "big") for row in rows)
+    header = struct.pack(">IIBBBBB", 10, 6, bits, 0, 0, 0, 0)
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+
+
+def with_palette(path):
+    picture = Image.fromarray(NUMBERS, mode="L").convert("P")
+    picture.putdata(NUMBERS.ravel().tolist())
+    picture.putpalette(PALETTE)
+    picture.save(path)
+
+
+def grey(dtype=np.uint8, channels=None):
+    array = NUMBERS.astype(dtype) if channels is None else np.stack([NUMBERS.astype(dtype)] * channels, -1)
+    return lambda path: tifffile.imwrite(path, array) if path.suffix == ".tif" else imwrite(path, array)
+
+
+@pytest.mark.parametrize(
+    ("name", "save"),
+    [
+        ("two bits.png", lambda path: shallow_png(path, 2)),
+        ("four bits.png", lambda path: shallow_png(path, 4)),
+        *((f"palette{ending}", with_palette) for ending in (".png", ".bmp", ".tif")),
+        *((f"{np.dtype(dtype).name}.tif", grey(dtype)) for dtype in (np.uint16, np.int32, np.int64, np.float32, float)),
+        ("16 bits.png", grey(np.uint16)),
+        ("grey in three.png", grey(channels=3)),
+        ("grey in three.tif", grey(channels=3)),
+    ],
+)
+def test_the_numbers_of_a_label_are_those_stored(tmp_path, name, save):
+    save(tmp_path / name)
+    label, spacing = read_label(tmp_path / name)
+    assert label.dtype == np.int32 and np.array_equal(label, NUMBERS) and spacing == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("ending", [".png", ".bmp", ".tif"])
+def test_one_bit_a_pixel_is_0_and_1_in_a_label(tmp_path, ending):
+    Image.fromarray(NUMBERS > 0).save(tmp_path / f"a{ending}")
+    assert np.array_equal(read_label(tmp_path / f"a{ending}")[0], NUMBERS > 0)
+
+
+def test_a_label_of_slices_and_one_of_voxels(tmp_path):
+    slices = np.stack([NUMBERS, NUMBERS.T.reshape(6, 10), NUMBERS])
+    tifffile.imwrite(tmp_path / "a.tif", slices, metadata={"axes": "ZYX"})
+    label, spacing = read_label(tmp_path / "a.tif")
+    assert np.array_equal(label, slices) and spacing == (1.0, 1.0, 1.0)
+    turned = nibabel.Nifti1Image(slices.T.astype(np.float32)[::-1], np.diag([-1.0, 2, 3, 1]))
+    nibabel.save(turned, tmp_path / "a.nii.gz")
+    label, spacing = read_label(tmp_path / "a.nii.gz")
+    assert np.array_equal(label, slices) and spacing == (3.0, 2.0, 1.0)
+
+
+def volume(array):
+    return lambda path: nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), path)
+
+
+def picture(array, **options):
+    return lambda path: imwrite(path, array, plugin="pillow", **options)
+
+
+def tiff(value):
+    return lambda path: tifffile.imwrite(path, np.array([[value, 1]]))
+
+
+@pytest.mark.parametrize(
+    ("name", "save", "error", "message"),
+    [
+        (
+            "half.nii.gz",
+            volume(np.full((2, 3, 4), 0.5, np.float32)),
+            ValueError,
+            r"holds \[0\.5\]; a label",
+        ),
+        ("four.nii", volume(np.zeros((2, 3, 4, 5), np.float32)), ValueError, r"shape \(2, 3, 4, 5\); one three-dim"),
+        ("colour.png", picture(np.eye(4, 12, dtype=np.uint8).reshape(4, 4, 3)), ValueError, "is in colour; a label"),
+        ("lossy.jpg", picture(NUMBERS), ValueError, "cannot be read: it is a JPEG file, whose compression changes"),
+        ("lossy.png", picture(NUMBERS, extension=".jpg"), ValueError, "it is a JPEG file, whose compression changes"),
+        ("negative.tif", tiff(-1), ValueError, r"holds \[-1\]; a label holds whole numbers from 0 to 2147483647"),
+        ("id.tif", tiff(2**31), ValueError, r"holds \[2147483648\]; a label"),
+        ("float.tif", tiff(1e20), ValueError, r"holds \[1e\+20\]; a label"),
+        ("slide.svs", lambda path: path.touch(), ValueError, "has an ending that cannot be read; known are"),
+        ("gone.png", lambda path: None, FileNotFoundError, "is missing"),
+        ("gone.nii", lambda path: None, FileNotFoundError, "is missing"),
+    ],
+)
+def test_what_is_no_label_is_refused_by_name(tmp_path, name, save, error, message):
+    save(tmp_path / name)
+    with pytest.raises(error, match=rf"{name} .*{message}"):
+        read_label(tmp_path / name)
+
+
+@pytest.mark.parametrize(("place", "value"), [(70, 1), (123, 6)], ids=["data type", "unit"])
+def test_an_unknown_code_in_a_header_is_named_with_its_file(tmp_path, place, value):
+    volume(np.zeros((2, 3, 4), np.uint8))(tmp_path / "a.nii")
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    content[place] = value
+    (tmp_path / "a.nii").write_bytes(content)
+    for read in (read_case, read_label):
+        with pytest.raises(ValueError, match=r"a\.nii is not a NIfTI file that can be read"):
+            read(tmp_path / "a.nii")
+
+
+def test_a_picture_as_prepared_has_8_bits_each_file_by_itself(tmp_path):
+    """As `folder` prepares it and as networks see it: a faint channel must not fade, one of 8 bits not be stretched."""
+    random = np.random.default_rng(1)
+    parts = [random.integers(0, top, (6, 10)).astype(dtype) for top, dtype in ((9, np.uint8), (900, np.uint16))]
+    for number, part in enumerate(parts):
+        imwrite(tmp_path / f"{number}.png", part, plugin="pillow")
+    case = read_case([tmp_path / "0.png", tmp_path / "1.png"])
+    assert np.array_equal(case.image, np.stack(parts))
+    assert np.array_equal(case.as_prepared(), np.stack([parts[0], to_uint8(parts[1])[0]]))
+    stack = random.integers(0, 900, (3, 6, 10)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "stack.tif", stack, metadata={"axes": "ZYX"})
+    assert np.array_equal(read_case(tmp_path / "stack.tif").as_prepared(), stack[None])

@@ -1,0 +1,137 @@
+"""What every data set is to those who train and predict: named cases that can be looked into, and facts about them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import numpy as np
+from torch.utils.data import Dataset, Subset
+
+from xlstm_unet_lab.data.targets import Targets
+
+if TYPE_CHECKING:
+    from xlstm_unet_lab.data.recipe import Recipe
+
+SPACING_CASES = 20  # that are read for the median spacing
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a data set as a whole: nothing, where it is a plain list of cases."""
+
+    recipe: Recipe | None = None  # of slices: that of the volumes they are cut from
+    fold: int | None = None
+    slice_axis: int | None = None  # across which slices were cut: 0, 1 or 2 of (z, y, x)
+
+    @property
+    def targets(self) -> Targets | None:
+        """What a network learns here; None where no recipe says."""
+        return None if self.recipe is None else self.recipe.targets
+
+    @property
+    def flip_axes(self) -> tuple[int, ...] | None:
+        """The axes of what the network sees along which a mirror image is as likely; None: all of them."""
+        flips = None if self.recipe is None else self.recipe.flip_axes
+        if flips is None or self.slice_axis is None:
+            return flips
+        return tuple(axis - (axis > self.slice_axis) for axis in flips if axis != self.slice_axis)
+
+
+@runtime_checkable
+class Cases(Protocol):
+    """The protocol of data sets. `view(i)` is a dict of image (C, *spatial) float32, normalised, label (*spatial),
+    spacing (*spatial, in the recipe's unit) and name: to read pieces from and never to change, for it may be the data
+    set's own memory. Its label may have a small integer dtype, and "foreground" may say where that is not 0."""
+
+    facts: Facts
+    names: Sequence[str]  # of the cases; empty where they are known by number only
+
+    def __len__(self) -> int: ...
+
+    def view(self, index: int) -> dict: ...
+
+    def raw(self, index: int) -> np.ndarray:
+        """The image as stored, (C, *spatial), not normalised."""
+
+
+class Listed(Dataset):
+    """A sequence of cases that knows nothing of itself: each is as `Cases.view` says, and as it is stored."""
+
+    def __init__(self, cases: Sequence[dict], facts: Facts | None = None):
+        self.cases, self.facts, self.names = cases, facts or Facts(), ()
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, index: int) -> dict:
+        return self.cases[index]
+
+    view = __getitem__
+
+    def raw(self, index: int) -> np.ndarray:
+        return np.asarray(self.cases[index]["image"])
+
+
+class Chosen(Dataset):
+    """Some cases of a data set, as torch's Subset chooses them, which still know their names and facts."""
+
+    def __init__(self, subset: Subset):
+        self.cases, self.indices = as_cases(subset.dataset), list(subset.indices)
+        self.facts = self.cases.facts
+        self.names = [self.cases.names[index] for index in self.indices] if self.cases.names else ()
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def view(self, index: int) -> dict:
+        return self.cases.view(self.indices[index])
+
+    def raw(self, index: int) -> np.ndarray:
+        return self.cases.raw(self.indices[index])
+
+
+def as_cases(dataset: Cases | Dataset | Sequence[dict]) -> Cases:
+    """A data set of this package as it is; a Subset of one, and any other sequence of dicts, behind the protocol."""
+    if isinstance(dataset, Cases):
+        return dataset
+    return Chosen(dataset) if isinstance(dataset, Subset) else Listed(dataset)
+
+
+def evenly_spaced(total: int, wanted: int | None) -> list[int]:
+    """Indices of `wanted` items, evenly spread over `total`; all of them if there are fewer or `wanted` is None."""
+    count = total if wanted is None else min(total, wanted)
+    return [index * total // count for index in range(count)]
+
+
+def median_spacing(cases: Cases) -> tuple[float, ...]:
+    """The median spacing of the cases along each axis, read off some of them, evenly spread."""
+    spacings = [cases.view(index)["spacing"] for index in evenly_spaced(len(cases), SPACING_CASES)]
+    return tuple(float(median(sizes)) for sizes in zip(*spacings, strict=True))
+
+
+def check_cases(name: str, cases: Cases, patch_size: Sequence[int], network_config: object, targets: Targets | None):
+    """ValueError unless there are cases, and the first one, the patch, the targets and the network fit together.
+
+    network_config: an object with spatial_dims, in_channels and num_classes, as networks of this package carry it;
+    what it does not state is not compared.
+    """
+    if len(cases) == 0:
+        raise ValueError(f"{name} holds no cases: at least one is needed")
+    image, label = (cases.view(0)[what] for what in ("image", "label"))
+    if image.ndim != len(patch_size) + 1 or image.shape[1:] != label.shape:
+        raise ValueError(
+            f"the first case of {name} has image {tuple(image.shape)} and label {tuple(label.shape)}; patch_size="
+            f"{tuple(patch_size)} needs (C, *spatial) and (*spatial) with {len(patch_size)} spatial dimensions"
+        )
+    needed = {"spatial_dims": len(patch_size), "in_channels": len(image)}
+    if targets is not None:
+        needed["num_classes"] = len(targets.names)
+        if targets.exclusive and targets.values != tuple((value,) for value in range(len(targets.names))):
+            raise ValueError(f"targets has the values {targets.values}; classes must have (0,), (1,), ... in order")
+    for option, value in needed.items():
+        built = getattr(network_config, option, value)
+        if built != value:
+            raise ValueError(f"the model was built with {option}={built}, {name} needs {option}={value}")

@@ -1,0 +1,78 @@
+"""NIfTI volumes: open them, take their voxels, and hold their grids and labels against what is expected."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import nibabel
+
+SAME_GRID = 0.1  # voxels that two grids may lie apart and still be one: headers are rounded
+
+
+def load_volume(path: Path) -> nibabel.Nifti1Image:
+    """Open a NIfTI file; its voxels are read when they are needed.
+
+    Raises FileNotFoundError, and ValueError, naming the file, for what is none or has an unknown code in its header.
+    """
+    import nibabel
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} is missing")
+    try:
+        volume = nibabel.load(path)
+        volume.header.get_xyzt_units()  # fails for a code of a unit that there is not
+    except Exception as error:  # nibabel has its own for every kind of fault in a header
+        raise ValueError(
+            f"{path} is not a NIfTI file that can be read ({type(error).__name__}: {error}); get it again"
+        ) from error
+    return volume
+
+
+def voxels(what: str, volume: nibabel.Nifti1Image) -> np.ndarray:
+    """The voxels of a volume as stored, (x, y, z); ValueError for a file that breaks off or holds no plain numbers."""
+    try:
+        array = np.asarray(volume.dataobj)
+    except Exception as error:  # of the disk, of gzip, of nibabel
+        raise ValueError(f"{what} cannot be read from {volume.get_filename()}: {error}; get the file again") from error
+    if array.dtype.kind not in "iuf":
+        raise ValueError(f"{what} holds values of type {array.dtype}; integers or floats are expected")
+    return array
+
+
+def check_grid(what: str, volume: nibabel.Nifti1Image, reference: nibabel.Nifti1Image) -> None:
+    """ValueError unless `volume` is three-dimensional, has voxels of some size, and lies on the grid of `reference`."""
+    from nibabel.affines import apply_affine, voxel_sizes
+
+    sizes, unit = voxel_sizes(volume.affine), volume.header.get_xyzt_units()[0]
+    if len(volume.shape) != 3 or 0 in volume.shape:
+        raise ValueError(f"{what} has shape {volume.shape}; one three-dimensional volume is expected")
+    if not np.isfinite(volume.affine).all() or np.linalg.det(volume.affine) == 0 or unit not in ("mm", "unknown"):
+        raise ValueError(f"{what} has voxels of {sizes.tolist()} {unit}; sizes above 0 in mm are expected")
+    if volume.shape != reference.shape:
+        raise ValueError(
+            f"{what} has shape {volume.shape}, the first image {reference.shape}; both must share one grid"
+        )
+    corners = np.array(list(itertools.product(*((0, length - 1) for length in volume.shape))))
+    shifts = apply_affine(volume.affine, corners) - apply_affine(reference.affine, corners)
+    furthest = np.linalg.norm(shifts, axis=1).max()
+    if furthest > SAME_GRID * sizes.min():
+        raise ValueError(
+            f"{what} lies up to {furthest:.3g} mm off the first image (affine {volume.affine.round(3).tolist()}, the "
+            f"first image's {reference.affine.round(3).tolist()}); resample it to the first image's grid"
+        )
+
+
+def whole_label(what: str, label: np.ndarray, values: set[int]) -> np.ndarray:
+    """The label as uint8; ValueError when it holds anything but the whole numbers in `values`, all below 256."""
+    with np.errstate(invalid="ignore"):  # NaN turns into some number and is found to differ from it
+        whole = label.astype(np.uint8)
+    present = np.flatnonzero(np.bincount(whole.ravel()))
+    if not values.issuperset(present.tolist()) or not np.array_equal(whole, label):
+        unknown = [value for value in np.unique(label).tolist() if value not in values]
+        raise ValueError(f"{what} holds {unknown[:5]}; known are the whole numbers {sorted(values)}")
+    return whole
