@@ -16,6 +16,12 @@ from scipy import ndimage
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
+from xlstm_unet_lab.data.colours import PURPLE, VERMILION, YELLOW
+
+# What codes 1, 2, 3 of an error map are called, and the colour each is shown in.
+ERRORS = {"missed": YELLOW, "extra": VERMILION, "confused": PURPLE}
+ERROR_COLOURS = dict(enumerate(ERRORS.values(), start=1))  # code -> colour
+
 
 class InstanceScore(NamedTuple):
     """Counts of matched and unmatched instances, and the F1 score they give."""
@@ -41,6 +47,14 @@ def dice(prediction: np.ndarray, truth: np.ndarray) -> float:
     prediction, truth = _checked_masks(prediction, truth)
     total = np.count_nonzero(prediction) + np.count_nonzero(truth)
     return 2.0 * np.count_nonzero(prediction & truth) / total if total else 1.0
+
+
+def error_map(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """0 right, 1 missed, 2 extra, 3 confused (both labelled, not alike), uint8. ValueError for shapes that differ."""
+    _check_same_shape(prediction, truth)
+    missed, extra = (truth > 0) & (prediction == 0), (truth == 0) & (prediction > 0)
+    confused = (truth > 0) & (prediction > 0) & (truth != prediction)
+    return (missed + 2 * extra + 3 * confused).astype(np.uint8)
 
 
 def surface_dice(prediction: np.ndarray, truth: np.ndarray, *, spacing: Sequence[float], tolerance: float) -> float:

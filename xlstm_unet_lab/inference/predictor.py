@@ -33,8 +33,8 @@ from xlstm_unet_lab.models.presets import arguments_of
 from xlstm_unet_lab.models.weights import save_weights
 
 # What happens to an image before the network sees it. Prepared pictures have 8 bits, so deeper ones are brought to 8
-# first, and a grey one fills the channels of a network for colour.
-Z_SCORE, EIGHT_BITS = NORMALISATIONS = ("z-score", "8 bits, then z-score")
+# first, and a grey one fills the channels of a network for colour. What comes from a data set needs nothing any more.
+Z_SCORE, EIGHT_BITS, DONE = NORMALISATIONS = ("z-score", "8 bits, then z-score", "done")
 # What is known of networks that were trained or loaded here, for those who hand on the network alone.
 _KNOWN: WeakKeyDictionary[nn.Module, dict] = WeakKeyDictionary()
 WINDOWS_AT_ONCE = {2: 4, 3: 1}  # by spatial dimensions
@@ -253,9 +253,11 @@ class Predictor:
             self.network.to(windows.device)
         if working_size != size:
             image = resized(torch.from_numpy(image.astype(np.float32)), working_size).numpy()
+        if self.normalisation != DONE or working_size != size:  # resampling may have changed mean and deviation
+            image = normalise(image)
         slabs = sliding_slabs(
             Mirrored(self.network, axes, self.exclusive) if axes else self.network,
-            torch.from_numpy(normalise(image)),
+            torch.from_numpy(image),
             patch_size=self.patch_size,
             overlap=windows.overlap,
             batch_size=WINDOWS_AT_ONCE[len(size)] if windows.batch_size is None else windows.batch_size,

@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from xlstm_unet_lab.data.colours import GREY
 from xlstm_unet_lab.data.dataset import SegmentationDataset, load_dataset
 from xlstm_unet_lab.data.images import read_case, read_label
 from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.data.registry import MARKER, get_recipe
 from xlstm_unet_lab.data.volumes import whole_label
-from xlstm_unet_lab.figures.picture import GREY
 from xlstm_unet_lab.inference.files import case_name, find_cases
 from xlstm_unet_lab.inference.load import facts_of_run, is_run, load_predictor
 from xlstm_unet_lab.overlays.description import Overlay, overlay, overlay_case
-from xlstm_unet_lab.overlays.viewer import LayerData, arrange
-from xlstm_unet_lab.plugin.tasks import as_layers
+from xlstm_unet_lab.overlays.layers import LayerData, layer_data
+from xlstm_unet_lab.overlays.viewer import arrange
 
 
 def reader(path: str | list[str]) -> Callable[[str], list[LayerData]] | None:
@@ -103,7 +103,7 @@ def _opened(overlay: Overlay) -> list[LayerData]:
 
     if (viewer := napari.current_viewer()) is not None:
         QTimer.singleShot(0, partial(arrange, viewer, overlay))
-    return as_layers(overlay)
+    return layer_data(overlay)
 
 
 phantom_abdomen, phantom_brain, phantom_endoscopy, phantom_long_range, phantom_microscopy = (

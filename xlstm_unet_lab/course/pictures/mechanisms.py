@@ -15,21 +15,9 @@ from matplotlib.patches import FancyArrowPatch, Polygon, Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from xlstm_unet_lab.data.colours import BLUE, GREEN, GREY, ORANGE, SKY, VERMILION
 from xlstm_unet_lab.figures.cases import paint
-from xlstm_unet_lab.figures.picture import (
-    AMOUNT,
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    SIGNED,
-    SKY,
-    VERMILION,
-    Picture,
-    in_words,
-    line_style,
-    new_figure,
-)
+from xlstm_unet_lab.figures.picture import AMOUNT, SIGNED, Picture, in_words, line_style, new_figure
 from xlstm_unet_lab.ops import mlstm
 from xlstm_unet_lab.ops.mlstm_chunkwise import Segment, cut, read_gates
 from xlstm_unet_lab.ops.scan_order import Traversal, to_grid
@@ -244,7 +232,7 @@ def _draw_walk(axes: Axes, order: np.ndarray, path: np.ndarray, tint: np.ndarray
     if order.size > MANY_TOKENS and not tint.any():
         axes.imshow(order, cmap=AMOUNT, interpolation="nearest")
         return
-    axes.imshow(paint(np.ones((*order.shape, 3)), tint, [SKY, VERMILION], opacity=0.6), interpolation="nearest")
+    axes.imshow(paint(np.ones((*order.shape, 3)), tint, {1: SKY, 2: VERMILION}, opacity=0.6), interpolation="nearest")
     if order.size > MANY_TOKENS:
         return
     (_, y, x), steps = path[:-1].T, np.diff(path, axis=0)
