@@ -28,7 +28,8 @@ def load_volume(path: Path) -> nibabel.Nifti1Image:
         volume.header.get_xyzt_units()  # fails for a code of a unit that there is not
     except Exception as error:  # nibabel has its own for every kind of fault in a header
         raise ValueError(
-            f"{path} is not a NIfTI file that can be read ({type(error).__name__}: {error}); get it again"
+            f"{path} is not a NIfTI file that can be read, or a code in its header is unknown "
+            f"({type(error).__name__}: {error}); get it again"
         ) from error
     return volume
 
