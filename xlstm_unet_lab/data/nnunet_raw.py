@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xlstm_unet_lab.data.files import check_pairs
-from xlstm_unet_lab.data.volumes import check_grid, voxels, whole_label
+from xlstm_unet_lab.data.images import whole_label
+from xlstm_unet_lab.data.volumes import check_grid, voxels
 
 if TYPE_CHECKING:
     import nibabel
