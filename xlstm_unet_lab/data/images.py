@@ -102,6 +102,14 @@ def whole_numbers(what: str, label: np.ndarray) -> np.ndarray:
     return whole.astype(np.int32)
 
 
+def whole_label(what: str, label: np.ndarray, values: set[int]) -> np.ndarray:
+    """The label as uint8; ValueError when it holds anything but the whole numbers in `values`, all below 256."""
+    numbers = whole_numbers(what, label)
+    if unknown := set(np.unique(numbers).tolist()) - values:
+        raise ValueError(f"{what} holds {sorted(unknown)[:5]}; known are {sorted(values)}")
+    return numbers.astype(np.uint8)
+
+
 def ending(path: Path) -> str:
     """The ending of an image file, in small letters; ValueError for one that cannot be read."""
     found = next((known for known in ENDINGS if path.name.lower().endswith(known)), None)
