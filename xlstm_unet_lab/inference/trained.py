@@ -143,6 +143,13 @@ class TrainedNetwork(ABC):
         largest = max(targets.painted or (values[0] for values in targets.values))
         return targets.labels(probabilities).to(torch.uint8 if largest < 256 else torch.uint16)
 
+    def numbered(self, label: np.ndarray) -> np.ndarray:
+        """Labels 1, 2, ... in the numbers that they have in the user's own files, where it learnt from some."""
+        if not self.label_numbers:
+            return label
+        numbers = [0, *self.label_numbers.values()]
+        return np.array(numbers, np.min_scalar_type(max(numbers)))[label]
+
     def as_prepared(self, image: np.ndarray) -> np.ndarray:
         """The image as a prepared data set holds it: a picture in 8 bits, a grey one in all channels of a network for
         colour. A volume stays as it is."""
