@@ -112,7 +112,7 @@ def _cut(label):
     ("change", "message"),
     [
         (_half, r"label holds \[0.5\]; a label holds whole numbers"),
-        (_unknown, r"label holds \[3.0\]"),
+        (_unknown, r"label holds \[3\]"),
         (_cut, r"label has shape .*, the first image"),
     ],
 )
