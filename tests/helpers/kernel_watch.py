@@ -52,7 +52,7 @@ def load_ipython_extension(shell) -> None:
     import ipywidgets
 
     from xlstm_unet_lab.course.authoring.accessibility import problems, widget_problems
-    from xlstm_unet_lab.data.recipe import get_recipe, recipe_names
+    from xlstm_unet_lab.data.prepare import get_recipe, recipe_names
     from xlstm_unet_lab.figures.picture import Picture
 
     # Labels may have the colours that recipes give them.
