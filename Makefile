@@ -26,7 +26,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help lab demo check test lint types format system system-if-missing course course-times nbgrader bench constraints clean say-lab say-demo say-check say-test
+.PHONY: help lab demo check test lint types format system system-if-missing course course-times nbgrader bench site constraints clean say-lab say-demo say-check say-test
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -86,6 +86,12 @@ nbgrader: $(ALL) ## write the lessons as a course for nbgrader into runs/nbgrade
 
 bench: $(ALL) ## measure speed and memory side by side, results in benchmarks/results/; options: BENCH_ARGS
 	@$(RUN) -m benchmarks $(BENCH_ARGS)
+
+# -W: a warning, of a link that leads nowhere for one, stops the build; --keep-going names all of them first.
+site: $(ALL) ## build guides, lessons, data sheets and API reference into build/site, to be opened at index.html
+	@$(RUN) tools/site_pages.py build/site_source
+	@$(RUN) -m sphinx -W --keep-going -q -n -c docs -d build/site_doctrees build/site_source build/site
+	@echo "make site: built build/site/index.html"
 
 constraints: $(ALL) ## write the exact versions installed in .venv to constraints.txt
 	@$(RUN) tools/write_constraints.py constraints.txt

@@ -77,9 +77,13 @@ def peak_of_process() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT
 
 
-def in_fresh_process(module: str, *arguments: str) -> dict:
-    """Run `python -m module arguments...`, which prints one line of JSON, and return it. A failure is returned too."""
-    done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False)
+def in_fresh_process(module: str, *arguments: str, started_by: Callable[[list[str]], list[str]] = list) -> dict:
+    """Run `python -m module arguments...`, which prints one line of JSON, and return it. A failure is returned too.
+
+    started_by: makes of the command line the one that runs it.
+    """
+    command = started_by([sys.executable, "-m", module, *arguments])
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"ended with code {done.returncode}"])[-1]
         return {"failed": "killed for memory" if done.returncode in (-9, 137) else last}

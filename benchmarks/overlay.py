@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.measure import in_fresh_process, keep, peak_of_process, table
 from xlstm_unet_lab.overlays.description import overlay
-from xlstm_unet_lab.overlays.virtual_display import has_screen, virtual_display
+from xlstm_unet_lab.overlays.virtual_display import on_a_screen
 
 SIZE, LABELS = (256, 256, 256), 13
 SLICES = range(0, 256, 8)  # that are scrolled to
@@ -74,13 +74,7 @@ def reached(result: dict) -> bool:
 
 
 def main() -> None:
-    if has_screen():
-        result = in_fresh_process("benchmarks.overlay")
-    else:
-        with virtual_display() as display:
-            os.environ["DISPLAY"] = display  # the measured process inherits it
-            result = in_fresh_process("benchmarks.overlay")
-        del os.environ["DISPLAY"]
+    result = in_fresh_process("benchmarks.overlay", started_by=on_a_screen)
     if "failed" in result:
         raise RuntimeError(f"napari did not open the volume: {result['failed']}")
     verdict = "as wanted" if reached(result) else "MISSED"

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xlstm_unet_lab.course.pictures import mechanisms as figures
+from xlstm_unet_lab.course.pictures import mechanisms
 from xlstm_unet_lab.ops import mlstm
 from xlstm_unet_lab.ops.scan_order import Traversal, traversals
 
@@ -22,7 +22,7 @@ def lines_of(axes):
 def test_gate_traces_are_those_of_the_recurrence():
     i, f = gates()
     i[3], f[4] = 5.0, -9.0
-    picture = figures.gate_traces(i, f)
+    picture = mechanisms.gate_traces(i, f)
     before, stabilised, stabiliser = (lines_of(axes) for axes in picture.figure.axes)
     np.testing.assert_array_equal(before["forget gate f"], f)
     state, one = None, torch.ones(1, 1, 1, dtype=torch.float64)
@@ -40,7 +40,7 @@ def test_gate_traces_are_those_of_the_recurrence():
 @pytest.mark.parametrize("shapes", [((2, 3), (2, 3)), ((3,), (2,)), ((0,), (0,))])
 def test_gate_traces_take_one_head(shapes):
     with pytest.raises(ValueError, match="expected one head's"):
-        figures.gate_traces(*(torch.zeros(shape) for shape in shapes))
+        mechanisms.gate_traces(*(torch.zeros(shape) for shape in shapes))
 
 
 def test_memory_matrices_show_the_states_asked_for():
@@ -49,27 +49,27 @@ def test_memory_matrices_show_the_states_asked_for():
         tokens = torch.randn(3, 1, 2, 4, dtype=torch.float64)
         _, state = mlstm.step(state, *tokens, torch.zeros(1, 2), torch.ones(1, 2))
         states.append(state)
-    picture = figures.memory_matrices(states, tokens=(1, 6), head=1)
+    picture = mechanisms.memory_matrices(states, tokens=(1, 6), head=1)
     images = [axes.images[0].get_array() for axes in picture.figure.axes[:4]]
     np.testing.assert_allclose(images[0], states[1].C[0, 1])
     np.testing.assert_allclose(images[3][:, 0], states[6].n[0, 1])
     assert f"after token 6 the largest entry is {states[6].C[0, 1].abs().max():.2f}" in picture.description
     assert "4 x 4" in picture.description
-    assert [axes.get_title() for axes in figures.memory_matrices(states).figure.axes[:10:2]] == [
+    assert [axes.get_title() for axes in mechanisms.memory_matrices(states).figure.axes[:10:2]] == [
         f"token {t}, m = {float(states[t].m[0, 0]):.1f}" for t in (0, 2, 3, 4, 6)
     ]
 
 
 def test_decay_matrix_is_stabilised_row_by_row():
     i, f = gates()
-    picture = figures.decay_matrix(i, f)
+    picture = mechanisms.decay_matrix(i, f)
     logarithms, weights = (axes.images[0].get_array() for axes in picture.figure.axes[:2])
     assert np.isnan(np.ma.filled(logarithms, np.nan)[np.triu_indices(6, 1)]).all()
     np.testing.assert_allclose(weights.max(1), 1)
     assert "6 tokens" in picture.description
     assert f"token {int(np.argmax(weights[-1]))} weighs most" in picture.description
     with pytest.raises(ValueError, match="one head's"):
-        figures.decay_matrix(*torch.zeros(2, 1, 3))
+        mechanisms.decay_matrix(*torch.zeros(2, 1, 3))
 
 
 def test_mixing_weights_are_those_that_make_the_output():
@@ -77,19 +77,19 @@ def test_mixing_weights_are_those_that_make_the_output():
     i, f = (x[None, None] for x in gates())
     rows = mlstm.parallel(q, k, torch.eye(6, dtype=torch.float64)[None, None], i, f)[0, 0]
     torch.testing.assert_close(rows @ v[0, 0], mlstm.parallel(q, k, v, i, f)[0, 0], rtol=0, atol=1e-12)
-    picture = figures.mixing_weights(rows[3], token=3)
+    picture = mechanisms.mixing_weights(rows[3], token=3)
     assert [bar.get_height() for bar in picture.figure.axes[0].patches] == pytest.approx(rows[3].tolist())
     assert "Token 3 reads from 4 of 6 tokens" in picture.description
     assert f"is that of token {int(rows[3].abs().argmax())}" in picture.description
-    assert "the last 2 tokens hold half" in figures.mixing_weights([1, 1, 1, 1, 0], token=3).description
+    assert "the last 2 tokens hold half" in mechanisms.mixing_weights([1, 1, 1, 1, 0], token=3).description
     with pytest.raises(ValueError, match="token is 6"):
-        figures.mixing_weights(rows[3], token=6)
+        mechanisms.mixing_weights(rows[3], token=6)
 
 
 @settings(deadline=None, max_examples=20)
 @given(length=st.integers(1, 40), chunk_size=st.integers(1, 40))
 def test_chunks_cover_every_pair_once(length, chunk_size):
-    picture = figures.chunk_structure(length, chunk_size)
+    picture = mechanisms.chunk_structure(length, chunk_size)
     covered = 0.0
     for patch in picture.figure.axes[0].patches:
         x, y = patch.get_path().transformed(patch.get_patch_transform()).vertices[:-1].T
@@ -99,10 +99,10 @@ def test_chunks_cover_every_pair_once(length, chunk_size):
 
 
 def test_chunk_structure_in_words():
-    text = figures.chunk_structure(10, 4).description
+    text = mechanisms.chunk_structure(10, 4).description
     assert "10 tokens in 3 chunks of 4, the last of 2: 41.8% of the 55 pairs" in text and "through 2 states" in text
     with pytest.raises(ValueError, match="chunk_size 0"):
-        figures.chunk_structure(10, 0)
+        mechanisms.chunk_structure(10, 0)
 
 
 @pytest.mark.parametrize("size", [(3, 4), (2, 3, 4)])
@@ -110,7 +110,7 @@ def test_walks_say_where_they_go_and_what_a_token_sees(size):
     walks = traversals(len(size), "bidirectional")
     position = (*(length - 1 for length in size[:-1]), 0)
     total = int(np.prod(size))
-    picture = figures.scan_paths(size, walks, position)
+    picture = mechanisms.scan_paths(size, walks, position)
     corner = tuple(length - 1 for length in size)
     number = total - 4
     assert f"x fastest, forward: from {(0,) * len(size)} to {corner}" in picture.description
@@ -124,12 +124,12 @@ def test_walks_say_where_they_go_and_what_a_token_sees(size):
 
 
 def test_the_axis_that_runs_fastest_decides_the_numbers():
-    (axes,) = figures.scan_paths((2, 3), [Traversal(fastest=0)]).figure.axes
+    (axes,) = mechanisms.scan_paths((2, 3), [Traversal(fastest=0)]).figure.axes
     assert [text.get_text() for text in axes.texts] == ["0", "2", "4", "1", "3", "5"]
 
 
 def test_jumps_look_different_from_steps_to_a_neighbour():
-    (axes,) = figures.scan_paths((2, 3), [Traversal(fastest=0)]).figure.axes
+    (axes,) = mechanisms.scan_paths((2, 3), [Traversal(fastest=0)]).figure.axes
     (steps,) = axes.collections
     assert (2 * steps.U).tolist() == [0, 0, 0] and (2 * steps.V).tolist() == [1, 1, 1]
     ends = [tuple(tuple(map(int, end)) for end in jump._posA_posB) for jump in axes.patches]  # (x, y), whole jumps
@@ -138,22 +138,22 @@ def test_jumps_look_different_from_steps_to_a_neighbour():
 
 
 def test_jumps_lie_in_their_slice():
-    first, second = figures.scan_paths((2, 2, 3), [Traversal()]).figure.axes
+    first, second = mechanisms.scan_paths((2, 2, 3), [Traversal()]).figure.axes
     assert len(first.patches) == len(second.patches) == 1
-    assert len(figures.scan_paths((2, 3), [Traversal()]).figure.axes[0].collections[0].U) == 4
+    assert len(mechanisms.scan_paths((2, 3), [Traversal()]).figure.axes[0].collections[0].U) == 4
 
 
 def test_a_large_grid_is_a_map():
-    (axes,) = figures.scan_paths((16, 16), traversals(2, "forward")).figure.axes
+    (axes,) = mechanisms.scan_paths((16, 16), traversals(2, "forward")).figure.axes
     assert not axes.texts and axes.images[0].get_array().shape == (16, 16)
-    (axes,) = figures.scan_paths((16, 16), traversals(2, "forward"), (8, 8)).figure.axes
+    (axes,) = mechanisms.scan_paths((16, 16), traversals(2, "forward"), (8, 8)).figure.axes
     assert not axes.texts and axes.images[0].get_array().shape == (16, 16, 3)
 
 
 @pytest.mark.parametrize(("size", "position"), [((4,), None), ((2, 3), (2, 0)), ((2, 3), (0, 0, 0)), ((2, 3), (0, -1))])
 def test_positions_lie_on_the_grid(size, position):
     with pytest.raises(ValueError, match="a place inside it"):
-        figures.scan_paths(size, [Traversal()], position)
+        mechanisms.scan_paths(size, [Traversal()], position)
 
 
 @pytest.mark.parametrize("size", [(9, 11), (5, 9, 11)])
@@ -163,7 +163,7 @@ def test_receptive_field_tells_its_extent(size):
     gradient[box], position = 0.5, (2,) * len(size)
     gradient[position] = -2.0
     gradient[(0,) * len(size)] = 1e-4
-    picture = figures.receptive_field(gradient, position)
+    picture = mechanisms.receptive_field(gradient, position)
     assert f"at {position} depends most on the input at {position}" in picture.description
     assert "y 1 to 3, x 1 to 3" in picture.description
     assert f"{3 ** len(size) / gradient.numel():.1%} of the input" in picture.description
@@ -175,7 +175,7 @@ def test_receptive_field_tells_its_extent(size):
 @pytest.mark.parametrize(("size", "headings"), [((9, 11), [""]), ((5, 9, 11), ["z = 2", "y = 2", "x = 2"])])
 def test_receptive_field_has_a_title_and_a_scale_in_whole_numbers(size, headings):
     for title in ("", "4 blocks"):
-        picture = figures.receptive_field(torch.ones(size), (2,) * len(size), title=title)
+        picture = mechanisms.receptive_field(torch.ones(size), (2,) * len(size), title=title)
         picture.figure.draw_without_rendering()
         maps = [axes for axes in picture.figure.axes if axes.images]
         scales = [axes for axes in picture.figure.axes if not axes.images]
@@ -189,15 +189,15 @@ def test_receptive_field_has_a_title_and_a_scale_in_whole_numbers(size, headings
 
 def test_receptive_field_needs_a_gradient_and_a_place():
     with pytest.raises(ValueError, match="not all 0"):
-        figures.receptive_field(torch.zeros(3, 3), (1, 1))
+        mechanisms.receptive_field(torch.zeros(3, 3), (1, 1))
     with pytest.raises(ValueError, match="position"):
-        figures.receptive_field(torch.ones(3, 3), (1, 3))
+        mechanisms.receptive_field(torch.ones(3, 3), (1, 3))
 
 
 def test_recall_compares_answer_and_value():
     values = torch.eye(3, dtype=torch.float64)
     answers = values.clone()
     answers[2] = -answers[2]
-    picture = figures.recall(torch.ones(4, 3), values, answers, asked=2)
+    picture = mechanisms.recall(torch.ones(4, 3), values, answers, asked=2)
     assert "Asked with key 2 the memory gives its value with cosine similarity -1.00" in picture.description
     assert "1.00, 1.00, -1.00" in picture.description

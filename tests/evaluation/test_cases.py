@@ -66,7 +66,7 @@ def test_a_recipe_says_what_labels_mean(folders, tmp_path):
         write_png(folder, "a", square(4))
     named = from_folders(*folders, recipe="nuclei")
     assert named.scoring["labels"] == {"interior": (1,), "boundary": (2,)}
-    assert named.named_colours == get_recipe("nuclei").colours and "CC0" in named.credit
+    assert list(named.colours.values()) == list(get_recipe("nuclei").colours.values()) and "CC0" in named.credit
     (tmp_path / "recipe.json").write_text(json.dumps({"name": "nuclei"}))
     assert from_folders(*folders).scoring == named.scoring
 

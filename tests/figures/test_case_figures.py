@@ -9,8 +9,19 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from xlstm_unet_lab.evaluation import metrics
-from xlstm_unet_lab.figures import cases as figures
+from xlstm_unet_lab.figures.cases import (
+    boundary_tolerance,
+    case_picture,
+    comparison,
+    learning_curve,
+    paint,
+    patch_places,
+    samples,
+    score_strip,
+    to_picture,
+)
 from xlstm_unet_lab.figures.picture import PALETTE, Picture, in_words, line_style, new_figure
+from xlstm_unet_lab.overlays.description import overlay
 
 COLOURS = {"interior": "#0072B2", "boundary": "#E69F00"}
 
@@ -34,39 +45,26 @@ def make_records(losses, dice=None):
     ]
 
 
-@pytest.mark.parametrize("shape", [(4,), (3, 4), (2, 3, 4)])
-def test_error_map_sorts_every_pair_of_labels(shape):
-    truth, prediction = np.zeros(shape, int), np.zeros(shape, int)
-    truth.flat[:4], prediction.flat[:4] = (0, 1, 0, 1), (0, 0, 2, 2)
-    errors = figures.error_map(prediction, truth)
-    assert errors.dtype == np.uint8 and errors.flat[:4].tolist() == [0, 1, 2, 3] and not errors.flat[4:].any()
-
-
-def test_error_map_refuses_other_shapes():
-    with pytest.raises(ValueError, match=r"\(2, 3\).*\(3, 2\)"):
-        figures.error_map(np.zeros((2, 3)), np.zeros((3, 2)))
-
-
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_to_picture(channels):
-    picture = figures.to_picture(np.random.default_rng(0).normal(size=(channels, 5, 6)))
+    picture = to_picture(np.random.default_rng(0).normal(size=(channels, 5, 6)))
     assert picture.shape == (5, 6, 3) and picture.min() == 0 and picture.max() == 1
     assert (channels >= 3) == bool(np.ptp(picture, axis=-1).any())
 
 
 def test_a_constant_image_is_drawn_and_a_volume_refused():
-    assert np.isfinite(figures.to_picture(np.full((1, 4, 4), 7))).all()
+    assert np.isfinite(to_picture(np.full((1, 4, 4), 7))).all()
     with pytest.raises(ValueError, match="one slice"):
-        figures.to_picture(np.zeros((1, 4, 4, 4)))
+        to_picture(np.zeros((1, 4, 4, 4)))
 
 
 def test_paint_mixes_colour_where_the_label_is():
-    painted = figures.paint(np.ones((1, 3, 3)), np.array([[0, 1, 2]]), ["#000000", "#FF0000"], opacity=0.5)
+    painted = paint(np.ones((1, 3, 3)), np.array([[0, 1, 2]]), {1: "#000000", 2: "#FF0000"}, opacity=0.5)
     assert painted.tolist() == [[[1, 1, 1], [0.5, 0.5, 0.5], [1, 0.5, 0.5]]]
 
 
 def test_samples_say_what_the_labels_cover(images, labels):
-    picture = figures.samples(images, labels, COLOURS)
+    picture = samples(images, labels, COLOURS)
     assert "3 images" in picture.description and "interior 25%, boundary 25%" in picture.description
     assert len(picture.figure.axes) == 6
 
@@ -74,22 +72,41 @@ def test_samples_say_what_the_labels_cover(images, labels):
 def test_comparison_says_how_much_is_wrong(images, labels):
     wrong = labels[0].copy()
     wrong[0, :], wrong[-1, :16] = 0, 1  # of 24 rows one missed, half a row extra
-    text = figures.comparison(images[0], labels[0], wrong, COLOURS, title="case 7").description
+    text = comparison(images[0], labels[0], wrong, COLOURS, title="case 7").description
     assert text.startswith("case 7") and "missed 4.2%, extra 2.1%, confused 0.0%" in text
 
 
+def test_of_a_volume_the_overlays_slice_is_shown_as_the_overlay_turns_it():
+    truth = np.zeros((6, 10, 10), int)
+    truth[4, 1:8, 1:8], truth[2, 1:3, 1:3] = 7, 7
+    facts = {"label_names": {"liver": 7}, "colours": {7: "#0072B2"}, "anatomical": True}
+    picture = case_picture(
+        overlay(np.zeros((1, 6, 10, 10)), truth=truth, prediction=0 * truth, title="case 1", **facts)
+    )
+    assert "case 1, slice 4" in picture.description and "missed 49.0%" in picture.description
+    painted = picture.figure.axes[1].images[0].get_array()
+    np.testing.assert_array_equal(painted.any(-1), truth[4, ::-1, ::-1] == 7)
+    empty = case_picture(overlay(np.zeros((1, 6, 10, 10)), truth=0 * truth, prediction=0 * truth, **facts))
+    assert "slice 3" in empty.description
+    same = {"truth": truth[4], "prediction": truth[4], "label_names": {"liver": 7}, "title": "cell"}
+    flat = case_picture(overlay(np.zeros((3, 10, 10)), **same))
+    assert flat.description.startswith("cell ") and "slice" not in flat.description
+    with pytest.raises(ValueError, match="no errors"):
+        case_picture(overlay(np.zeros((1, 6, 6))))
+
+
 def test_learning_curve_tells_falling_from_not_falling():
-    falling = figures.learning_curve(make_records([1.0, 0.8, 0.5], dice=0.75))
+    falling = learning_curve(make_records([1.0, 0.8, 0.5], dice=0.75))
     assert "falls from 1.00 to 0.50 in 3 steps" in falling.description and "0.75" in falling.description
     assert len(falling.figure.axes) == 2
-    rising = figures.learning_curve(make_records([0.5, 0.6]))
+    rising = learning_curve(make_records([0.5, 0.6]))
     assert "does not fall" in rising.description and len(rising.figure.axes) == 1
     with pytest.raises(ValueError, match="no records"):
-        figures.learning_curve([])
+        learning_curve([])
 
 
 def test_score_strip_gives_mean_and_range():
-    picture = figures.score_strip({"interior": [0.5, 1.0], "boundary": [0.25, 0.75]})
+    picture = score_strip({"interior": [0.5, 1.0], "boundary": [0.25, 0.75]})
     assert picture.description.startswith("Dice of 2 images. ")
     assert "interior: mean 0.75, from 0.50 to 1.00; boundary: mean 0.50" in picture.description
     dots, bar = picture.figure.axes[0].lines[:2]
@@ -99,7 +116,7 @@ def test_score_strip_gives_mean_and_range():
 
 def test_score_strip_tells_models_apart_and_leaves_nan_out():
     scores = {"liver": {"a": [0.5, float("nan")], "b": [0.25, 0.75]}, "spleen": {"b": [float("nan")] * 2}}
-    picture = figures.score_strip(scores, "NSD", case="organ")
+    picture = score_strip(scores, "NSD", case="organ")
     assert picture.description.startswith("NSD of 2 organs. a, liver: mean 0.50, from 0.50")
     assert "b, liver: mean 0.50, from 0.25 to 0.75; b, spleen: no value." in picture.description
     axes = picture.figure.axes[0]
@@ -113,13 +130,13 @@ def test_boundary_tolerance_is_what_the_metrics_say():
     truth, shifted = np.zeros((12, 12), bool), np.zeros((12, 12), bool)
     truth[3:8, 3:8], shifted[3:8, 5:10] = True, True
     near, far = (
-        figures.boundary_tolerance(truth, shifted, spacing=(1.0, 1.0), tolerance=tolerance) for tolerance in (1.0, 2.0)
+        boundary_tolerance(truth, shifted, spacing=(1.0, 1.0), tolerance=tolerance) for tolerance in (1.0, 2.0)
     )
     score = metrics.surface_dice(shifted, truth, spacing=(1.0, 1.0), tolerance=1.0)
     assert score < 1 and f"Within a tolerance of 1 mm the surface Dice is {score:.2f};" in near.description
     assert "surface Dice is 1.00;" in far.description and "Dice is 0.60" in far.description
     with pytest.raises(ValueError, match="one slice"):
-        figures.boundary_tolerance(truth[None], shifted[None], spacing=(1.0,) * 3, tolerance=1.0)
+        boundary_tolerance(truth[None], shifted[None], spacing=(1.0,) * 3, tolerance=1.0)
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -130,7 +147,7 @@ def test_patches_are_drawn_where_they_lie(spatial_dims):
         (*[slice(0, 6)] * (spatial_dims - 2), slice(1, 5), slice(4, 8)),
         (*[slice(0, 6)] * (spatial_dims - 2), slice(-2, 2), slice(16, 22)),  # beyond the image's edge
     ]
-    picture = figures.patch_places(np.zeros((1, *label.shape)), label, boxes, {"cell": "#0072B2"})
+    picture = patch_places(np.zeros((1, *label.shape)), label, boxes, {"cell": "#0072B2"})
     assert "2 random patches: 1 hold foreground, 25.0% of an average patch" in picture.description
     assert "Of the whole image 4.0% is foreground." in picture.description
     drawn = picture.figure.axes[0].patches
@@ -142,7 +159,7 @@ def test_of_a_volume_only_patches_that_cross_the_slice_are_drawn():
     label = np.zeros((6, 10, 10), int)
     label[4, 2:4, 2:4] = 1
     boxes = [(slice(0, 3), slice(0, 4), slice(0, 4)), (slice(2, 6), slice(0, 4), slice(0, 4))]
-    picture = figures.patch_places(np.zeros((1, *label.shape)), label, boxes, {"cell": "#0072B2"})
+    picture = patch_places(np.zeros((1, *label.shape)), label, boxes, {"cell": "#0072B2"})
     assert len(picture.figure.axes[0].patches) == 1 and "slice 4" in picture.figure.axes[0].get_title()
 
 

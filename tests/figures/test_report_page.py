@@ -7,13 +7,9 @@ import pandas as pd
 import pytest
 
 from xlstm_unet_lab.evaluation.report import compare, summarise
-from xlstm_unet_lab.figures.report_page import (
-    case_picture,
-    paired_differences,
-    score_distribution,
-    score_table,
-    write_report,
-)
+from xlstm_unet_lab.figures.cases import case_picture
+from xlstm_unet_lab.figures.report_page import paired_differences, score_distribution, score_table, write_report
+from xlstm_unet_lab.overlays.description import overlay
 
 
 def scores(seed, cases=8):
@@ -31,7 +27,7 @@ def test_the_page_holds_everything(tmp_path):
     tables = {"xlstm": scores(0), "unet <plain>": scores(1)}
     label = np.zeros((5, 8, 8), int)
     label[2, 2:5, 2:5] = 1
-    picture = case_picture(np.zeros((1, 5, 8, 8)), label, label, {"liver": "#0072B2"}, "case 3")
+    picture = case_picture(overlay(np.zeros((1, 5, 8, 8)), truth=label, prediction=label, title="case 3"))
     path = write_report(
         tmp_path / "report.html", tables, title="A & B", overlays={"best": picture}, notes=["Data: CC0 <here>"]
     )
@@ -70,17 +66,6 @@ def test_figures_say_their_numbers():
     row = compare(*tables.values()).iloc[0]
     text = paired_differences(*tables.values(), ("a", "b")).description
     assert f"liver: {row['difference']:+.3f}" in text and f"higher in {row['wins']} of 8" in text
-
-
-def test_of_a_volume_the_fullest_slice_is_shown():
-    truth = np.zeros((6, 10, 10), int)
-    truth[4, 1:8, 1:8], truth[2, 1:3, 1:3] = 1, 1
-    picture = case_picture(np.zeros((1, 6, 10, 10)), truth, 0 * truth, {"liver": "#0072B2"}, "case 1")
-    assert "case 1, slice 4" in picture.description and "missed 49.0%" in picture.description
-    empty = case_picture(np.zeros((1, 6, 10, 10)), 0 * truth, 0 * truth, {"liver": "#0072B2"})
-    assert "slice 3" in empty.description
-    flat = case_picture(np.zeros((3, 10, 10)), truth[4], truth[4], {"liver": "#0072B2"}, "cell")
-    assert flat.description.startswith("cell ") and "slice" not in flat.description
 
 
 def test_groups_are_named_and_explained(tmp_path):

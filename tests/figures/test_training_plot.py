@@ -11,7 +11,7 @@ from jupyter_client.manager import start_new_kernel
 from jupyter_client.session import Session
 from tornado.queues import Queue
 
-from xlstm_unet_lab.figures import training_plot as widgets
+from xlstm_unet_lab.figures import training_plot
 
 
 def make_records(count, seconds=1.0):
@@ -22,15 +22,15 @@ def make_records(count, seconds=1.0):
 
 def test_records_pass_through_unchanged_and_in_order():
     records = list(make_records(4))
-    assert list(widgets.TrainingPlot(4).watch(records)) == records
+    assert list(training_plot.TrainingPlot(4).watch(records)) == records
 
 
 def test_bar_text_and_curve_follow_the_records(monkeypatch):
-    monkeypatch.setattr(widgets, "REDRAW_SECONDS", 0.0)
-    plot = widgets.TrainingPlot(10)
+    monkeypatch.setattr(training_plot, "REDRAW_SECONDS", 0.0)
+    plot = training_plot.TrainingPlot(10)
     assert plot.text.value == "waiting for the first step"
     stream = plot.watch(make_records(10))
-    for _ in range(widgets.MANY_STEPS - 1):
+    for _ in range(training_plot.MANY_STEPS - 1):
         next(stream)
     assert (
         plot.bar.value == 4 and "step 4 of 10, loss 0.250" in plot.text.value and "about 6 s to go" in plot.text.value
@@ -45,18 +45,18 @@ def test_bar_text_and_curve_follow_the_records(monkeypatch):
 
 
 def test_a_run_without_records_draws_nothing():
-    plot = widgets.TrainingPlot(3)
+    plot = training_plot.TrainingPlot(3)
     assert list(plot.watch([])) == [] and plot.curve.value == "" and plot.bar.bar_style == ""
 
 
 def test_steps_must_be_positive():
     with pytest.raises(ValueError, match="steps is 0"):
-        widgets.TrainingPlot(0)
+        training_plot.TrainingPlot(0)
 
 
 @pytest.mark.parametrize("stop", ["caller", "error"])
 def test_a_run_that_ends_early_shows_it(stop):
-    plot = widgets.TrainingPlot(5)
+    plot = training_plot.TrainingPlot(5)
 
     def broken():
         yield from make_records(2)
@@ -82,7 +82,7 @@ def endless(seconds=0.0):
 
 def test_stop_ends_the_training_and_keeps_its_records():
     source = endless()
-    plot = widgets.TrainingPlot(10_000)
+    plot = training_plot.TrainingPlot(10_000)
     assert plot.stop.disabled and plot.pause.disabled
     seen = []
     for record in plot.watch(source):
@@ -97,7 +97,7 @@ def test_stop_ends_the_training_and_keeps_its_records():
 
 
 def test_pause_holds_until_resume():
-    plot = widgets.TrainingPlot(10_000)
+    plot = training_plot.TrainingPlot(10_000)
     stream = plot.watch(endless())
     next(stream)
     plot.pause.click()
@@ -105,7 +105,7 @@ def test_pause_holds_until_resume():
     held = threading.Thread(target=lambda: next(stream))
     held.start()
     wait_for(lambda: "held after step 1" in plot.text.value)
-    time.sleep(3 * widgets.LISTEN_SECONDS)
+    time.sleep(3 * training_plot.LISTEN_SECONDS)
     assert plot.bar.value == 1 and held.is_alive() and plot.bar.bar_style == "warning"
     plot.pause.click()
     held.join(timeout=10)
@@ -113,17 +113,17 @@ def test_pause_holds_until_resume():
 
 
 def test_stop_works_while_held():
-    plot = widgets.TrainingPlot(10_000)
+    plot = training_plot.TrainingPlot(10_000)
     stream = plot.watch(endless())
     next(stream)
     plot.pause.click()
-    press = threading.Timer(2 * widgets.LISTEN_SECONDS, plot.stop.click)
+    press = threading.Timer(2 * training_plot.LISTEN_SECONDS, plot.stop.click)
     press.start()
     assert list(stream) == [] and plot.pause.description == "pause" and "stopped after step 1" in plot.text.value
 
 
 def test_a_stopped_plot_can_be_used_again():
-    plot = widgets.TrainingPlot(4)
+    plot = training_plot.TrainingPlot(4)
     for _ in plot.watch(make_records(4)):
         plot.stop.click()
     assert plot.bar.value == 1
@@ -156,14 +156,14 @@ def test_clicks_queued_by_ipykernel_6_are_taken_and_other_messages_left(monkeypa
     ]
     frames = [[zmq.Frame(part) for part in session.serialize(message, ident=b"me")] for message in messages]
     kernel.shell_stream.flush = lambda: [kernel.msg_queue.put_nowait((n, None, (f,))) for n, f in enumerate(frames)]
-    monkeypatch.setattr(widgets, "get_ipython", lambda: SimpleNamespace(kernel=kernel))
-    widgets.take_clicks()
+    monkeypatch.setattr(training_plot, "get_ipython", lambda: SimpleNamespace(kernel=kernel))
+    training_plot.take_clicks()
     assert handled == [click("a")]
     assert [kernel.msg_queue.get_nowait()[0] for _ in range(kernel.msg_queue.qsize())] == [0, 2]
 
 
 def test_without_a_kernel_there_is_nothing_to_take():
-    widgets.take_clicks()
+    training_plot.take_clicks()
 
 
 class Kernel:

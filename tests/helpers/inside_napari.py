@@ -22,8 +22,8 @@ import xlstm_unet_lab as lab
 import xlstm_unet_lab.plugin
 from xlstm_unet_lab.data.registry import get_recipe
 from xlstm_unet_lab.inference.load import load_predictor
-from xlstm_unet_lab.overlays import viewer as overlay_napari
-from xlstm_unet_lab.plugin import widgets as napari_plugin
+from xlstm_unet_lab.overlays.viewer import ORIENTATION
+from xlstm_unet_lab.plugin import widgets
 
 PLUGIN = "xlstm-unet-lab"
 RUN, DATA, CASE = Path(os.environ["PLUGIN_RUN"]), os.environ["PLUGIN_DATA"], os.environ["PLUGIN_CASE"]
@@ -148,7 +148,7 @@ def test_a_closed_viewer_gets_no_result(viewer):
 def test_anatomical_case_is_turned(viewer):
     image, *_, truth = viewer.open(CASE, plugin=PLUGIN)
     get_qapp().processEvents()
-    assert tuple(overlay_napari.parts(viewer).camera.orientation) == overlay_napari.ORIENTATION[True]
+    assert tuple(viewer.scene.camera.orientation) == ORIENTATION[True]
     assert viewer.dims.axis_labels == ("z", "y", "x") and viewer.dims.current_step[0] == 1
     assert image.scale.tolist() == [2, 1, 0.5] and {str(unit) for unit in image.units} == {"millimeter"}
     assert truth.name == "truth" and truth.metadata["labels"] == {"whole": (1, 2), "core": (2,)}
@@ -303,7 +303,7 @@ def test_runs_trained_here(viewer, tmp_path, monkeypatch):
     (tmp_path / "runs" / "first" / "model.json").touch()
     (tmp_path / "runs" / "notes").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert napari_plugin.runs() == [Path("runs/first")]
+    assert widgets.runs() == [Path("runs/first")]
     widget = widget_of(viewer, "Segment")
     widget.trained_here.value = Path("runs/first")
     assert widget.run_directory.value.resolve() == (tmp_path / "runs" / "first").resolve()

@@ -9,10 +9,9 @@ import pytest
 from napari.layers import Labels, Layer
 from napari.qt import get_qapp
 
-from xlstm_unet_lab.overlays import viewer as overlay_napari
 from xlstm_unet_lab.overlays.description import overlay
-from xlstm_unet_lab.overlays.viewer import grid, layers_of, parts
-from xlstm_unet_lab.plugin.tasks import as_layers
+from xlstm_unet_lab.overlays.layers import layer_data
+from xlstm_unet_lab.overlays.viewer import ORIENTATION, grid, layers_of
 
 SIZE = (6, 16, 20)
 NAMES = {"liver": 1, "aorta": 5}
@@ -74,7 +73,7 @@ def test_overlays_without_titles_are_not_taken_for_each_other(viewer):
     image, prediction = viewer.layers["channel 0"], viewer.layers["prediction"]
     assert image.contrast_limits[0] > 7 and [str(unit) for unit in image.units] == ["pixel"] * 2
     assert prediction.metadata["labels"] == {"cell": (1, 5)} and image.scale.tolist() == [2, 1]
-    assert tuple(map(str, parts(viewer).camera.orientation)) == overlay_napari.ORIENTATION[False]
+    assert tuple(map(str, viewer.scene.camera.orientation)) == ORIENTATION[False]
     with pytest.raises(ValueError, match="shows no truth or prediction"):
         first.rescore(viewer)
 
@@ -97,7 +96,7 @@ def test_a_copy_changes_what_is_there(viewer):
 def test_the_volume_is_seen_from_the_overlays_camera_and_the_slice_comes_back(viewer):
     shown = case(instances=np.ones(SIZE, int))
     shown.napari(viewer)
-    found, camera = layers_of(viewer, shown), parts(viewer).camera
+    found, camera = layers_of(viewer, shown), viewer.scene.camera
     found["image 0"].opacity = 0.8
     viewer.dims.set_current_step(0, 1)
     for _ in range(2):
@@ -114,7 +113,7 @@ def test_the_volume_is_seen_from_the_overlays_camera_and_the_slice_comes_back(vi
     viewer.dims.ndisplay = 3
     viewer.dims.ndisplay = 2
     assert not found["truth"].visible, "what the user hid stays hidden"
-    assert len([one for one in viewer.dims.events.ndisplay.callbacks if "look" in str(one)]) == 1
+    assert len([one for one in viewer.dims.events.ndisplay.callbacks if "restyle" in str(one)]) == 1
 
 
 def test_a_prediction_comes_to_a_truth_and_goes(viewer):
@@ -139,7 +138,7 @@ def test_rescoring_one_of_a_grid_leaves_the_grid(viewer):
     probabilities = np.full((3, *SIZE), 1 / 3, np.float32)
     first, second = replace(shown, title="a", probabilities=probabilities), replace(shown, title="b")
     grid([first, second], viewer)
-    before, stride = names(viewer), parts(viewer).grid.stride
+    before, stride = names(viewer), viewer.canvas.grid.stride
     viewer.layers["a: prediction"].data[:] = viewer.layers["a: truth"].data
     assert first.rescore(viewer).scores["liver"] == 1 > second.rescore(viewer).scores["liver"]
     assert names(viewer) == before and stride == len(before) / 2 == 5
@@ -163,7 +162,7 @@ def test_while_errors_show_the_prediction_is_a_line(viewer):
 def test_layers_that_were_not_opened_here_stay(viewer):
     shown = case()
     shown.napari(viewer)
-    added = viewer.add_layer(Layer.create(*as_layers(shown, ["prediction"], " of run1")[0]))
+    added = viewer.add_layer(Layer.create(*layer_data(shown, ["prediction"], suffix=" of run1")[0]))
     added.data[0, 0, 0] = 5
     case().napari(viewer)
     assert added in viewer.layers and added.data[0, 0, 0] == 5

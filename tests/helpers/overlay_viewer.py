@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 from napari.layers import Image
 
-from xlstm_unet_lab.overlays import viewer as overlay_napari
 from xlstm_unet_lab.overlays.description import overlay
+from xlstm_unet_lab.overlays.viewer import grid
 
 
 def volume():
@@ -63,7 +63,7 @@ def message_of(action, *arguments):
 def main():
     shown, facts = volume(), {}
     viewer = shown.napari()
-    camera, _, scale_bar = overlay_napari.parts(viewer)
+    camera, scale_bar = viewer.scene.camera, viewer.canvas.overlays.scale_bar
     prediction = viewer.layers["prediction"]
     facts["volume"] = {layer.name: facts_of(layer) for layer in viewer.layers}
     facts["view"] = {
@@ -96,16 +96,16 @@ def main():
     facts["picture"] = {layer.name: facts_of(layer) for layer in viewer.layers}
     facts["picture orientation"] = [str(way) for way in camera.orientation]
     models = [replace(shown, title="model a"), replace(shown, title="model b", probabilities=None)]
-    overlay_napari.grid(models, viewer)
-    cells = overlay_napari.parts(viewer).grid
+    grid(models, viewer)
+    cells = viewer.canvas.grid
     names = [layer.name for layer in viewer.layers]
     facts["grid"] = {
         "names": names,
         "shape": cells.actual_shape(viewer.layers),
         "places": [cells.position(names.index(f"model {which}: prediction"), viewer.layers) for which in "ab"],
     }
-    facts["grid alike"] = message_of(overlay_napari.grid, [shown, shown], viewer)
-    facts["grid mixed"] = message_of(overlay_napari.grid, [shown, picture()], viewer)
+    facts["grid alike"] = message_of(grid, [shown, shown], viewer)
+    facts["grid mixed"] = message_of(grid, [shown, picture()], viewer)
     models[1].rescore(viewer)
     facts["grid after rescoring"] = [layer.name for layer in viewer.layers]
     viewer.close()

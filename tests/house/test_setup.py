@@ -215,6 +215,7 @@ def test_the_types_are_checked_last() -> None:
         (["course-times"], "xlstm_unet_lab.course.authoring.build && exit $status"),
         (["nbgrader"], "xlstm_unet_lab.course.authoring.build --nbgrader runs/nbgrader"),
         (["bench"], "-m benchmarks"),
+        (["site"], "build/site_source build/site"),
         (["system"], "tools/system_packages.sh install"),
         (["lint"], "ruff check ."),
         (["format"], "ruff format ."),

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xlstm_unet_lab.overlays import show as overlay_show
+from xlstm_unet_lab.figures.picture import described_png
+from xlstm_unet_lab.overlays import show
 from xlstm_unet_lab.overlays.description import overlay
-from xlstm_unet_lab.overlays.screenshot import LEVEL, legend, png
-from xlstm_unet_lab.overlays.virtual_display import X_PORT, has_screen, virtual_display
+from xlstm_unet_lab.overlays.screenshot import LEVEL, legend
+from xlstm_unet_lab.overlays.virtual_display import X_PORT, has_screen
 
 
 def test_a_rare_label_keeps_its_colour_on_a_photograph():
@@ -23,7 +24,7 @@ def test_a_rare_label_keeps_its_colour_on_a_photograph():
     shown = overlay(photo, prediction=label, channel_names=("red", "green", "blue"), colours={1: "#0072B2"}, unit="px")
     picture = np.concatenate([np.moveaxis(photo, 0, -1), legend(shown, 2, 400)])
     picture[150, 200] = colour = (0x00, 0x72, 0xB2)
-    with Image.open(io.BytesIO(png(picture, "Many words."))) as file:
+    with Image.open(io.BytesIO(described_png(picture, "Many words.", LEVEL))) as file:
         drawn = np.asarray(file.convert("RGB"))
         assert file.text["Description"] == "Many words."
     assert np.abs(drawn.astype(int) - picture).max() <= LEVEL / 2
@@ -56,13 +57,6 @@ def test_a_screen_that_does_not_answer_is_none(address, monkeypatch):
     assert not has_screen(environ), "it listens no longer"
 
 
-def test_the_virtual_display_answers_while_it_lasts(require_display, monkeypatch):
-    monkeypatch.setattr("sys.platform", "linux")
-    with virtual_display(640, 480) as display:
-        assert has_screen({"DISPLAY": display}) and has_screen({"DISPLAY": f"unix{display}.0"})
-    assert not has_screen({"DISPLAY": display}) and not has_screen({"DISPLAY": ":no-such"}) and not has_screen({})
-
-
 @pytest.mark.parametrize(
     ("environ", "notebook", "napari", "way", "why"),
     [
@@ -75,35 +69,35 @@ def test_the_virtual_display_answers_while_it_lasts(require_display, monkeypatch
     ],
 )
 def test_the_best_way_to_show_is_chosen_with_a_reason(monkeypatch, environ, notebook, napari, way, why):
-    monkeypatch.setattr(overlay_show, "has_screen", lambda environ: "DISPLAY" in environ)
-    chosen, reason = overlay_show.choose(environ, notebook, napari)
+    monkeypatch.setattr(show, "has_screen", lambda environ: "DISPLAY" in environ)
+    chosen, reason = show.choose(environ, notebook, napari)
     assert chosen == way
     assert re.search(why, reason)
 
 
 def test_a_script_without_napari_is_told_what_to_do():
     with pytest.raises(RuntimeError, match=r"napari is not installed, and this is no notebook: pip install .*describe"):
-        overlay_show.choose({"DISPLAY": ":0"}, notebook=False, napari=False)
+        show.choose({"DISPLAY": ":0"}, notebook=False, napari=False)
 
 
 STAND_IN = SimpleNamespace(screenshot=lambda path: path, widget=lambda: "a slicer")
 
 
 def test_a_script_is_told_where_the_picture_lies(monkeypatch, caplog):
-    monkeypatch.setattr(overlay_show, "choose", lambda *facts: ("screenshot", "there is no screen"))
-    done = overlay_show.show(STAND_IN)
+    monkeypatch.setattr(show, "choose", lambda *facts: ("screenshot", "there is no screen"))
+    done = show.show(STAND_IN)
     (record,) = caplog.records
     assert record.levelno == logging.WARNING, "what is lower is not seen where no log was set up"
     assert record.getMessage() == repr(done) == f"screenshot: there is no screen\n{done.thing}"
-    assert done.thing.name == "overlay.png" and not overlay_show.in_notebook()
+    assert done.thing.name == "overlay.png" and not show.in_notebook()
 
 
 def test_a_notebook_shows_the_slicer_once_from_any_line_of_a_cell(monkeypatch, caplog):
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda what, **options: shown.append(what))
-    monkeypatch.setattr(overlay_show, "in_notebook", lambda: True)
-    monkeypatch.setattr(overlay_show, "choose", lambda *facts: ("widget", "there is no screen"))
-    done = overlay_show.show(STAND_IN)
+    monkeypatch.setattr(show, "in_notebook", lambda: True)
+    monkeypatch.setattr(show, "choose", lambda *facts: ("widget", "there is no screen"))
+    done = show.show(STAND_IN)
     assert shown == [{"text/plain": "widget: there is no screen"}, "a slicer"] and not caplog.records
     done._ipython_display_()  # as for the last line of a cell
     assert len(shown) == 2

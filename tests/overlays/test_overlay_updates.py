@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from places import HELPERS, REPOSITORY
 
-from data_recipes.folder import COLOURS
+from xlstm_unet_lab.data.cases import Facts
+from xlstm_unet_lab.data.colours import LABEL_COLOURS
 from xlstm_unet_lab.overlays.description import overlay, overlay_case
 from xlstm_unet_lab.overlays.text import sides
 
@@ -75,7 +76,8 @@ def test_slices_name_the_sides_of_the_axes_they_have(cut, axes, named):
         def __init__(self):
             flat = SimpleNamespace(numpy=lambda: label.take(0, cut))
             super().__init__([{"label": flat, "spacing": (1, 1), "name": "slice"}])
-            self.recipe, self.axis, self.raw = recipe, cut, lambda index: image.take(0, cut + 1)
+            self.facts = Facts(recipe, slice_axis=cut)
+            self.view, self.raw = self.__getitem__, lambda index: image.take(0, cut + 1)
 
     prediction = label.take(0, cut).copy()
     prediction[5, 0] = 1
@@ -95,7 +97,7 @@ def test_fourteen_labels_have_colours_of_their_own_and_more_are_warned_of():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         shown = overlay(np.zeros((1, 4, 4)), truth=labels.clip(0, 14))
-    assert len(set(shown.colours.values())) == 14 == len(COLOURS)
+    assert len(set(shown.colours.values())) == 14 == len(LABEL_COLOURS)
     with pytest.warns(UserWarning, match="15 labels share 14 colours: hand over more as colours="):
         overlay(np.zeros((1, 4, 4)), truth=labels)
 

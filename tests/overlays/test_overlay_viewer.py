@@ -2,9 +2,10 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
-from contextlib import nullcontext
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +14,12 @@ import pytest
 from PIL import Image
 from places import REPOSITORY
 
-from xlstm_unet_lab.figures.cases import ERRORS
-from xlstm_unet_lab.overlays import screenshot as overlay_screenshot
+from xlstm_unet_lab.evaluation.metrics import ERRORS
+from xlstm_unet_lab.overlays import screenshot
 from xlstm_unet_lab.overlays.description import overlay
-from xlstm_unet_lab.overlays.viewer import layers, open_viewer
-from xlstm_unet_lab.overlays.virtual_display import has_screen, virtual_display
+from xlstm_unet_lab.overlays.layers import layer_data
+from xlstm_unet_lab.overlays.viewer import open_viewer
+from xlstm_unet_lab.overlays.virtual_display import has_screen, on_a_screen
 
 
 def case(spatial_dims, **changes):
@@ -32,7 +34,7 @@ def case(spatial_dims, **changes):
 
 
 def by_name(shown):
-    return {keywords["name"]: (data, keywords, kind) for data, keywords, kind in layers(shown)}
+    return {keywords["name"]: (data, keywords, kind) for data, keywords, kind in layer_data(shown)}
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -59,11 +61,11 @@ def test_layers_are_plain_data(spatial_dims):
 
 def test_colour_images_and_constant_ones_have_sensible_limits():
     colour = np.random.default_rng(0).random((3, 16, 20), np.float32) * 255
-    (data, keywords, _), *_ = layers(_colour(colour))
+    (data, keywords, _), *_ = layer_data(_colour(colour))
     assert keywords["rgb"] and data.shape == (16, 20, 3) and data.min() >= 0 and data.max() <= 1
-    (data, _, _), *_ = layers(_colour(colour.astype(np.uint8)))
+    (data, _, _), *_ = layer_data(_colour(colour.astype(np.uint8)))
     assert data.dtype == np.uint8
-    (_, keywords, _), *_ = layers(overlay(np.full((1, 8, 8), 3.0)))
+    (_, keywords, _), *_ = layer_data(overlay(np.full((1, 8, 8), 3.0)))
     assert keywords["contrast_limits"] == (3.0, 4.0)
 
 
@@ -73,8 +75,8 @@ def _colour(image):
 
 @pytest.fixture(scope="module")
 def viewed(require_display):
-    """What a live viewer showed in a process of its own (tests/overlay_viewer.py)."""
-    command = [*require_display, sys.executable, "-m", "tests.overlay_viewer"]
+    """What a live viewer showed in a process of its own (tests/helpers/overlay_viewer.py)."""
+    command = [*require_display, sys.executable, "-m", "tests.helpers.overlay_viewer"]
     environment = {name: value for name, value in os.environ.items() if name != "QT_QPA_PLATFORM"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -131,10 +133,14 @@ def test_models_side_by_side_share_a_grid(viewed):
     assert "some overlays are 2-D" in viewed["grid mixed"]
 
 
-def test_a_live_viewer_needs_a_screen(monkeypatch):
+@pytest.fixture
+def no_screen(monkeypatch):
     monkeypatch.setattr("sys.platform", "linux")
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
+
+
+def test_a_live_viewer_needs_a_screen(no_screen):
     assert not has_screen()
     with pytest.raises(RuntimeError, match=r"needs a screen.*screenshot"):
         open_viewer(case(2))
@@ -154,31 +160,67 @@ def started(monkeypatch):
     return processes
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_the_virtual_display_ends_with_its_context(require_display, started, fails):
-    with pytest.raises(ZeroDivisionError) if fails else nullcontext(), virtual_display(640, 480) as display:
-        (server,) = started
-        assert server.poll() is None and Path(f"/tmp/.X11-unix/X{display[1:]}").exists()
-        if fails:
-            _ = 1 / 0
-    assert server.poll() is not None
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), subprocess.TimeoutExpired("napari", 600)])
+def test_a_drawing_that_is_stopped_leaves_no_process_and_no_screen(
+    require_display, no_screen, monkeypatch, tmp_path, error
+):
+    noted, stopped = tmp_path / "display", []
+
+    def stop(process, *_, **__):
+        stopped.append(process)
+        while not (noted.is_file() and noted.read_text().strip()):
+            time.sleep(0.05)
+        raise error
+
+    monkeypatch.setattr(subprocess.Popen, "communicate", stop)
+    command = on_a_screen(["sh", "-c", f"echo $DISPLAY $$ > {noted}; exec sleep 3600"])
+    with pytest.raises((KeyboardInterrupt, RuntimeError)) as raised:
+        screenshot._run(command, b"", tmp_path / "settings.yaml")
+    assert isinstance(raised.value, KeyboardInterrupt) or "drew nothing within 600 s: try a smaller" in str(
+        raised.value
+    )
+    display, process = noted.read_text().split()
+    assert stopped[0].poll() is not None
+    assert comes_true(lambda: not has_screen({"DISPLAY": display}) and not Path(f"/proc/{process}").exists())
 
 
-def test_a_missing_xvfb_is_said_in_one_line(monkeypatch):
+def comes_true(condition, seconds=30):
+    """Whether a condition holds within some seconds: a process that was told to end needs a moment."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_the_virtual_display_answers_while_its_command_runs(require_display, no_screen, code):
+    program = (
+        "import os, sys\n"
+        "from xlstm_unet_lab.overlays.virtual_display import has_screen\n"
+        "assert has_screen() and has_screen({'DISPLAY': 'unix' + os.environ['DISPLAY'] + '.0'})\n"
+        "print(os.environ['DISPLAY'])\n"
+        "sys.exit(int(sys.argv[1]))"
+    )
+    command = on_a_screen([sys.executable, "-c", program, str(code)], 640, 480)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert comes_true(lambda: not has_screen({"DISPLAY": done.stdout.strip()}))
+    assert not has_screen({"DISPLAY": ":no-such"}) and not has_screen({})
+
+
+def test_a_missing_xvfb_is_said_in_one_line(monkeypatch, no_screen):
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(RuntimeError, match=r"no Xvfb.*make system"), virtual_display():
-        pass
+    with pytest.raises(RuntimeError, match=r"no Xvfb.*make system"):
+        on_a_screen(["napari"])
 
 
 @pytest.mark.parametrize("ndisplay", [2, 3])
-def test_a_picture_is_drawn_without_a_screen(require_display, monkeypatch, tmp_path, started, ndisplay):
-    monkeypatch.delenv("DISPLAY", raising=False)
-    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+def test_a_picture_is_drawn_without_a_screen(require_display, no_screen, monkeypatch, tmp_path, started, ndisplay):
     monkeypatch.setenv("QT_QPA_PLATFORM", "offscreen")
     shown = case(3, anatomical=True, credit="Licence: CC0.")
     path = shown.screenshot(tmp_path / "out.png", ndisplay=ndisplay, size=(300, 240))
-    assert [process.args[0] for process in started] == ["Xvfb", sys.executable]
-    assert all(process.poll() is not None for process in started)
+    (drawing,) = started
+    assert drawing.args[0] == "xvfb-run" and sys.executable in drawing.args and drawing.poll() is not None
     with Image.open(path) as file:
         assert file.text["Description"] == shown.describe()
         picture = np.asarray(file.convert("RGB"))
@@ -194,19 +236,18 @@ def test_bad_requests_and_missing_parts_are_said_in_one_line(monkeypatch, tmp_pa
         case(2).screenshot(tmp_path / "a.png", ndisplay=3)
     with pytest.raises(ValueError, match="at least 100 pixels"):
         case(2).screenshot(tmp_path / "a.png", size=(50, 500))
-    monkeypatch.setattr(overlay_screenshot, "has_screen", lambda: True)
+    monkeypatch.setattr(screenshot, "on_a_screen", lambda command, *size: command)
     monkeypatch.setattr(sys, "executable", "false")
     with pytest.raises(RuntimeError, match=r"napari could not draw \(ended with code 1\): OpenGL.*make system"):
         case(2).screenshot(tmp_path / "a.png")
-    monkeypatch.setattr(overlay_screenshot.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(screenshot.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RuntimeError, match="napari is not installed: pip install"):
         case(2).screenshot(tmp_path / "a.png")
     assert not list(tmp_path.iterdir())
 
 
-def test_what_the_drawing_process_reads_is_what_was_written(tmp_path):
+def test_what_the_drawing_process_reads_is_what_was_written():
     shown = replace(case(3, anatomical=True), instances=np.ones((6, 16, 20), np.int32))
-    overlay_screenshot.save(tmp_path / "overlay.npz", shown)
-    read = overlay_screenshot.load(tmp_path / "overlay.npz")
+    read = pickle.loads(pickle.dumps(shown))
     assert read.describe() == shown.describe() and read.colours == shown.colours and read.spacing == shown.spacing
     np.testing.assert_array_equal(read.instances, shown.instances)

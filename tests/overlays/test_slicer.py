@@ -8,7 +8,7 @@ import pytest
 import traitlets
 from places import REPOSITORY
 
-from xlstm_unet_lab.figures.cases import ERRORS
+from xlstm_unet_lab.evaluation.metrics import ERRORS
 from xlstm_unet_lab.overlays.description import overlay
 from xlstm_unet_lab.overlays.slicer import LEVELS, Slicer, scene, slicer
 

@@ -15,14 +15,14 @@ from places import HELPERS, REPOSITORY
 from plain_layer import layer
 
 import xlstm_unet_lab as lab
+from xlstm_unet_lab.data.colours import GREY
 from xlstm_unet_lab.data.normalise import normalise
 from xlstm_unet_lab.data.registry import get_recipe, recipe_names
-from xlstm_unet_lab.figures.picture import GREY
 from xlstm_unet_lab.inference.load import load_predictor, load_run
-from xlstm_unet_lab.plugin import files as plugin_files
-from xlstm_unet_lab.plugin import widgets as napari_plugin
+from xlstm_unet_lab.plugin import files, widgets
+from xlstm_unet_lab.plugin.exploring import explore_layers
 from xlstm_unet_lab.plugin.mixer_rows import receptive_field
-from xlstm_unet_lab.plugin.tasks import Place, compare, explore_layers, image_of, place_of, segment
+from xlstm_unet_lab.plugin.tasks import Place, compare, image_of, place_of, segment
 
 MANIFEST = REPOSITORY / "xlstm_unet_lab" / "plugin" / "napari.yaml"
 
@@ -64,7 +64,7 @@ def test_manifest_is_valid():
     for sample in manifest.contributions.sample_data:
         assert sample.command == f"{manifest.name}.{sample.key}"
         command = next(one for one in manifest.contributions.commands if one.id == sample.command)
-        assert getattr(plugin_files, command.python_name.partition(":")[2]).args == (sample.key,)
+        assert getattr(files, command.python_name.partition(":")[2]).args == (sample.key,)
 
 
 def test_widgets_in_napari(require_display, run_directory, case_file, tmp_path):
@@ -238,14 +238,14 @@ def test_reader_takes_what_is_ours(run_directory, tmp_path):
     folder = get_recipe("phantom_microscopy").folder()
     lab.load_dataset("phantom_microscopy", "test")
     case = sorted((folder / "imagesTs").iterdir())[0]
-    assert plugin_files.reader(str(case)) is not None and plugin_files.reader(str(run_directory)) is not None
+    assert files.reader(str(case)) is not None and files.reader(str(run_directory)) is not None
     (tmp_path / "imagesTr").mkdir()
     for path in (tmp_path, tmp_path / "imagesTr" / "a_0000.png", folder / "labelsTs" / case.name, folder):
-        assert plugin_files.reader(str(path)) is None
-    assert plugin_files.reader([str(case)]) is None
-    shown = plugin_files.case_overlay(case)
+        assert files.reader(str(path)) is None
+    assert files.reader([str(case)]) is None
+    shown = files.case_overlay(case)
     assert shown.title == case.name.removesuffix("_0000.png") and shown.truth is not None and shown.credit
-    shown = plugin_files.run_overlay(run_directory)
+    shown = files.run_overlay(run_directory)
     expected = lab.predict(
         load_run(run_directory, "last"), shown.image, patch_size=load_predictor(run_directory).patch_size
     )
@@ -253,12 +253,12 @@ def test_reader_takes_what_is_ours(run_directory, tmp_path):
 
 
 def test_case_of_a_data_set_from_elsewhere(case_file):
-    shown = plugin_files.case_overlay(case_file)
+    shown = files.case_overlay(case_file)
     assert shown.channel_names == ("T1", "T2") and shown.spacing == (2, 1, 0.5) and shown.anatomical
     assert shown.labels == {"whole": (1, 2), "core": (2,)} and shown.title == "a"
     assert (shown.truth[1] == 2).all() and shown.truth.sum() == 2 * 42
     (case_file.parents[1] / "labelsTr" / "a.nii.gz").unlink()
-    assert plugin_files.case_overlay(case_file).truth is None
+    assert files.case_overlay(case_file).truth is None
 
 
 def test_voxels_to_be_ignored_are_a_grey_label(case_file):
@@ -270,10 +270,10 @@ def test_voxels_to_be_ignored_are_a_grey_label(case_file):
     values = np.asarray(label.dataobj).copy()
     values[:, :, 4] = 3
     nibabel.save(nibabel.Nifti1Image(values, label.affine), folder / "labelsTr" / "a.nii.gz")
-    shown = plugin_files.case_overlay(case_file)
+    shown = files.case_overlay(case_file)
     assert (shown.truth[4] == 3).all() and shown.value_names[3] == "ignore" and shown.colours[3] == GREY
     assert shown.colours[1] != GREY
 
 
 def test_devices_end_with_the_processor():
-    assert napari_plugin.devices()[-1] == "cpu"
+    assert widgets.devices()[-1] == "cpu"

@@ -238,7 +238,9 @@ def report(
 ) -> None:
     """Write one HTML page: scores with intervals, models compared case by case, best, median and worst case."""
     from xlstm_unet_lab.evaluation.report import notable_cases
-    from xlstm_unet_lab.figures.report_page import case_picture, write_report
+    from xlstm_unet_lab.figures.cases import case_picture
+    from xlstm_unet_lab.figures.report_page import write_report
+    from xlstm_unet_lab.overlays.description import overlay_outcome
 
     chosen = {"split": split, "fold": fold, "which": which, "root": root, "mirror": mirror, "device": device}
     room_for(out)
@@ -246,9 +248,7 @@ def report(
     tables = {name: _scored(model) for name, model in models.items()}
     (name, first), overlays = next(iter(models.items())), {}
     for what, case in notable_cases(tables[name]).items() if first.image else ():
-        outcome = first.outcome(case)
-        picture = case_picture(first.image(case), outcome.truth, outcome.prediction, first.named_colours, case)
-        overlays[f"The {what} case of {name}"] = picture
+        overlays[f"The {what} case of {name}"] = case_picture(overlay_outcome(first, case))
     typer.echo(write_report(out, tables, overlays=overlays, notes=[first.credit] if first.credit else []))
 
 

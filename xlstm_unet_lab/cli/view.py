@@ -11,7 +11,6 @@ from xlstm_unet_lab.cli.app import Device, Mirror, Root, RunFold, Split, Which, 
 from xlstm_unet_lab.cli.runs import bar_of_a_case
 
 if TYPE_CHECKING:
-    from xlstm_unet_lab.evaluation.cases import Predictions
     from xlstm_unet_lab.overlays.description import Overlay
 
 
@@ -35,13 +34,15 @@ def view(
     """Look at a case: image, labels, truth and errors in a napari window or a picture, and in words."""
     from xlstm_unet_lab.evaluation.cases import from_run
     from xlstm_unet_lab.inference.load import is_run
+    from xlstm_unet_lab.overlays.description import overlay_outcome
 
     of_image = {"--labels": labels, "--truth": truth}
     if is_run(shown):
         if given := [name for name, file in of_image.items() if file is not None]:
             raise typer.BadParameter(f"{shown} is a run, whose cases have labels: leave out {' and '.join(given)}")
         chosen = {"split": split, "fold": fold, "which": which, "root": root, "device": device or best_device()}
-        overlay = _of_run(from_run(shown, **chosen, mirror=mirror, track=bar_of_a_case()), case)
+        predictions = from_run(shown, **chosen, mirror=mirror, track=bar_of_a_case())
+        overlay = overlay_outcome(predictions, case or predictions.names[0])
     elif case is not None:
         raise typer.BadParameter(f"{shown} is no run directory: --case names a case of a run")
     else:
@@ -62,19 +63,6 @@ def view(
     viewer.dims.ndisplay = ndisplay
     arrange(viewer, overlay)
     napari.run()
-
-
-def _of_run(predictions: Predictions, case: str | None) -> Overlay:
-    from xlstm_unet_lab.ops.checks import did_you_mean
-    from xlstm_unet_lab.overlays.description import overlay_case
-
-    name = predictions.names[0] if case is None else case
-    if name not in predictions.names:
-        raise KeyError(f"no case is named {name!r}: {did_you_mean(name, predictions.names)}")
-    outcome, place = predictions.outcome(name), predictions.names.index(name)
-    return overlay_case(
-        predictions.dataset, place, prediction=outcome.prediction, instances=outcome.predicted_instances
-    )
 
 
 def _of_image(image: Path, labels: Path | None, truth: Path | None) -> Overlay:

@@ -77,24 +77,34 @@ def sample_patch(
     patch_size = checked_patch_size(patch_size, label.ndim)
     if not 0 <= foreground_probability <= 1:
         raise ValueError(f"foreground_probability is {foreground_probability}; give a share from 0 to 1")
-    # The first and the last place to start, an axis each; a patch larger than the image starts outside of it.
-    room = [there - wanted for wanted, there in zip(patch_size, label.shape, strict=True)]
-    places = [(0, free) if free >= 0 else (-(-free // 2),) * 2 for free in room]
     on_foreground = torch.rand((), generator=generator) < foreground_probability
     foreground = (foreground or Foreground.of(label)) if on_foreground else None
     if foreground and foreground.classes:
         middle = torch.unravel_index(foreground.draw(generator), label.shape)
-        wanted = [int(place) - length // 2 for place, length in zip(middle, patch_size, strict=True)]
-        start = [min(max(place, first), last) for place, (first, last) in zip(wanted, places, strict=True)]
+        start = start_around([int(place) for place in middle], patch_size, label.shape)
     else:
+        places = _places_to_start(patch_size, label.shape)
         start = [first + _random_below(last - first + 1, generator) for first, last in places]
     margin = margin or (0,) * label.ndim
     box = [(s - m, s + n + m) for s, n, m in zip(start, patch_size, margin, strict=True)]
-    return _cut(image, box, PAD_IMAGE), _cut(label, box, PAD_LABEL)
+    return cut_box(image, box, PAD_IMAGE), cut_box(label, box, PAD_LABEL)
 
 
-def _cut(tensor: torch.Tensor, box: list[tuple[int, int]], fill: float) -> torch.Tensor:
-    """A copy of the box on the last axes, filled where it reaches beyond the tensor."""
+def start_around(middle: Sequence[int], patch_size: Sequence[int], size: Sequence[int]) -> list[int]:
+    """Where a patch starts that has `middle` near its middle: inside the image of that size as far as that goes."""
+    wanted = [place - length // 2 for place, length in zip(middle, patch_size, strict=True)]
+    places = _places_to_start(patch_size, size)
+    return [min(max(place, first), last) for place, (first, last) in zip(wanted, places, strict=True)]
+
+
+def _places_to_start(patch_size: Sequence[int], size: Sequence[int]) -> list[tuple[int, int]]:
+    """The first and the last place to start, an axis each; a patch larger than the image starts outside of it."""
+    room = [there - wanted for wanted, there in zip(patch_size, size, strict=True)]
+    return [(0, free) if free >= 0 else (-(-free // 2),) * 2 for free in room]
+
+
+def cut_box(tensor: torch.Tensor, box: Sequence[tuple[int, int]], fill: float) -> torch.Tensor:
+    """A copy of the box, (start, stop) for each of the last axes, filled where it reaches beyond the tensor."""
     sizes = tensor.shape[-len(box) :]
     inside = [slice(max(low, 0), max(high, 0)) for low, high in box]
     # F.pad counts axes from the last one.

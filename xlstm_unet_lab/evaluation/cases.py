@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from xlstm_unet_lab.data.files import check_pairs, files_by_name
 from xlstm_unet_lab.data.images import ENDINGS, ending, read_case, read_label
 from xlstm_unet_lab.data.instance_labels import LABELS
 from xlstm_unet_lab.data.recipe import Recipe
-from xlstm_unet_lab.data.registry import MARKER, get_recipe
+from xlstm_unet_lab.data.registry import get_recipe, recipe_in
 from xlstm_unet_lab.data.volumes import check_grid, load_volume
 from xlstm_unet_lab.evaluation.report import Outcome, evaluate_cases
 from xlstm_unet_lab.inference.files import find_cases
@@ -35,15 +34,9 @@ class Predictions:
     outcome: Callable[[str], Outcome]
     image: Callable[[str], np.ndarray] | None  # (C, *spatial), as stored; None when no images were named
     scoring: Mapping  # labels, tolerance and unit, as `evaluate_cases` takes them
-    label_names: Mapping[str, int]  # every label's value, background left out
     colours: Mapping[int, str]  # label value -> "#RRGGBB"
     credit: str = ""  # licence and citation of the data, as the recipe has them
-    dataset: SegmentationDataset | None = None  # of a run: the cases, in the order of the names
-
-    @property
-    def named_colours(self) -> dict[str, str]:
-        """The colour of every label, by its name."""
-        return {name: self.colours[value] for name, value in self.label_names.items()}
+    channel_names: tuple[str, ...] = ()  # of a run's images
 
     def table(self) -> pandas.DataFrame:
         """The scores of all cases, as `evaluate_cases` gives them."""
@@ -80,7 +73,7 @@ def from_run(
     def image(name: str) -> np.ndarray:
         return cases.raw(place[name])
 
-    return Predictions(tuple(cases.names), outcome, image, *_known(recipe), cases)
+    return Predictions(tuple(cases.names), outcome, image, *_known(recipe), recipe.channel_names)
 
 
 def cases_of_run(
@@ -121,9 +114,8 @@ def from_folders(
     if not wanted:
         raise ValueError(f"{truth} holds no label files: known endings are {', '.join(ENDINGS)}")
     check_pairs(f"{predictions} against {truth}", found.keys(), wanted.keys())
-    marker = truth.absolute().parent / MARKER
-    if recipe is None and marker.is_file():
-        recipe = get_recipe(json.loads(marker.read_text())["name"], root or marker.parents[1])
+    if recipe is None:
+        recipe = recipe_in(truth.absolute().parent, root)
     recipe = get_recipe(recipe, root) if isinstance(recipe, str) else recipe
     channels = None if images is None else find_cases(images)
     if channels is not None and (missing := sorted(wanted.keys() - channels.keys())):
@@ -174,20 +166,19 @@ def _as_prepared(label: np.ndarray, path: Path, recipe: Recipe | None) -> np.nda
     return np.searchsorted(numbers, label)
 
 
-def _known(recipe: Recipe) -> tuple[dict, dict[str, int], dict[int, str], str]:
-    """What a recipe says of predictions: how to score them, names and colours of labels, and the credit."""
+def _known(recipe: Recipe) -> tuple[dict, dict[int, str], str]:
+    """What a recipe says of predictions: how to score them, the colours of labels, and the credit."""
     scoring = {
         "labels": recipe.targets.foreground,
         "tolerance": dict(recipe.tolerances),
         "unit": recipe.spacing_unit,
         "labelled_slices_only": recipe.labelled_slices_only,
     }
-    names = {name: value for name, value in recipe.labels.items() if value}
-    return scoring, names, label_colours(recipe.labels, recipe.colours), recipe.credit
+    return scoring, label_colours(recipe.labels, recipe.colours), recipe.credit
 
 
-def _found_in(paths: Collection[Path]) -> tuple[dict, dict[str, int], dict[int, str]]:
+def _found_in(paths: Collection[Path]) -> tuple[dict, dict[int, str]]:
     """The same but the credit, as label files show it: every value but 0 is a label."""
     values = sorted({value for path in paths for value in np.unique(read_label(path)[0]).tolist()} - {0})
     names = {f"label {value}": value for value in values}
-    return {"labels": names, "unit": read_case(next(iter(paths))).unit}, names, label_colours(names)
+    return {"labels": names, "unit": read_case(next(iter(paths))).unit}, label_colours(names)

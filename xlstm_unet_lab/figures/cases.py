@@ -4,34 +4,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch, Rectangle
 
+from xlstm_unet_lab.data.colours import BLUE, GREY, OPACITY, ORANGE, VERMILION, contrast, in_colour
 from xlstm_unet_lab.evaluation import metrics
-from xlstm_unet_lab.figures.picture import (
-    BLUE,
-    GREY,
-    ORANGE,
-    PURPLE,
-    VERMILION,
-    YELLOW,
-    Picture,
-    line_style,
-    new_figure,
-)
-
-ERRORS = {"missed": YELLOW, "extra": VERMILION, "confused": PURPLE}  # error codes 1, 2, 3
-OPACITY = 0.55  # of label colours over an image
-PERCENTILES = (0.5, 99.5)  # of the intensities shown; single bright voxels would leave the rest black
-
-
-def error_map(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """0 right, 1 missed, 2 extra, 3 confused (both labelled, not alike), uint8. ValueError for shapes that differ."""
-    if prediction.shape != truth.shape:
-        raise ValueError(f"prediction has shape {prediction.shape} and truth {truth.shape}, expected the same")
-    missed, extra = (truth > 0) & (prediction == 0), (truth == 0) & (prediction > 0)
-    confused = (truth > 0) & (prediction > 0) & (truth != prediction)
-    return (missed + 2 * extra + 3 * confused).astype(np.uint8)
+from xlstm_unet_lab.evaluation.metrics import ERROR_COLOURS, ERRORS, error_map
+from xlstm_unet_lab.figures.picture import Picture, line_style, new_figure
+from xlstm_unet_lab.overlays.description import Overlay, overlay
 
 
 def to_picture(image: np.ndarray) -> np.ndarray:
@@ -39,18 +18,15 @@ def to_picture(image: np.ndarray) -> np.ndarray:
     if image.ndim != 3:
         raise ValueError(f"image has shape {image.shape}, expected (C, y, x); of a volume, hand over one slice")
     shown = np.asarray(image[:3] if len(image) >= 3 else image[:1], float)
-    low, high = np.percentile(shown, PERCENTILES)
-    shown = np.clip((shown - low) / max(high - low, 1e-12), 0, 1)
+    low, high = contrast(shown)
+    shown = np.clip((shown - low) / (high - low), 0, 1)
     return np.moveaxis(np.broadcast_to(shown, (3, *shown.shape[1:])), 0, -1)
 
 
-def paint(picture: np.ndarray, label: np.ndarray, colours: Sequence[str], opacity: float = OPACITY) -> np.ndarray:
-    """Lay colours over a picture (y, x, 3) where label is 1, 2, ... (colours in that order)."""
-    painted = picture.copy()
-    for value, colour in enumerate(colours, start=1):
-        there = label == value
-        painted[there] = (1 - opacity) * picture[there] + opacity * np.array(to_rgb(colour))
-    return painted
+def paint(picture: np.ndarray, label: np.ndarray, colours: Mapping[int, str], opacity: float = OPACITY) -> np.ndarray:
+    """Lay colours (label value -> colour) over a picture (y, x, 3), between 0 and 1, where the label has one."""
+    there = np.isin(label, list(colours))[..., None]
+    return np.where(there, (1 - opacity) * picture + opacity * in_colour(label, colours) / 255, picture)
 
 
 def _panel(axes: Axes, picture: np.ndarray, title: str = "") -> None:
@@ -65,19 +41,21 @@ def legend(figure, colours: Mapping[str, str]) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
 
 
+def numbered(colours: Mapping[str, str]) -> dict[int, str]:
+    """Label value -> colour, from name -> colour of labels 1, 2, ..."""
+    return dict(enumerate(colours.values(), start=1))
+
+
 def samples(images: Sequence[np.ndarray], labels: Sequence[np.ndarray], colours: Mapping[str, str]) -> Picture:
     """Images (C, y, x) above, the same with their labels below. `colours`: name -> colour of labels 1, 2, ..."""
     figure = new_figure(1.8 * len(images), 4.0)
-    for column, (image, label) in enumerate(zip(images, labels, strict=True)):
+    above, below = figure.subplots(2, len(images), squeeze=False)
+    for image, label, bare, labelled in zip(images, labels, above, below, strict=True):
         picture = to_picture(image)
-        _panel(figure.add_subplot(2, len(images), column + 1), picture)
-        _panel(
-            figure.add_subplot(2, len(images), len(images) + column + 1), paint(picture, label, list(colours.values()))
-        )
+        _panel(bare, picture)
+        _panel(labelled, paint(picture, label, numbered(colours)))
     legend(figure, colours)
-    shares = {
-        name: np.mean([(label == value).mean() for label in labels]) for value, name in enumerate(colours, start=1)
-    }
+    shares = {name: np.mean([np.mean(label == value) for label in labels]) for value, name in enumerate(colours, 1)}
     covered = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
     text = f"{len(images)} images, above as they are, below with their labels in colour; the labels cover {covered}."
     return Picture(figure, text)
@@ -86,18 +64,33 @@ def samples(images: Sequence[np.ndarray], labels: Sequence[np.ndarray], colours:
 def comparison(
     image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, colours: Mapping[str, str], title: str = ""
 ) -> Picture:
-    """Image, truth, prediction and errors side by side. image (C, y, x), labels (y, x)."""
-    figure = new_figure(10, 3.1)
-    picture, errors = to_picture(image), error_map(prediction, truth)
+    """Image, truth, prediction and errors beside each other. image (C, y, x), labels (y, x).
+
+    colours: name -> colour of labels 1, 2, ... Raises ValueError and TypeError as `overlay` does.
+    """
+    names = {name: value for value, name in enumerate(colours, start=1)}
+    facts = {"label_names": names, "colours": numbered(colours), "title": title}
+    return case_picture(overlay(image, truth=truth, prediction=prediction, **facts))
+
+
+def case_picture(shown: Overlay) -> Picture:
+    """Image, truth, prediction and errors of a case; of a volume its initial slice, turned as the overlay shows it.
+
+    Raises ValueError for an overlay without truth or prediction.
+    """
+    figure, errors = new_figure(10, 3.1), shown.shown("errors")
+    place = f"slice {shown.initial_slice}" if len(shown.shape) == 3 else ""
+    title = ", ".join(filter(None, [shown.title, place]))
+    picture = to_picture(shown.shown("image"))
     panels = {
         title or "image": picture,
-        "truth": paint(picture, truth, list(colours.values())),
-        "prediction": paint(picture, prediction, list(colours.values())),
-        "errors": paint(picture * 0.5, errors, list(ERRORS.values()), opacity=1),
+        "truth": paint(picture, shown.shown("truth"), shown.colours),
+        "prediction": paint(picture, shown.shown("prediction"), shown.colours),
+        "errors": paint(picture * 0.5, errors, ERROR_COLOURS, opacity=1),
     }
-    for place, (name, panel) in enumerate(panels.items(), start=1):
-        _panel(figure.add_subplot(1, 4, place), panel, name)
-    legend(figure, {**colours, **ERRORS})
+    for axes, (name, panel) in zip(figure.subplots(1, 4), panels.items(), strict=True):
+        _panel(axes, panel, name)
+    legend(figure, {name: shown.colours[value] for value, name in shown.value_names.items()} | ERRORS)
     counts = ", ".join(f"{name} {np.mean(errors == code):.1%}" for code, name in enumerate(ERRORS, start=1))
     text = (
         f"{title or 'One image'} beside its true labels, the predicted labels and the errors: of all pixels {counts}."
@@ -186,9 +179,9 @@ def boundary_tolerance(
     if truth.ndim != 2:
         raise ValueError(f"truth has shape {truth.shape}, expected a mask (y, x): of a volume, hand over one slice")
     figure = new_figure(8, 3.2)
-    agreed = paint(np.ones((*truth.shape, 3)), truth.astype(bool) & prediction.astype(bool), [GREY], opacity=1)
+    agreed = paint(np.ones((*truth.shape, 3)), truth.astype(bool) & prediction.astype(bool), {1: GREY}, opacity=1)
     errors = error_map(prediction, truth)
-    _panel(figure.add_subplot(1, 2, 1), paint(agreed, errors, list(ERRORS.values()), opacity=1), "both, and errors")
+    _panel(figure.add_subplot(1, 2, 1), paint(agreed, errors, ERROR_COLOURS, opacity=1), "both, and errors")
     legend(figure, {"both": GREY} | {kind: ERRORS[kind] for kind in ("missed", "extra")})
     tolerances = np.linspace(0, max(2 * tolerance, 4 * max(spacing)), 13)
     shared = {"spacing": spacing}
@@ -226,7 +219,7 @@ def patch_places(
         image, label, shown = image[:, place], label[place], f"slice {place}"
     figure = new_figure(9, 3.6)
     axes = figure.add_subplot(1, 2, 1)
-    _panel(axes, paint(to_picture(image), label, list(colours.values())), f"{shown}, {len(crossing)} patches cross it")
+    _panel(axes, paint(to_picture(image), label, numbered(colours)), f"{shown}, {len(crossing)} patches cross it")
     for (rows, columns), share in crossing:
         corner, sizes = (columns.start - 0.5, rows.start - 0.5), (columns.stop - columns.start, rows.stop - rows.start)
         colour, line = (VERMILION, "-") if share else (GREY, "--")

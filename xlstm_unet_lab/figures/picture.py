@@ -13,16 +13,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from xlstm_unet_lab.data.colours import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
 from xlstm_unet_lab.ops.files import write_whole
 
 RESOLUTION = 90  # dots an inch in a notebook
 # Matplotlib's fonts are shared: a slider moved while a cell trains draws from a thread of its own (ipykernel 7).
 DRAWING = threading.Lock()
 LEVEL = 15  # steps of brightness in a PNG: hues stay, noise shrinks, and notebooks kept in git stay small
-# Okabe and Ito's palette: told apart by colour-blind readers and in grey print.
-BLUE, ORANGE, GREEN, SKY = "#0072B2", "#E69F00", "#009E73", "#56B4E9"
-VERMILION, PURPLE, YELLOW, GREY = "#D55E00", "#CC79A7", "#F0E442", "#767676"
-PALETTE = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY)
+PALETTE = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY)  # of lines
 MARKERS = "osD^vPX"  # one for each colour: the second sign by which lines are told apart
 INTENSITY, AMOUNT, SIGNED = "gray", "cividis", "PuOr"  # colour maps: images, values from 0 up, values around 0
 

@@ -7,11 +7,9 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from xlstm_unet_lab.data.colours import GREY
 from xlstm_unet_lab.evaluation.report import compare, groups_of, paired, scores_in, summarise
-from xlstm_unet_lab.figures.cases import comparison
-from xlstm_unet_lab.figures.picture import GREY, PALETTE, Picture, new_figure
+from xlstm_unet_lab.figures.picture import PALETTE, Picture, new_figure
 from xlstm_unet_lab.ops.files import write_whole
 
 if TYPE_CHECKING:
@@ -45,7 +43,7 @@ def write_report(
     """Write the page, images and all, as one HTML file, whole or not at all; returns its path.
 
     tables: name of a model -> scores as `evaluate_cases` gives them; every further model is compared with the first
-    over the same cases. overlays: caption -> picture, such as `case_picture` of the cases that `notable_cases` names.
+    over the same cases. overlays: caption -> picture, as `cases.case_picture` draws those that `notable_cases` names.
     notes: paragraphs for the top, such as the data's licence. Raises ValueError for no table or one without scores, and
     for models with other cases, as `compare` does.
     """
@@ -140,22 +138,6 @@ def paired_differences(
         for row in means.itertuples()
     ]
     return Picture(figure, f"{NAMES[score]} of {first} minus {second}, case by case. {'; '.join(lines)}.")
-
-
-def case_picture(
-    image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, colours: Mapping[str, str], title: str = ""
-) -> Picture:
-    """Image, truth, prediction and errors; of a volume the slice (first axis) with most of truth and prediction.
-
-    image (C, *spatial), labels (*spatial), 2-D or 3-D; colours: name -> colour of labels 1, 2, ... A slice is shown as
-    radiologists look at it, with right and front of the axes (right, anterior, superior) at its left and top.
-    """
-    if truth.ndim == 3:
-        covered = np.count_nonzero((truth > 0) | (prediction > 0), axis=(1, 2))
-        place = int(covered.argmax()) if covered.any() else len(truth) // 2
-        image, truth, prediction = (array[..., place, ::-1, ::-1] for array in (image, truth, prediction))
-        title = f"{title}, slice {place}" if title else f"slice {place}"
-    return comparison(image, truth, prediction, colours, title)
 
 
 def _table(frame: pandas.DataFrame) -> str:

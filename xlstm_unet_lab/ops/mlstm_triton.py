@@ -15,9 +15,8 @@ from torch import Tensor
 
 CHUNK = 128  # tokens of the kernels' chunks; sequences are padded to a multiple
 WIDTHS = (16, 32, 64, 128, 256, 512)  # head widths the kernels are written for
-PADDED_GATE = (
-    100.0  # a padded token is never stored (input gate at minus this) and forgets nothing (forget gate at this)
-)
+# A padded token is never stored (input gate at minus this) and forgets nothing (forget gate at this).
+PADDED_GATE = 100.0
 
 
 def obstacle(q: Tensor, v: Tensor, with_state: bool) -> str | None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-
-def is_hex_colour(colour: str) -> bool:
-    """Whether a colour is written as "#0072B2"."""
-    return len(colour) == 7 and colour[0] == "#" and set(colour[1:].lower()) <= set("0123456789abcdef")
+from xlstm_unet_lab.data.colours import LABEL_COLOURS, label_colours
 
 
 def checked_image(image: np.ndarray) -> np.ndarray:
@@ -22,6 +21,22 @@ def checked_image(image: np.ndarray) -> np.ndarray:
     if not np.isfinite(image).all():
         raise ValueError("image holds NaN or infinity: replace them, for instance with np.nan_to_num")
     return image if image.dtype == np.uint8 else image.astype(np.float32, copy=False)
+
+
+def checked_channel_names(names: Sequence[str] | None, channels: int) -> tuple[str, ...]:
+    """A name for each channel, "channel 0", ... where none are given; ValueError for others."""
+    names = tuple(names or (f"channel {channel}" for channel in range(channels)))
+    if len(names) != channels or len(set(names)) != channels:
+        raise ValueError(f"channel_names are {names}; the image has {channels} channels, give each its own name")
+    return names
+
+
+def checked_spacing(spacing: Sequence[float] | None, size: tuple[int, ...]) -> tuple[float, ...]:
+    """A distance along each axis, 1 where none is given; ValueError for others."""
+    steps = tuple(float(step) for step in (spacing if spacing is not None else (1,) * len(size)))
+    if len(steps) != len(size) or not all(np.isfinite(step) and step > 0 for step in steps):
+        raise ValueError(f"spacing is {spacing}; expected {len(size)} numbers above 0, for an image of size {size}")
+    return steps
 
 
 def checked_map(what: str, array: np.ndarray | None, size: tuple[int, ...]) -> np.ndarray | None:
@@ -38,6 +53,18 @@ def checked_map(what: str, array: np.ndarray | None, size: tuple[int, ...]) -> n
     return array.astype(np.uint8) if array.dtype == bool else array
 
 
+def checked_probabilities(probabilities: np.ndarray | None, size: tuple[int, ...]) -> np.ndarray | None:
+    """Floats (channels, *spatial), or None; ValueError for anything else."""
+    if probabilities is None:
+        return None
+    probabilities = np.asarray(probabilities)
+    if probabilities.shape[1:] != size or probabilities.dtype.kind != "f":
+        raise ValueError(
+            f"probabilities are {probabilities.dtype} {probabilities.shape}; expected floats (channels, {size})"
+        )
+    return probabilities
+
+
 def label_values(label: np.ndarray | None) -> set[int]:
     """The label values found, without background."""
     return set() if label is None else set(np.unique(label).tolist()) - {0}
@@ -46,7 +73,10 @@ def label_values(label: np.ndarray | None) -> set[int]:
 def checked_labels(
     names: Mapping[str, int | Sequence[int]] | None, found: set[int], probabilities: np.ndarray | None
 ) -> dict[str, tuple[int, ...]]:
-    """Name -> the values it covers, without background; ValueError where probabilities have other channels."""
+    """Name -> the values it covers, without background, "label 1", ... where none are given.
+
+    Raises ValueError for values found that no name covers, and where probabilities have other channels.
+    """
     if names is None:
         channels = set() if probabilities is None else set(range(1, len(probabilities)))
         names = {f"label {value}": value for value in sorted(found | channels)}
@@ -59,4 +89,27 @@ def checked_labels(
             f"probabilities have {len(probabilities)} channels; expected {len(labels) + 1} (background and "
             f"{', '.join(labels)}) or {len(labels)} (these alone)"
         )
+    if unknown := sorted(found - {value for values in labels.values() for value in values}):
+        raise ValueError(f"truth or prediction hold the values {unknown}, which label_names {labels} do not name")
     return labels
+
+
+def checked_colours(colours: Mapping[int, str] | None, labels: Mapping[str, tuple[int, ...]]) -> dict[int, str]:
+    """Label value -> "#RRGGBB", of `label_colours` where none is given; a warning where these repeat.
+
+    Raises ValueError for a colour of a value that no label has, and for one written in another way.
+    """
+    given, palette = dict(colours or {}), label_colours(labels)
+    wrong = {
+        value: colour
+        for value, colour in given.items()
+        if value not in palette or not re.fullmatch("#[0-9a-fA-F]{6}", colour)
+    }
+    if wrong:
+        raise ValueError(
+            f'colours {wrong} do not fit: name label values out of {list(palette)}, and colours as "#0072B2"'
+        )
+    if len(palette.keys() - given.keys()) > len(LABEL_COLOURS):
+        words = f"{len(palette)} labels share {len(LABEL_COLOURS)} colours: hand over more as colours="
+        warnings.warn(words, stacklevel=3)  # of who calls `overlay`
+    return palette | given

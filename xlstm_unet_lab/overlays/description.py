@@ -7,26 +7,22 @@ overlay.show()          in the best way there is here
 
 from __future__ import annotations
 
-import uuid
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_recipes.folder import COLOURS
-from xlstm_unet_lab.evaluation.metrics import dice
-from xlstm_unet_lab.figures.cases import error_map
-from xlstm_unet_lab.inference.uncertainty import entropy, predicted_probability
+from xlstm_unet_lab.data.colours import label_colours
 from xlstm_unet_lab.ops.checks import did_you_mean
-from xlstm_unet_lab.overlays.checks import checked_image, checked_labels, checked_map, is_hex_colour, label_values
+from xlstm_unet_lab.overlays import checks
+from xlstm_unet_lab.overlays.case_maps import CaseMaps
 from xlstm_unet_lab.overlays.text import describe
 
 if TYPE_CHECKING:
-    from xlstm_unet_lab.data.dataset import SegmentationDataset
+    from xlstm_unet_lab.data.cases import Cases
+    from xlstm_unet_lab.evaluation.cases import Predictions
 
 UNITS = ("mm", "px")
 MAPS = ("truth", "prediction", "instances")
@@ -34,85 +30,8 @@ MAPS = ("truth", "prediction", "instances")
 ANGLES = {True: (14.0, 0.0, 104.0), False: (0.0, 0.0, 0.0)}
 
 
-@dataclass(frozen=True, eq=False)
-class Overlay:
+class Overlay(CaseMaps):
     """What there is to see of one case. Make it with `overlay` or `overlay_case`, which check everything."""
-
-    image: np.ndarray  # (C, *spatial), 2-D or 3-D, float32 or uint8
-    spacing: tuple[float, ...]  # (z, y, x) or (y, x)
-    unit: str  # "mm" or "px"
-    channel_names: tuple[str, ...]
-    labels: dict[str, tuple[int, ...]]  # name -> the label values it covers, without background; regions overlap
-    colours: dict[int, str]  # label value -> "#rrggbb"
-    truth: np.ndarray | None  # (*spatial), integers
-    prediction: np.ndarray | None
-    probabilities: np.ndarray | None  # (channels, *spatial)
-    instances: np.ndarray | None  # (*spatial), every predicted object its own number
-    title: str
-    credit: str  # licence of the data, "" if there is none to name
-    anatomical: bool  # axes run towards (superior, anterior, right), as those of prepared volumes
-    cut: int = 0  # the axis of a volume across which a 2-D image was cut
-    # By this a viewer knows what it shows already: `dataclasses.replace` keeps it, every call of `overlay` makes one.
-    identity: str = field(default_factory=lambda: uuid.uuid4().hex)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Size along the spatial axes."""
-        return self.image.shape[1:]
-
-    @property
-    def axes(self) -> str:
-        """Names of the spatial axes: "zyx", or those of a slice."""
-        return "zyx" if len(self.shape) == 3 else "zyx".replace("zyx"[self.cut], "")
-
-    @property
-    def is_colour(self) -> bool:
-        """Whether the channels are red, green and blue."""
-        return len(self.image) == 3 and tuple(name[:1].lower() for name in self.channel_names) == ("r", "g", "b")
-
-    @property
-    def value_names(self) -> dict[int, str]:
-        """Label value -> the name shown for it: that of the smallest label or region that covers it."""
-        smallest_last = sorted(self.labels.items(), key=lambda item: -len(item[1]))
-        names = {value: name for name, values in smallest_last for value in values}
-        return dict(sorted(names.items()))
-
-    @cached_property
-    def errors(self) -> np.ndarray | None:
-        """0 right, 1 missed, 2 extra, 3 confused, uint8 (*spatial); None without truth and prediction."""
-        if self.truth is None or self.prediction is None:
-            return None
-        return error_map(self.prediction, self.truth)
-
-    @cached_property
-    def entropy(self) -> np.ndarray | None:
-        """How unsure the prediction is, 0 certain to 1 a guess, float32 (*spatial); None without probabilities."""
-        return self._of_probabilities(entropy)
-
-    @cached_property
-    def probability(self) -> np.ndarray | None:
-        """Probability of what was predicted, float32 (*spatial), as `predicted_probability`; None without any."""
-        return self._of_probabilities(predicted_probability)
-
-    def _of_probabilities(self, measure: Callable[..., np.ndarray]) -> np.ndarray | None:
-        if self.probabilities is None:
-            return None
-        exclusive = len(self.probabilities) == len(self.labels) + 1  # background too; regions overlap and have none
-        return measure(self.probabilities, exclusive=exclusive)
-
-    @cached_property
-    def outlines(self) -> np.ndarray | None:
-        """Where a predicted object, or label, meets another within a slice, bool (*spatial); None without any."""
-        objects = self.prediction if self.instances is None else self.instances
-        if objects is None:
-            return None
-        border = np.zeros(objects.shape, bool)
-        for axis in (-1, -2):
-            values, marked = np.moveaxis(objects, axis, 0), np.moveaxis(border, axis, 0)
-            meets = values[1:] != values[:-1]
-            marked[1:] |= meets
-            marked[:-1] |= meets
-        return border & (objects > 0)
 
     @cached_property
     def initial_slice(self) -> int:
@@ -130,14 +49,6 @@ class Overlay:
         """How to look at a volume: angles in degrees, zoom (1: all of it just fits), centre in the overlay's unit."""
         centre = tuple((size - 1) / 2 * step for size, step in zip(self.shape, self.spacing, strict=True))
         return {"angles": ANGLES[self.anatomical and len(self.shape) == 3], "zoom": 1.0, "centre": centre}
-
-    @cached_property
-    def scores(self) -> dict[str, float]:
-        """Dice of every label or region; empty without truth and prediction."""
-        truth, prediction = self.truth, self.prediction
-        if truth is None or prediction is None:
-            return {}
-        return {name: dice(np.isin(prediction, values), np.isin(truth, values)) for name, values in self.labels.items()}
 
     def shown(self, name: str, axis: int = 0, index: int | None = None) -> np.ndarray:
         """One slice as it is to be looked at: (rows, columns), of "image" and "probabilities" (C, rows, columns).
@@ -170,9 +81,9 @@ class Overlay:
 
     def napari(self, viewer=None):
         """Open a napari viewer, or bring `viewer` up to date with this overlay; returns it. Needs a screen."""
-        from xlstm_unet_lab.overlays import viewer as overlay_napari
+        from xlstm_unet_lab.overlays.viewer import open_viewer
 
-        return overlay_napari.open_viewer(self, viewer)
+        return open_viewer(self, viewer)
 
     def rescore(self, viewer=None) -> Overlay:
         """Read truth and prediction as they were edited in the viewer (None: the one used last): overlay =
@@ -182,9 +93,9 @@ class Overlay:
         found in was edited. Raises ValueError where no viewer is open, it does not show this overlay, or a value was
         painted that is no label.
         """
-        from xlstm_unet_lab.overlays import viewer as overlay_napari
+        from xlstm_unet_lab.overlays.viewer import rescore
 
-        return overlay_napari.rescore(self, viewer)
+        return rescore(self, viewer)
 
     def screenshot(self, path: str | Path, ndisplay: int = 2, size: tuple[int, int] = (1000, 800)) -> Path:
         """Write a PNG of the napari canvas with a legend and the description; returns its path. Needs no screen.
@@ -237,53 +148,45 @@ def overlay(
     of the volume across which a 2-D image was cut, 0 for axial, 1 for coronal, 2 for sagittal slices.
     Raises ValueError for shapes, a spacing, label values or colours that do not fit, TypeError for another dtype.
     """
-    image = checked_image(image)
+    image = checks.checked_image(image)
     size = image.shape[1:]
-    names = tuple(channel_names or (f"channel {channel}" for channel in range(len(image))))
-    steps = tuple(float(step) for step in (spacing if spacing is not None else (1,) * len(size)))
-    if len(names) != len(image) or len(set(names)) != len(names):
-        raise ValueError(f"channel_names are {names}; the image has {len(image)} channels, give each its own name")
-    if len(steps) != len(size) or not all(np.isfinite(step) and step > 0 for step in steps):
-        raise ValueError(f"spacing is {spacing}; expected {len(size)} numbers above 0, for an image of size {size}")
     if unit not in UNITS:
         raise ValueError(f"unit is {unit!r}: {did_you_mean(unit, UNITS)}")
     if cut not in range(3 if len(size) == 2 else 1):
         raise ValueError(f"cut is {cut}; a 2-D image was cut across axis 0, 1 or 2 of a volume, a volume is not cut")
     given = zip(MAPS, (truth, prediction, instances), strict=True)
-    maps = {what: checked_map(what, array, size) for what, array in given}
-    found = {value for what in ("truth", "prediction") for value in label_values(maps[what])}
-    if probabilities is not None:
-        probabilities = np.asarray(probabilities)
-        if probabilities.shape[1:] != size or probabilities.dtype.kind != "f":
-            raise ValueError(
-                f"probabilities are {probabilities.dtype} {probabilities.shape}; expected floats (channels, {size})"
-            )
-    labels = checked_labels(label_names, found, probabilities)
-    values = sorted({value for covered in labels.values() for value in covered})
-    if unknown := sorted(found - set(values)):
-        raise ValueError(f"truth or prediction hold the values {unknown}, which label_names {labels} do not name")
-    if len(set(values) - set(colours or {})) > len(COLOURS):
-        warnings.warn(f"{len(values)} labels share {len(COLOURS)} colours: hand over more as colours=", stacklevel=2)
-    palette = {value: COLOURS[place % len(COLOURS)] for place, value in enumerate(values)} | dict(colours or {})
-    wrong = {value: colour for value, colour in palette.items() if value not in values or not is_hex_colour(colour)}
-    if wrong:
-        raise ValueError(f'colours {wrong} do not fit: name label values out of {values}, and colours as "#0072B2"')
-    words = {"title": title, "credit": credit, "anatomical": anatomical, "cut": cut}
-    return Overlay(image, steps, unit, names, labels, palette, **maps, probabilities=probabilities, **words)
+    maps = {what: checks.checked_map(what, array, size) for what, array in given}
+    probabilities = checks.checked_probabilities(probabilities, size)
+    found = checks.label_values(maps["truth"]) | checks.label_values(maps["prediction"])
+    labels = checks.checked_labels(label_names, found, probabilities)
+    return Overlay(
+        image=image,
+        spacing=checks.checked_spacing(spacing, size),
+        unit=unit,
+        channel_names=checks.checked_channel_names(channel_names, len(image)),
+        labels=labels,
+        colours=checks.checked_colours(colours, labels),
+        **maps,
+        probabilities=probabilities,
+        title=title,
+        credit=credit,
+        anatomical=anatomical,
+        cut=cut,
+    )
 
 
 def overlay_case(
-    dataset: SegmentationDataset,
+    dataset: Cases,
     index: int,
     prediction: np.ndarray | None = None,
     probabilities: np.ndarray | None = None,
     instances: np.ndarray | None = None,
 ) -> Overlay:
     """`overlay` of one case of a data set, with the names, colours, spacing and licence of its recipe."""
-    case, recipe = dataset[index], dataset.recipe
+    case, recipe = dataset.view(index), dataset.facts.recipe
     return overlay(
         dataset.raw(index),
-        truth=case["label"].numpy(),
+        truth=case["label"].numpy().copy(),  # which may be the data set's own memory
         prediction=prediction,
         probabilities=probabilities,
         instances=instances,
@@ -291,9 +194,34 @@ def overlay_case(
         unit="px" if recipe.spacing_unit == "pixel" else "mm",
         channel_names=recipe.channel_names,
         label_names=recipe.targets.foreground,
-        colours={recipe.labels[name]: colour for name, colour in recipe.colours.items()},
+        colours=label_colours(recipe.labels, recipe.colours),
         title=case["name"],
         credit=recipe.credit,
         anatomical=recipe.file_ending == ".nii.gz",
-        cut=getattr(dataset, "axis", 0),  # of a SliceDataset
+        cut=dataset.facts.slice_axis or 0,
+    )
+
+
+def overlay_outcome(predictions: Predictions, name: str) -> Overlay:
+    """`overlay` of one case of a model's predictions, whose images are known, beside the truth.
+
+    Raises KeyError for a name that is none of them.
+    """
+    if name not in predictions.names:
+        raise KeyError(f"no case is named {name!r}: {did_you_mean(name, predictions.names)}")
+    outcome, unit = predictions.outcome(name), predictions.scoring["unit"]
+    strangers = sorted(checks.label_values(outcome.prediction) - predictions.colours.keys())
+    return overlay(
+        predictions.image(name),
+        truth=outcome.truth,
+        prediction=outcome.prediction,
+        instances=outcome.predicted_instances,
+        spacing=outcome.spacing,
+        unit="px" if unit == "pixel" else unit,
+        channel_names=predictions.channel_names or None,
+        label_names={**predictions.scoring["labels"], **{f"label {value}": value for value in strangers}},
+        colours=predictions.colours,
+        title=name,
+        credit=predictions.credit,
+        anatomical=unit == "mm",
     )

@@ -1,19 +1,19 @@
 """A PNG of an overlay in napari, drawn by a fresh process, on a screen of its own where there is none.
 
 A process of its own, because Qt chooses its platform once for all, and this one may have chosen another already.
-`python -m xlstm_unet_lab.overlays.screenshot OVERLAY.npz OUT.png NDISPLAY WIDTH HEIGHT` is that process.
+`python -m xlstm_unet_lab.overlays.screenshot OUT.png NDISPLAY WIDTH HEIGHT` is that process.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import json
 import os
+import pickle
+import signal
 import subprocess
 import sys
 import tempfile
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +22,10 @@ from xlstm_unet_lab.figures.picture import described_png
 from xlstm_unet_lab.ops.files import write_whole
 from xlstm_unet_lab.overlays.description import Overlay
 from xlstm_unet_lab.overlays.text import with_score
-from xlstm_unet_lab.overlays.virtual_display import has_screen, virtual_display
+from xlstm_unet_lab.overlays.virtual_display import has_screen, on_a_screen
 
 LIMIT = 600  # seconds after which a drawing is given up
 WINDOW = (400, 300)  # pixels that the window around the canvas may need
-ARRAYS = ("image", "truth", "prediction", "instances")
 MARGIN = 0.95  # share of the canvas that the image fills
 FONT, ROW, GAP = 15, 22, 6  # pixels of the legend: size of letters, height of rows, between entries
 LEVEL = 5  # steps of brightness in the PNG: noise takes less room, and no colour is lost as it is in a palette
@@ -45,61 +44,51 @@ def screenshot(overlay: Overlay, path: str | Path, ndisplay: int = 2, size: tupl
         raise ValueError(f"size is {size}; give (width, height), each at least 100 pixels")
     if importlib.util.find_spec("napari") is None:
         raise RuntimeError("napari is not installed: pip install 'xlstm-unet-lab[napari]'")
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        environment = {**os.environ, "NAPARI_CONFIG": str(folder / "settings.yaml")}  # napari's defaults
-        environment.pop("QT_QPA_PLATFORM", None)  # a platform without windows has no OpenGL
-        if not has_screen():
-            environment.pop("WAYLAND_DISPLAY", None)  # nobody answers there
-            environment["DISPLAY"] = stack.enter_context(virtual_display(width + WINDOW[0], height + WINDOW[1]))
-        save(folder / "overlay.npz", overlay)
-        drawn = folder / "drawn.png"
-        arguments = [folder / "overlay.npz", drawn, ndisplay, width, height]
-        command = [sys.executable, "-m", __name__, *map(str, arguments)]
-        try:
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False)
-        except subprocess.TimeoutExpired as error:
-            raise RuntimeError(f"napari drew nothing within {LIMIT} s: try a smaller volume or size=") from error
-        if done.returncode or not drawn.is_file():
-            lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-            raise RuntimeError(
-                f"napari could not draw ({lines[-1] if lines else f'ended with code {done.returncode}'}): OpenGL or "
-                "Qt's system libraries may be missing, `make system` installs them"
-            )
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = Path(folder) / "drawn.png"
+        command = [sys.executable, "-m", __name__, *map(str, (drawn, ndisplay, width, height))]
+        command = on_a_screen(command, width + WINDOW[0], height + WINDOW[1])
+        # Probabilities stay behind: their layers are hidden at first.
+        _run(command, pickle.dumps(replace(overlay, probabilities=None)), settings=drawn.with_name("settings.yaml"))
         return write_whole(path, drawn.read_bytes())
 
 
-def save(path: Path, overlay: Overlay) -> None:
-    """Write an overlay for the drawing process; probabilities stay behind, their layer is hidden at first."""
-    facts = {field.name: getattr(overlay, field.name) for field in fields(Overlay) if field.name not in ARRAYS}
-    facts |= {"probabilities": None, "colours": list(overlay.colours.items())}
-    arrays = {name: getattr(overlay, name) for name in ARRAYS if getattr(overlay, name) is not None}
-    np.savez(path, facts=json.dumps(facts), **arrays)
-
-
-def load(path: Path) -> Overlay:
-    """Read what `save` wrote."""
-    with np.load(path, allow_pickle=False) as file:
-        facts = json.loads(str(file["facts"]))
-        arrays = {name: file.get(name) for name in ARRAYS}
-    facts |= {name: tuple(facts[name]) for name in ("spacing", "channel_names")}
-    labels = {name: tuple(values) for name, values in facts["labels"].items()}
-    return Overlay(**facts | {"labels": labels, "colours": dict(map(tuple, facts["colours"]))}, **arrays)
+def _run(command: list[str], given: bytes, settings: Path) -> None:
+    """Run the drawing process on what it is given, with napari's defaults; RuntimeError where it fails."""
+    environment = {**os.environ, "NAPARI_CONFIG": str(settings)}
+    environment.pop("QT_QPA_PLATFORM", None)  # a platform without windows has no OpenGL
+    if not has_screen():
+        environment.pop("WAYLAND_DISPLAY", None)  # nobody answers there
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, env=environment, start_new_session=True, **streams) as drawing:
+        try:
+            said, _ = drawing.communicate(given, timeout=LIMIT)
+        except subprocess.TimeoutExpired as error:
+            raise RuntimeError(f"napari drew nothing within {LIMIT} s: try a smaller volume or size=") from error
+        finally:
+            if drawing.poll() is None:  # too slow, or the user interrupts: xvfb-run and its screen end with it
+                os.killpg(drawing.pid, signal.SIGTERM)
+    if drawing.returncode:
+        lines = [line.strip() for line in said.decode(errors="replace").splitlines() if line.strip()]
+        raise RuntimeError(
+            f"napari could not draw ({lines[-1] if lines else f'ended with code {drawing.returncode}'}): OpenGL or "
+            "Qt's system libraries may be missing, `make system` installs them"
+        )
 
 
 def draw(overlay: Overlay, ndisplay: int, width: int, height: int) -> np.ndarray:
     """The canvas as uint8 (height, width, 3). Raises RuntimeError when nothing was drawn."""
     from qtpy.QtWidgets import QApplication
 
-    from xlstm_unet_lab.overlays import viewer as overlay_napari
+    from xlstm_unet_lab.overlays.viewer import arrange, open_viewer
 
-    viewer = overlay_napari.open_viewer(overlay)
+    viewer = open_viewer(overlay)
     viewer.dims.ndisplay = ndisplay
-    overlay_napari.arrange(viewer, overlay)
+    arrange(viewer, overlay)
     extents = np.multiply(overlay.shape, overlay.spacing)
     if ndisplay == 3:
         extents = np.full(2, np.linalg.norm(extents) / np.sqrt(2))
-    overlay_napari.parts(viewer).camera.zoom = MARGIN * min(np.array([height, width]) / extents[-2:])
+    viewer.scene.camera.zoom = MARGIN * min(np.array([height, width]) / extents[-2:])
     for _ in range(2):  # the first round shows the window, the second draws what showing it asked for
         QApplication.processEvents()
     canvas = viewer.screenshot(size=(height, width), canvas_only=True, flash=False)[..., :3]
@@ -149,17 +138,12 @@ def _what_is_drawn(overlay: Overlay, ndisplay: int) -> str:
     return ", ".join(words)
 
 
-def png(picture: np.ndarray, description: str) -> bytes:
-    """A picture uint8 (rows, width, 3) as PNG, its colours kept to half a LEVEL, with the description in its text."""
-    return described_png(picture, description, LEVEL)
-
-
-def main(source: str, target: str, ndisplay: str, width: str, height: str) -> None:
-    """Draw the overlay in one file into another; what went wrong is the last line on standard error."""
-    overlay = load(Path(source))
-    canvas = draw(overlay, int(ndisplay), int(width), int(height))
-    picture = np.concatenate([canvas, legend(overlay, int(ndisplay), int(width))])
-    write_whole(target, png(picture, overlay.describe()))
+def main(target: str, *sizes: str) -> None:
+    """Draw the overlay that comes in on standard input; what went wrong is the last line on standard error."""
+    overlay: Overlay = pickle.load(sys.stdin.buffer)  # from `screenshot`, nobody else
+    ndisplay, width, height = map(int, sizes)
+    picture = np.concatenate([draw(overlay, ndisplay, width, height), legend(overlay, ndisplay, width)])
+    write_whole(target, described_png(picture, overlay.describe(), LEVEL))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("the slicer needs anywidget: pip install -e '.[notebooks]'") from error
 
-from xlstm_unet_lab.figures.cases import ERRORS, OPACITY, PERCENTILES
+from xlstm_unet_lab.data.colours import OPACITY, contrast, in_colour
+from xlstm_unet_lab.evaluation.metrics import ERROR_COLOURS, ERRORS
 from xlstm_unet_lab.ops.checks import did_you_mean
 from xlstm_unet_lab.overlays.description import Overlay
 
@@ -158,9 +159,8 @@ def _channel(name: str, planes: np.ndarray) -> dict:
     low, high = (0.0, 255.0) if as_bytes else (float(planes.min()), float(planes.max()))
     step = 1.0 if as_bytes or high == low else (high - low) / (LEVELS - 1)
     codes = np.rint((planes - np.float32(low)) / np.float32(step)).astype("<u2")
-    dark, bright = np.percentile(planes, PERCENTILES).tolist()
     finished = as_bytes and len(planes) == 3  # a photograph, shown as it was taken
-    window = (dark, bright) if bright > dark and not finished else (low, max(high, low + step))
+    window = (low, high) if finished else contrast(planes)
     packed = [_pack(plane) for plane in codes]
     return {"name": name, "low": low, "high": high, "step": step, "planes": packed, "window": window}
 
@@ -170,7 +170,7 @@ def _layers(overlay: Overlay) -> Iterator[dict]:
         if getattr(overlay, name) is not None:
             yield _layer(name, getattr(overlay, name), overlay.colours, {0: "background"} | overlay.value_names)
     if overlay.errors is not None:
-        yield _layer("errors", overlay.errors, dict(enumerate(ERRORS.values(), start=1)), dict(enumerate(ERRORS, 1)))
+        yield _layer("errors", overlay.errors, ERROR_COLOURS, dict(enumerate(ERRORS, start=1)))
     if overlay.outlines is not None:
         yield _layer("outlines", overlay.outlines, {1: "#ffffff"}, {})
     if overlay.probabilities is not None:
@@ -185,8 +185,8 @@ def _layers(overlay: Overlay) -> Iterator[dict]:
 
 def _layer(name: str, values: np.ndarray, colours: Mapping[int, str], names: Mapping[int, str]) -> dict:
     table = np.zeros((256, 4), np.uint8)
-    for value, colour in colours.items():
-        table[value] = [*bytes.fromhex(colour[1:]), 255]
+    table[:, :3] = in_colour(np.arange(256), colours)
+    table[list(colours), 3] = 255
     words = {str(value): word for value, word in names.items()}
     return {"name": name, "data": _pack(values.astype(np.uint8)), "table": table.tobytes(), "names": words}
 

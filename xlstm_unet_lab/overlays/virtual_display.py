@@ -1,18 +1,13 @@
-"""A screen where there is none: Xvfb, started for as long as it is needed."""
+"""Is there a screen? Where there is none, xvfb-run starts one for as long as a command runs."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import select
 import shutil
 import socket
-import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
-SECONDS_TO_START = 60.0  # Xvfb needs less than one; a busy machine may need many
-SECONDS_TO_STOP = 10.0
 SECONDS_TO_ANSWER = 5.0  # of a screen, which may be another machine's
 X_PORT = 6000  # of screen 0
 
@@ -49,36 +44,14 @@ def _answers(address: str | tuple[str, int]) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def virtual_display(width: int = 1280, height: int = 1024) -> Iterator[str]:
-    """Start Xvfb with one screen of this size, in pixels, and yield the value for DISPLAY; it ends with the context.
+def on_a_screen(command: Sequence[str], width: int = 1280, height: int = 1024) -> list[str]:
+    """The command line that runs a command on a screen: itself where there is one, else on one of this size, in pixels.
 
-    Raises RuntimeError, in one line, when Xvfb is missing or does not start.
+    Raises RuntimeError, in one line, without a screen and xvfb-run.
     """
-    if shutil.which("Xvfb") is None:
+    if has_screen():
+        return list(command)
+    if shutil.which("xvfb-run") is None:
         raise RuntimeError("there is no screen, and no Xvfb to draw without one: install it with `make system`")
-    reading, writing = os.pipe()
-    screen = ("-screen", "0", f"{width}x{height}x24", "+extension", "GLX", "+render", "-noreset", "-nolisten", "tcp")
-    silent = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
-    with contextlib.ExitStack() as stack:
-        stack.callback(os.close, reading)
-        try:
-            # Xvfb takes a free number itself, so that several of them never meet, and tells it when it is ready.
-            server = subprocess.Popen(["Xvfb", "-displayfd", str(writing), *screen], pass_fds=(writing,), **silent)
-        finally:
-            os.close(writing)
-        stack.callback(_stop, server)
-        ready, _, _ = select.select([reading], [], [], SECONDS_TO_START)
-        number = os.read(reading, 32).decode().strip() if ready else ""
-        if not number:
-            raise RuntimeError(f"Xvfb did not start (it ended with {server.poll()}): run `Xvfb :99`, which prints why")
-        yield f":{number}"
-
-
-def _stop(server: subprocess.Popen) -> None:
-    server.terminate()
-    try:
-        server.wait(SECONDS_TO_STOP)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()
+    screen = f"-screen 0 {width}x{height}x24 +extension GLX +render -noreset"
+    return ["xvfb-run", "--auto-servernum", "--server-args", screen, *command]

@@ -7,29 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 
-from xlstm_unet_lab.data.normalise import normalise
 from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.evaluation.report import evaluate
-from xlstm_unet_lab.figures.picture import BLUE, ORANGE
 from xlstm_unet_lab.inference.instances import instances_from_classes
 from xlstm_unet_lab.inference.load import load_predictor
 from xlstm_unet_lab.inference.predictor import Predictor
-from xlstm_unet_lab.overlays import viewer as overlay_napari
-from xlstm_unet_lab.overlays.description import Overlay, overlay
+from xlstm_unet_lab.overlays.description import overlay
+from xlstm_unet_lab.overlays.layers import LayerData, layer_data
 from xlstm_unet_lab.overlays.triton_first import load_triton
-from xlstm_unet_lab.overlays.viewer import LayerData
-from xlstm_unet_lab.plugin.mixer_rows import MixerRows, explore
 
 if TYPE_CHECKING:
     import pandas
 
 load_triton()  # napari imports this module while its canvas is open
-
-HALF = 0.5  # of a token: where the forget gates have let go of it
-SIGNED = {"name": "blue, black, orange", "colors": [BLUE, "#000000", ORANGE]}  # below, at, above 0: 0 does not show
-PERCENTILE = 99.5  # of a receptive field: its centre would leave the rest black
 
 
 class Place(NamedTuple):
@@ -76,6 +67,18 @@ def image_of(layers: Sequence, spatial_dims: int) -> np.ndarray:
     return np.concatenate(channels)
 
 
+def read_image(predictor: Predictor, layers: Sequence) -> np.ndarray:
+    """The layers as the network reads them; ValueError for another number of channels."""
+    image, wanted = image_of(layers, predictor.spatial_dims), predictor.in_channels
+    if len(image) != wanted:
+        names = f" ({', '.join(predictor.channel_names)})" if predictor.channel_names else ""
+        raise ValueError(
+            f"the network reads {wanted} {'channel' if wanted == 1 else 'channels'}{names}, the chosen layers have "
+            f"{len(image)}: choose as many layers, or another run"
+        )
+    return image
+
+
 def _check_grid(first, layer) -> None:
     """ValueError unless two napari layers have their voxels in the same places."""
     one, other = place_of(first), place_of(layer)
@@ -85,15 +88,6 @@ def _check_grid(first, layer) -> None:
             f"layers {first.name!r} and {layer.name!r} lie on different grids: choose layers of one size, scale and "
             "place"
         )
-
-
-def as_layers(shown: Overlay, parts: Sequence[str] | None = None, of: str = "", **keywords) -> list[LayerData]:
-    """The layers of an overlay, or these parts alone, each knowing the names of the labels; `of` ends their names."""
-    found = []
-    for data, known, kind in overlay_napari.layers(shown):
-        if parts is None or known["metadata"]["part"] in parts:
-            found.append((data, known | keywords | {"name": known["name"] + of}, kind))
-    return found
 
 
 def segment(
@@ -112,7 +106,7 @@ def segment(
     fit the network.
     """
     predictor = load_predictor(run_directory)
-    image, place = _read(predictor, layers), place_of(layers[0])
+    image, place = read_image(predictor, layers), place_of(layers[0])
     spacing = place.spacing if (place.unit, predictor.unit) == ("mm", "mm") else None
     label = predictor(image, spacing, mirror=mirror, device=device, track=track)
     counted, name = predictor.finds_objects, Path(run_directory).resolve().name
@@ -127,7 +121,7 @@ def segment(
         title=name,
     )
     parts = ("prediction", "outlines") if counted else ("prediction",)
-    return as_layers(shown, parts, f" of {name}", translate=place.translate)
+    return layer_data(shown, parts, suffix=f" of {name}", translate=place.translate)
 
 
 def compare(truth, predictions: Sequence) -> Comparison:
@@ -157,104 +151,8 @@ def compare(truth, predictions: Sequence) -> Comparison:
         name, found = layer.name, np.asarray(layer.data)
         shown = overlay(nothing, truth=true, prediction=found, label_names=label_names, title=name, **known)
         tables[name] = evaluate(found, true, labels=label_names, **known)
-        maps += as_layers(shown, ["errors"], f" of {name}", translate=place.translate, visible=True)
+        maps += layer_data(shown, ["errors"], suffix=f" of {name}", translate=place.translate, visible=True)
         slices[name] = shown.initial_slice
     worst = min(tables, key=lambda name: tables[name]["dice"].mean())
     table = concat(tables, names=["prediction"]).reset_index("prediction").reset_index(drop=True)
     return Comparison(table, maps, slices[worst])
-
-
-def explore_layers(
-    run_directory: str | Path, layers: Sequence, position: Sequence[int], *, device: str = "cpu"
-) -> tuple[list[LayerData], str]:
-    """What reaches one pixel through a run's mixers, as image layers, and the same in words.
-
-    position: of the pixel, whole numbers in the order of the layers' axes. The network sees one patch around it, on the
-    layers' own grid; one trained on slices sees a patch of the slice through it. Every mixer has two layers (direction,
-    head, *grid): the weights of the row, and the decay of the forget gates. The effective receptive field has the
-    image's grid. Raises FileNotFoundError for a folder that is no run directory and ValueError for layers, a position
-    or a network that do not fit.
-    """
-    predictor = load_predictor(run_directory)
-    image, (spacing, translate, unit) = _read(predictor, layers), place_of(layers[0])
-    size, cut = image.shape[1:], [] if predictor.slice_axis is None else [predictor.slice_axis]
-    if len(position) != len(size) or not all(0 <= p < length for p, length in zip(position, size, strict=True)):
-        raise ValueError(f"position {tuple(position)} lies outside the image of size {size}")
-    lowest = np.zeros(len(size), int)
-    for axis in cut:  # the network knows nothing of other slices: this one is normalised by itself
-        image, lowest[axis] = image.take([position[axis]], axis + 1), position[axis]
-    patch_size = np.insert(predictor.patch_size, cut, 1)
-    patch, start = _patch_around(normalise(image), position - lowest, patch_size)
-    place, start = np.delete(position - lowest - start, cut).tolist(), start + lowest
-    patch = np.squeeze(patch, tuple(axis + 1 for axis in cut))
-    rows, field = explore(predictor.network.to(device), torch.from_numpy(patch), place)
-    axes = "zyx"[-len(size) :]
-
-    def layer(data: np.ndarray, name: str, limits: tuple[float, float], colormap, visible: bool = False) -> LayerData:
-        ahead = data.ndim - len(place)  # direction and head
-        data = np.expand_dims(data, [ahead + axis for axis in cut])
-        factors = np.divide(patch_size, data.shape[ahead:])
-        # The middle of a coarse position lies between the middles of the pixels it stands for.
-        corner = np.add(start, (factors - 1) / 2) * spacing + translate
-        keywords = {
-            "name": name,
-            "metadata": {"part": name},
-            "scale": (*(1,) * ahead, *factors * spacing),
-            "translate": (*(0,) * ahead, *corner),
-            "units": (*("pixel",) * ahead, *(overlay_napari.UNITS[unit],) * len(size)),
-            "axis_labels": (*("direction", "head")[:ahead], *axes),
-            "contrast_limits": limits,
-            "colormap": colormap,
-            "blending": "additive",
-            "visible": visible,
-        }
-        return data, keywords, "image"
-
-    found = [layer(field, "receptive field", (0, _above_0(np.percentile(field, PERCENTILE))), "magma")]
-    for number, (name, row) in enumerate(rows.items(), start=1):
-        largest = _above_0(np.abs(row.weights).max())
-        found.append(layer(row.decay, f"decay, {name}", (0, 1), "viridis"))
-        found.append(layer(row.weights, f"weights, {name}", (-largest, largest), SIGNED, visible=number == len(rows)))
-    seen = np.delete(list(axes), cut)
-    return found, "\n".join(_in_words(name, row, seen) for name, row in rows.items())
-
-
-def _read(predictor: Predictor, layers: Sequence) -> np.ndarray:
-    """The layers as the network reads them; ValueError for another number of channels."""
-    image, wanted = image_of(layers, predictor.spatial_dims), predictor.in_channels
-    if len(image) != wanted:
-        names = f" ({', '.join(predictor.channel_names)})" if predictor.channel_names else ""
-        raise ValueError(
-            f"the network reads {wanted} {'channel' if wanted == 1 else 'channels'}{names}, the chosen layers have "
-            f"{len(image)}: choose as many layers, or another run"
-        )
-    return image
-
-
-def _patch_around(
-    image: np.ndarray, position: Sequence[int], patch_size: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The patch (C, *patch_size) with a position near its middle, inside the image as far as that goes, else padded
-    with zeros on both sides as in prediction; and where in the image it starts."""
-    start, margins, window = [], [], []
-    for length, p, patch in zip(image.shape[1:], position, patch_size, strict=True):
-        first = min(max(p - patch // 2, 0), length - patch) if length > patch else -((patch - length) // 2)
-        before = max(-first, 0)
-        start.append(first)
-        margins.append((before, max(first + patch - length, 0)))
-        window.append(slice(first + before, first + before + patch))
-    return np.pad(image, [(0, 0), *margins])[(slice(None), *window)], np.array(start)
-
-
-def _above_0(limit: float) -> float:
-    return float(limit) or 1.0
-
-
-def _in_words(name: str, row: MixerRows, axes: Sequence[str]) -> str:
-    grid = " x ".join(map(str, row.weights.shape[2:]))
-    lines = [f"{name}, {grid} tokens, row of token {row.position}; half of it is left after that many tokens, by head:"]
-    for number, (traversal, decay) in enumerate(zip(row.traversals, row.decay, strict=True)):
-        way = "backward" if traversal.reverse else "forward"
-        kept = ", ".join(str(np.count_nonzero(head >= HALF)) for head in decay)
-        lines.append(f"  direction {number} ({way}, {axes[traversal.fastest]} fastest): {kept}")
-    return "\n".join(lines)

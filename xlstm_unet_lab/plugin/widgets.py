@@ -1,4 +1,4 @@
-"""The widgets of the napari plugin: controls, a thread and a line of text around `plugin_tasks`."""
+"""The widgets of the napari plugin: controls, a thread and a line of text around `plugin.tasks`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from napari.utils.notifications import notification_manager, show_error
 from qtpy.compat import isalive
 from superqt.utils import create_worker, ensure_main_thread
 
-from xlstm_unet_lab.overlays.viewer import LayerData
-from xlstm_unet_lab.plugin.tasks import Comparison, compare, explore_layers, segment
+from xlstm_unet_lab.overlays.layers import LayerData
+from xlstm_unet_lab.plugin.exploring import explore_layers
+from xlstm_unet_lab.plugin.tasks import Comparison, compare, segment
 
 RUNS = Path("runs")  # where `xlstm-unet-lab train` puts run directories
 MOST_PREDICTIONS = 3

@@ -12,7 +12,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.text import Text
 
-from xlstm_unet_lab.figures.picture import AMOUNT, INTENSITY, PALETTE, SIGNED, YELLOW, Picture
+from xlstm_unet_lab.data.colours import YELLOW
+from xlstm_unet_lab.figures.picture import AMOUNT, INTENSITY, PALETTE, SIGNED, Picture
 from xlstm_unet_lab.figures.training_plot import ipywidgets
 
 MAPS = {INTENSITY, AMOUNT, SIGNED, "viridis"}  # lightness alone tells their values apart, or two safe hues

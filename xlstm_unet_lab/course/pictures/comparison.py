@@ -8,9 +8,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 
+from xlstm_unet_lab.data.colours import BLUE, GREY
+from xlstm_unet_lab.evaluation.metrics import ERROR_COLOURS, ERRORS, error_map
 from xlstm_unet_lab.evaluation.report import bootstrap_interval
-from xlstm_unet_lab.figures.cases import ERRORS, error_map, legend, paint, smoothed_loss
-from xlstm_unet_lab.figures.picture import BLUE, GREY, Picture, in_words, line_style, new_figure
+from xlstm_unet_lab.figures.cases import legend, paint, smoothed_loss
+from xlstm_unet_lab.figures.picture import Picture, in_words, line_style, new_figure
 
 COLUMNS = 4  # of `flaws`
 HEIGHT = 36  # letters that fit along the y axis of `lines`
@@ -92,10 +94,10 @@ def flaws(
     figure, sentences = new_figure(10, 3.1 * rows), []
     for place, (name, prediction) in enumerate(predictions.items(), start=1):
         errors = error_map(prediction > 0, truth > 0)
-        both = paint(np.ones((*truth.shape, 3)), (truth > 0) & (errors == 0), [GREY], opacity=1)
+        both = paint(np.ones((*truth.shape, 3)), (truth > 0) & (errors == 0), {1: GREY}, opacity=1)
         values = [f"{score} {value:.2f}" for score, value in scores[name].items()]
         axes = figure.add_subplot(rows, COLUMNS, place, xticks=[], yticks=[])
-        axes.imshow(paint(both, errors, list(ERRORS.values()), opacity=1))
+        axes.imshow(paint(both, errors, ERROR_COLOURS, opacity=1))
         axes.set_title(name, fontsize=9)
         axes.set_xlabel("\n".join(values), fontsize=8)  # a label, so that the layout leaves room for it
         axes.spines[:].set_visible(False)

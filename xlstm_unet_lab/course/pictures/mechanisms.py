@@ -15,23 +15,11 @@ from matplotlib.patches import FancyArrowPatch, Polygon, Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from xlstm_unet_lab.data.colours import BLUE, GREEN, GREY, ORANGE, SKY, VERMILION
 from xlstm_unet_lab.figures.cases import paint
-from xlstm_unet_lab.figures.picture import (
-    AMOUNT,
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    SIGNED,
-    SKY,
-    VERMILION,
-    Picture,
-    in_words,
-    line_style,
-    new_figure,
-)
+from xlstm_unet_lab.figures.picture import AMOUNT, SIGNED, Picture, in_words, line_style, new_figure
 from xlstm_unet_lab.ops import mlstm
-from xlstm_unet_lab.ops.mlstm_chunkwise import Segment, cut, read_gates
+from xlstm_unet_lab.ops.mlstm_chunkwise import Segment, compute_gates, cut
 from xlstm_unet_lab.ops.scan_order import Traversal, to_grid
 
 AXES = ("z", "y", "x")
@@ -67,7 +55,7 @@ def gate_traces(i: Tensor, f: Tensor) -> Picture:
     if i.ndim != 1 or i.shape != f.shape or not len(i):
         raise ValueError(f"i has shape {tuple(i.shape)} and f {tuple(f.shape)}, expected one head's (S,) for both")
     whole = Segment(0, len(i), 1)  # in chunks of one token the weights between chunks are the gates
-    gates = read_gates(i[None], F.logsigmoid(f)[None], i.new_full((1,), -torch.inf), whole, i.dtype)
+    gates = compute_gates(i[None], F.logsigmoid(f)[None], i.new_full((1,), -torch.inf), whole, i.dtype)
     stored, kept, m = gates.writing.flatten().numpy(), gates.carrying.flatten().numpy(), gates.m.flatten().numpy()
     figure = new_figure(7, 4.6)
     panels = {
@@ -244,7 +232,7 @@ def _draw_walk(axes: Axes, order: np.ndarray, path: np.ndarray, tint: np.ndarray
     if order.size > MANY_TOKENS and not tint.any():
         axes.imshow(order, cmap=AMOUNT, interpolation="nearest")
         return
-    axes.imshow(paint(np.ones((*order.shape, 3)), tint, [SKY, VERMILION], opacity=0.6), interpolation="nearest")
+    axes.imshow(paint(np.ones((*order.shape, 3)), tint, {1: SKY, 2: VERMILION}, opacity=0.6), interpolation="nearest")
     if order.size > MANY_TOKENS:
         return
     (_, y, x), steps = path[:-1].T, np.diff(path, axis=0)
