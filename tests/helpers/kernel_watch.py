@@ -37,7 +37,11 @@ def watched(folder: Path) -> dict[str, str]:
 
 
 def seen_by(folder: Path) -> Seen:
-    """What the last kernel found that was watched in `folder`; FileNotFoundError when it ran no cell."""
+    """What the last kernel found that was watched in `folder`; RuntimeError when it ran no cell, or was not watched."""
+    if not (folder / REPORT).is_file():
+        raise RuntimeError(
+            f"the kernel wrote no {REPORT}: it ran no cell, or could not load {__name__} as an extension"
+        )
     return Seen(**json.loads((folder / REPORT).read_text(encoding="utf-8")))
 
 
@@ -52,7 +56,7 @@ def load_ipython_extension(shell) -> None:
     import ipywidgets
 
     from xlstm_unet_lab.course.authoring.accessibility import problems, widget_problems
-    from xlstm_unet_lab.data.recipe import get_recipe, recipe_names
+    from xlstm_unet_lab.data.registry import get_recipe, recipe_names
     from xlstm_unet_lab.figures.picture import Picture
 
     # Labels may have the colours that recipes give them.
