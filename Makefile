@@ -17,7 +17,7 @@ $(LAB): EXTRAS := notebooks,napari,nnunet
 $(ALL): EXTRAS := notebooks,napari,nnunet,dev,site
 PYTEST := $(RUN) -m pytest --numprocesses $(WORKERS)
 # The type checker's command, the last of `make check` and `make test`.
-TYPES :=
+TYPES := $(RUN) -m mypy --num-workers $(WORKERS)
 # JupyterLab refuses to run as root (in a container, say) unless it is told to.
 ALLOW_ROOT := $(shell test "$$(id -u)" = 0 && echo --allow-root)
 
@@ -99,7 +99,7 @@ constraints: $(ALL) ## write the exact versions installed in .venv to constraint
 	@sum=$$(cat $(LISTS) | cksum | cut -d " " -f 1); touch $(VENV)/.stamp-$$sum-lab $(VENV)/.stamp-$$sum-all
 
 clean: ## remove caches and build leftovers (delete .venv by hand to install afresh)
-	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	@find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +
 
 # The stamps are written last, so an install that failed or was interrupted is tried again. Their names hold a checksum

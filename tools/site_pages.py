@@ -9,7 +9,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
-from inspect import cleandoc
+from inspect import cleandoc, getdoc
 from pathlib import Path
 
 import nbformat
@@ -51,13 +51,13 @@ def lesson_page(student: NotebookNode, solved: NotebookNode) -> NotebookNode:
     return NotebookNode(student, cells=cells)
 
 
-def data_sheet(recipe: Recipe, about: str, conversion: str, picture: str = "") -> str:
+def data_sheet(recipe: Recipe, about: str | None, conversion: str | None, picture: str = "") -> str:
     """What is known of a data set, as a page: `about` and `conversion` are docstrings of its module."""
-    parts = [f"# {recipe.name}", cleandoc(about), picture]
+    parts = [f"# {recipe.name}", about or "", picture]
     if not recipe.of_own_files:
         parts += ["| | |\n|---|---|\n" + "\n".join(f"| {what} | {value} |" for what, value in _facts(recipe))]
         parts += ["## What is learned\n\n" + _targets(recipe)]
-    parts += [f"## How it is converted\n\n{cleandoc(conversion)}"] if conversion else []
+    parts += [f"## How it is converted\n\n{conversion}"] if conversion else []
     return "\n\n".join(parts) + "\n"
 
 
@@ -151,8 +151,8 @@ def data_sheets() -> dict[str, str]:
     for recipe in map(get_recipe, recipe_names()):
         module = sys.modules[recipe.convert.__module__]
         picture = ROOT / "docs" / f"overlay_{recipe.name}.png"
-        shown = f"![{Image.open(picture).text['Description']}](../docs/{picture.name})" if picture.is_file() else ""
-        pages[f"data_sheets/{recipe.name}.md"] = data_sheet(recipe, module.__doc__, module.convert.__doc__, shown)
+        shown = f"![{Image.open(picture).info['Description']}](../docs/{picture.name})" if picture.is_file() else ""
+        pages[f"data_sheets/{recipe.name}.md"] = data_sheet(recipe, getdoc(module), getdoc(module.convert), shown)
     return pages
 
 

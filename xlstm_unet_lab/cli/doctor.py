@@ -75,7 +75,7 @@ def packages() -> list[Finding]:
 
 def _versions(requirements: Collection[str]) -> tuple[str, list[str]]:
     """What is installed of the distributions that these lines begin with, as text, and the names of those missing."""
-    names = [re.match(r"[\w.-]+", line).group() for line in requirements]
+    names = [re.split(r"[^\w.-]", line, maxsplit=1)[0] for line in requirements]
     versions = {name: version_of(name) for name in names}
     text = ", ".join(f"{name} {version or 'not installed'}" for name, version in versions.items())
     return text, [name for name, version in versions.items() if version is None]
@@ -184,8 +184,8 @@ def data(root: str | Path | None) -> Finding:
 def nnunet(version: str | None, environ: Mapping[str, str]) -> Finding:
     """Which nnU-Net v2 is there, and the folders it needs to be told of: `prepare` writes what the first one holds."""
     if version is None:
-        advice = f"to train it on prepared data: pip install '{DISTRIBUTION}[nnunet]'"
-        return Finding("nnU-Net", "not installed", advice=advice)
+        installing = f"to train it on prepared data: pip install '{DISTRIBUTION}[nnunet]'"
+        return Finding("nnU-Net", "not installed", advice=installing)
     folders = {name: environ.get(name) for name in NNUNET_FOLDERS}
     value = ", ".join([f"nnunetv2 {version}", *(f"{name}={folder or 'not set'}" for name, folder in folders.items())])
     wrong = [name for name, folder in folders.items() if folder and not Path(folder).is_dir()]
