@@ -1,7 +1,7 @@
 """Lesson 00 from top to bottom in profile cpu, on the phantom and on real nuclei: minutes and Dice on held-out images.
 
 Real nuclei come from LAB_REAL_DATA/nuclei when that folder is there, otherwise from the public archive. The pictures of
-the first test images are written to docs/, where the README shows them.
+the first test images are written to docs/; the README shows one of them.
 """
 
 import base64

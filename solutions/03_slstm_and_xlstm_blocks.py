@@ -99,11 +99,9 @@ from xlstm_unet_lab.ops import mlstm, slstm
 # *About 5 minutes, difficulty 1 of 5.* How many recurrent weights has an sLSTM of `width` units in `heads` heads?
 
 
-# %% exercise="03.1" minutes=5 difficulty=1
+# %% exercise="03.1"
 def recurrent_parameters(width, heads):
-    ### BEGIN SOLUTION
-    return 4 * width * width // heads
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%
@@ -116,23 +114,9 @@ check("03.1", recurrent_parameters)
 # z, i, f, o. Begin with an empty memory and $h_0 = 0$. Return the answers, $(S, D)$.
 
 
-# %% exercise="03.2" minutes=20 difficulty=3
+# %% exercise="03.2"
 def slstm_sequence(z, i, f, o, weights):
-    ### BEGIN SOLUTION
-    c = n = h = torch.zeros(z.shape[1], dtype=z.dtype)
-    m = torch.full_like(c, -torch.inf)
-    outputs = []
-    for t in range(len(z)):
-        zhat, ihat, fhat, ohat = (gate[t] + R @ h for gate, R in zip((z, i, f, o), weights, strict=True))
-        a = F.logsigmoid(fhat)
-        new_m = torch.maximum(a + m, ihat)
-        forget, store = torch.exp(a + m - new_m), torch.exp(ihat - new_m)
-        c = forget * c + store * torch.tanh(zhat)
-        n = forget * n + store
-        h, m = torch.sigmoid(ohat) * c / n, new_m
-        outputs.append(h)
-    return torch.stack(outputs)
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%
@@ -172,11 +156,9 @@ print(f"the two differ by at most {difference:.0e}")
 # `second`.
 
 
-# %% exercise="03.3" minutes=10 difficulty=3
+# %% exercise="03.3"
 def join_steps(first, second):
-    ### BEGIN SOLUTION
-    return torch.stack([second[0] * first[0], second[0] * first[1] + second[1]])
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%
@@ -339,15 +321,9 @@ display(explorer)
 # unit with them and reads an answer above 0 as *odd*. Gates at -40 and 40 are as good as shut and open.
 
 
-# %% exercise="03.4" minutes=25 difficulty=4
+# %% exercise="03.4"
 def parity_unit(bits):
-    ### BEGIN SOLUTION
-    one = bits.double()
-    # on a 0: keep (i shut, f open); on a 1: replace (i open, f shut) by the opposite of the last answer
-    gates = torch.stack([150 * one - 100, 80 * one - 40, 40 - 80 * one, torch.full_like(one, 40.0)], 1)
-    weights = torch.tensor([-100.0, 0.0, 0.0, 0.0])
-    return gates, weights
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%
@@ -542,14 +518,9 @@ print(f"correlation {float(agreement[unit]):.2f}")
 # queries, keys and values), `parts.skip` (weights, one a channel), `parts.down`. SiLU is `F.silu`.
 
 
-# %% exercise="03.5" minutes=15 difficulty=4
+# %% exercise="03.5"
 def vil_block(x, parts):
-    ### BEGIN SOLUTION
-    memory, gate = parts.up(parts.norm(x)).chunk(2, -1)
-    convolved = F.silu(parts.conv(memory))
-    h = parts.cell(parts.q(convolved), parts.k(convolved), parts.v(memory))
-    return x + parts.down((h + parts.skip * convolved) * F.silu(gate))
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%

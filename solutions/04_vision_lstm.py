@@ -133,13 +133,9 @@ display(figures.samples(list(images[:6].numpy()), list(masks[:6]), KINDS))
 # row a patch, $(S, C p^2)$: patches in the order a text is read, and inside a patch channel, row, column.
 
 
-# %% exercise="04.1" minutes=12 difficulty=2
+# %% exercise="04.1"
 def to_patches(image, size):
-    ### BEGIN SOLUTION
-    channels, rows, columns = image.shape
-    cut = image.reshape(channels, rows // size, size, columns // size, size)
-    return cut.permute(1, 3, 0, 2, 4).reshape(rows // size * (columns // size), channels * size * size)
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%
@@ -184,13 +180,9 @@ display(scan_paths((4, 5), traversals(2, "axes"), position=(1, 2)))
 # *About 10 minutes, difficulty 2 of 5.* `grid` is (C, y, x). Return the tokens $(S, C)$ in the order walked.
 
 
-# %% exercise="04.2" minutes=10 difficulty=2
+# %% exercise="04.2"
 def walk(grid, columns_first, backwards):
-    ### BEGIN SOLUTION
-    grid = grid.mT if columns_first else grid
-    tokens = grid.flatten(1).T
-    return tokens.flip(0) if backwards else tokens
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%
@@ -242,14 +234,9 @@ for columns in (8, 14, 28, 56):
 # hears of that place on one walk. It hears itself.
 
 
-# %% exercise="04.3" minutes=15 difficulty=3
+# %% exercise="04.3"
 def heard(size, position, columns_first, backwards):
-    ### BEGIN SOLUTION
-    rows, columns = size
-    number = torch.arange(rows * columns)
-    number = number.view(columns, rows).T if columns_first else number.view(rows, columns)
-    return number >= number[position] if backwards else number <= number[position]
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%
@@ -277,12 +264,9 @@ display(explorer)
 # in the order of `tokens`.
 
 
-# %% exercise="04.4" minutes=8 difficulty=3
+# %% exercise="04.4"
 def both_ways(tokens, forward, backward):
-    ### BEGIN SOLUTION
-    seen = forward(tokens)
-    return backward(seen.flip(0)).flip(0)
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%
@@ -337,19 +321,9 @@ for name, ways in blocks.items():
 # way without them.
 
 
-# %% exercise="04.5" minutes=20 difficulty=4
+# %% exercise="04.5"
 def heard_after(size, position, walks):
-    ### BEGIN SOLUTION
-    rows, columns = size
-    by_rows = torch.arange(rows * columns).view(rows, columns)
-    by_columns = torch.arange(rows * columns).view(columns, rows).T
-    heard = torch.zeros(size, dtype=torch.bool)
-    heard[position] = True
-    for columns_first, backwards in reversed(walks):
-        number = by_columns if columns_first else by_rows
-        heard = number >= number[heard].min() if backwards else number <= number[heard].max()
-    return heard
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%

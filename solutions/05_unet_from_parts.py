@@ -93,12 +93,9 @@ from xlstm_unet_lab.nn.conv import InstanceNorm, ResBlock
 # *About 6 minutes, difficulty 1 of 5.* All arguments are tuples with one number an axis. Return such a tuple.
 
 
-# %% exercise="05.1" minutes=6 difficulty=1
+# %% exercise="05.1"
 def output_size(size, kernel, stride, padding):
-    ### BEGIN SOLUTION
-    axes = zip(size, kernel, stride, padding, strict=True)
-    return tuple((n + 2 * p - k) // s + 1 for n, k, s, p in axes)
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%
@@ -148,15 +145,9 @@ for dims in (2, 3):
 # $r_L$ and $d_L$ of the last.
 
 
-# %% exercise="05.2" minutes=10 difficulty=2
+# %% exercise="05.2"
 def receptive_field(kernels, strides):
-    ### BEGIN SOLUTION
-    size, step = 1, 1
-    for kernel, stride in zip(kernels, strides, strict=True):
-        size += (kernel - 1) * step
-        step *= stride
-    return size, step
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%
@@ -273,16 +264,9 @@ for name, (_, strides) in stacks.items():
 # hold a number a channel.
 
 
-# %% exercise="05.3" minutes=10 difficulty=2
+# %% exercise="05.3"
 def instance_norm(x, weight, bias, eps):
-    ### BEGIN SOLUTION
-    axes = tuple(range(2, x.ndim))
-    mean = x.mean(axes, keepdim=True)
-    variance = ((x - mean) ** 2).mean(axes, keepdim=True)
-    one_per_channel = (-1, *(1 for _ in axes))
-    normalised = (x - mean) / torch.sqrt(variance + eps)
-    return normalised * weight.reshape(one_per_channel) + bias.reshape(one_per_channel)
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%
@@ -429,14 +413,9 @@ display(lines(depths, arriving, x_label="convolutions in a row", y_label="gradie
 # is. The activation is `F.leaky_relu(..., 0.01)`. There is nothing in it that knows whether the data is 2-D or 3-D.
 
 
-# %% exercise="05.4" minutes=8 difficulty=2
+# %% exercise="05.4"
 def residual_block(x, conv1, norm1, conv2, norm2, projection):
-    ### BEGIN SOLUTION
-    y = F.leaky_relu(norm1(conv1(x)), 0.01)
-    y = norm2(conv2(y))
-    straight = x if projection is None else projection(x)
-    return F.leaky_relu(y + straight, 0.01)
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%
@@ -485,13 +464,9 @@ for dims in (2, 3):
 # halved. Grown channels first.
 
 
-# %% exercise="05.5" minutes=12 difficulty=3
+# %% exercise="05.5"
 def join(deep, skip, stride):
-    ### BEGIN SOLUTION
-    for axis, step in enumerate(stride, start=2):
-        deep = deep.repeat_interleave(step, axis).narrow(axis, 0, skip.shape[axis])
-    return torch.cat([deep, skip], 1)
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%
@@ -601,17 +576,9 @@ print(f"outlines of cells that vanish at {side} x {side}: off by {np.concatenate
 # join and a block, and `head` comes last. Draw the arrows for three stages before you write: which skip comes first?
 
 
-# %% exercise="05.6" minutes=20 difficulty=4
+# %% exercise="05.6"
 def unet(image, encoder, joins, decoder, head):
-    ### BEGIN SOLUTION
-    features, x = [], image
-    for stage in encoder:
-        x = stage(x)
-        features.append(x)
-    for join, stage, skip in zip(joins, decoder, features[-2::-1], strict=True):
-        x = stage(join(x, skip))
-    return head(x)
-    ### END SOLUTION
+    pass  ### SOLUTION
 
 
 # %%

@@ -12,6 +12,8 @@ packages=(
     chromium fonts-dejavu-core                                   # browser tests
 )
 
+LONGEST_WAIT=600 # seconds
+
 missing() {
     local installed package
     installed=" $(dpkg-query --show --showformat='${Package}=${db:Status-Status} ' "${packages[@]}" 2>/dev/null || true)"
@@ -19,6 +21,18 @@ missing() {
         if [[ $package == chromium ]] && command -v chromium chromium-browser google-chrome >/dev/null; then continue; fi
         [[ $installed == *" $package=installed "* ]] || echo "$package"
     done
+}
+
+# apt-get, once whoever else installs packages here has ended. It waits for dpkg's lock itself, but not for the locks of
+# its lists and downloads (apt 2.6), so it is asked again.
+patient_apt_get() {
+    local said
+    { until said=$(LC_ALL=C apt-get "$@" -o "DPkg::Lock::Timeout=$LONGEST_WAIT" 2>&1 1>&3); do
+        echo "$said" >&2
+        [[ $said == *"Could not get lock"* ]] && ((SECONDS < LONGEST_WAIT)) || return 1
+        echo "System libraries: asking again in 5 seconds" >&2
+        sleep 5
+    done; } 3>&1
 }
 
 install() {
@@ -39,11 +53,11 @@ install() {
     fi
     echo "System libraries: installing" $wanted
     export DEBIAN_FRONTEND=noninteractive
-    apt-get update -qq
+    patient_apt_get update -qq
     for package in $wanted; do
         if apt-cache show "$package" >/dev/null 2>&1; then available+=("$package"); else unknown+=("$package"); fi
     done
-    if ((${#available[@]})); then apt-get install -y -qq --no-install-recommends "${available[@]}"; fi
+    if ((${#available[@]})); then patient_apt_get install -y -qq --no-install-recommends "${available[@]}"; fi
     if ((${#unknown[@]})); then
         echo "System libraries: this distribution has no package named ${unknown[*]}; install what corresponds by hand."
         return 1
@@ -55,7 +69,7 @@ case "${1:-}" in
     install) install ;;
     install-if-root)
         if command -v dpkg-query >/dev/null && [[ -z $(missing) ]]; then exit 0; fi
-        install || echo "Going on without them: tests that need a screen or a browser skip (with CI=true they fail)."
+        install || echo "Going on without them: tests that need a screen or a browser skip (or fail, where LAB_REQUIRE names opengl or browser)."
         ;;
     *)
         echo "usage: $0 missing | install | install-if-root" >&2

@@ -30,7 +30,7 @@ _HOME = {
     "VisionLSTM": "models.vil_classifier",
     "load_published": "models.published",
     "prepare": "data.prepare",
-    "list_recipes": "data.prepare",
+    "list_recipes": "data.registry",
     "load_dataset": "data.dataset",
     "fit": "training.fit",
     "TrainConfig": "training.config",

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import xlstm_unet_lab as lab
-from benchmarks import accuracy, measure, mlstm, overlay, readme, training_step
+from benchmarks import accuracy, measure, mlstm, overlay, page, training_step
 from benchmarks.__main__ import NAMES, main
 from xlstm_unet_lab.overlays.layers import layer_data
 
@@ -74,11 +74,11 @@ def test_a_volume_is_shown_as_it_lies_in_memory(monkeypatch):
     assert all(type(data) is np.ndarray and data.shape == shown.shape for data, _, _ in others), "nothing is read later"
 
 
-def test_the_readme_shows_what_was_measured():
-    text = readme.README.read_text()
-    assert readme.insert(text, readme.figures()) == text, "run python -m benchmarks.readme"
+def test_the_page_shows_what_was_measured():
+    text = page.PAGE.read_text()
+    assert page.insert(text, page.figures()) == text, "run python -m benchmarks.page"
     with pytest.raises(ValueError, match="figures"):
-        readme.insert("no marks", "x")
+        page.insert("no marks", "x")
 
 
 def test_the_comparison_ranks_networks_over_their_seeds():
@@ -88,7 +88,7 @@ def test_the_comparison_ranks_networks_over_their_seeds():
         return facts | {"scores": {"mean": sum(dices) / 2}, "by case": by_case}
 
     runs = [row("worse", 0, 0.5, 0.5), row("better", 0, 0.6, 0.8), row("better", 1, 0.8, 0.8)]
-    first, second = readme.comparison_rows({"rows": runs})
+    first, second = page.comparison_rows({"rows": runs})
     assert first == ["nuclei", "better", "1.00 M", "4", "10", "0.750 [0.700, 0.800]", "0.700, 0.800"]
     assert second[1] == "worse" and second[5] == "0.500 [0.500, 0.500]"
 
@@ -126,6 +126,6 @@ def test_a_goal_that_was_missed_is_said():
     met = {"mean at least 0.9": False, "instance F1 at least 0.8": True, "mean below 0.95": True}
     assert accuracy.goals_met(row) == met
     facts = {"task": "nuclei", "model": "unet", "members": 2, "minutes": 4, "parameters": 1_000_000, "steps": 10}
-    (line,) = readme.accuracy_rows({"rows": [row | facts | {"interval of the mean, 95%": [0.8, 0.9]}]})
+    (line,) = page.accuracy_rows({"rows": [row | facts | {"interval of the mean, 95%": [0.8, 0.9]}]})
     assert line[1] == "2 x unet" and "mean at least 0.9: missed, instance F1 at least 0.8: reached" in line[-1]
     assert accuracy.goals_met({"goals": [], "stays_below": None, "scores": scores}) == {}

@@ -166,7 +166,11 @@ def fill_numpy(*_, **__):
     [
         (("train", *TRAIN), "data.dataset.load_dataset", "use a smaller --batch-size or --patch-size"),
         (("models", "--patch-size", "64,64"), "models.presets.list_models", "use a smaller --patch-size"),
-        (("prepare", "nuclei"), "data.recipe.prepare", "use a smaller network, free some, or take a machine with more"),
+        (
+            ("prepare", "nuclei"),
+            "data.prepare.prepare",
+            "use a smaller network, free some, or take a machine with more",
+        ),
     ],
 )
 def test_full_memory_is_two_lines(monkeypatch, fill, arguments, called, advice):

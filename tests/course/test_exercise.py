@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from xlstm_unet_lab.course import check
-from xlstm_unet_lab.course.checks import find_exercise
+from xlstm_unet_lab.course.checks import all_exercises, find_exercise
+from xlstm_unet_lab.course.checks.words import exercise, words
 from xlstm_unet_lab.course.exercise import Case, Exercise, Mistake
 from xlstm_unet_lab.course.feedback import NOT_ATTEMPTED, WRONG
 
@@ -140,6 +141,7 @@ def test_a_class_is_used_as_the_exercise_says(monkeypatch):
         ({"cases": ()}, "at least 2 cases"),
         ({"mistakes": ()}, "at least 4 mistakes"),
         ({"hints": ()}, "at least one hint"),
+        ({"mistakes": (Mistake("silent", "return ", "", ""),) * 4}, "every mistake its hint"),
         ({"not_tested": " "}, "not tested"),
     ],
 )
@@ -188,3 +190,25 @@ def test_a_class_is_edited_too_and_a_traceback_shows_the_edit(monkeypatch):
     mistake = Mistake("breaks", "self.factor * x", "x @ x", "think")
     result = checked(monkeypatch, exercise, exercise.answer_of(mistake))
     assert "<exercise 99.1, mistake 'breaks'>" in result.trace and "return x @ x" in result.trace
+
+
+# ---------------------------------------------------------------------------------------------------------- words
+
+
+@pytest.mark.parametrize("lesson", sorted({number[:2] for number in all_exercises()}))
+def test_words_and_exercises_are_of_the_same_numbers(lesson):
+    assert set(words(lesson)) == {number for number in all_exercises() if number.startswith(lesson)}
+
+
+def test_words_over_several_lines_are_one():
+    texts = [hint for one in all_exercises().values() for hint in (*one.hints, *(wrong.hint for wrong in one.mistakes))]
+    assert len(texts) > 400 and all(text == " ".join(text.split()) for text in texts)
+
+
+def test_an_edit_without_words_and_words_without_an_edit_are_named():
+    edits = dict.fromkeys(words("00")["00.1"]["mistakes"], ("return 1.0", "return 0.0"))
+    edits["new"] = edits.pop("smoothed by 1")
+    with pytest.raises(ValueError, match=r"exercise 00\.1: .*\['new', 'smoothed by 1'\]"):
+        exercise("00.1", find_exercise("00.1").reference, cases=find_exercise("00.1").cases, mistakes=edits)
+    with pytest.raises(KeyError, match=r"00\.9"):
+        exercise("00.9", squares, cases=(), mistakes={})

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as npst
 from scipy import stats
 
 from xlstm_unet_lab.course import check, hint, reveal
-from xlstm_unet_lab.course.checks import all_exercises, lesson_00, lesson_00_windows
+from xlstm_unet_lab.course.checks import all_exercises, lesson_00
 from xlstm_unet_lab.course.exercise import Outcome
 from xlstm_unet_lab.course.feedback import COLOURS, NOT_ATTEMPTED, OTHER_COLOUR, RIGHT, WRONG, Result, fault
 from xlstm_unet_lab.evaluation import metrics
@@ -283,11 +283,11 @@ def test_blended_constants_stay_what_they_are(data):
     count, width = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 5))
     starts = np.cumsum([0, *data.draw(st.lists(st.integers(1, width), min_size=count - 1, max_size=count - 1))])
     weights = data.draw(npst.arrays(float, width, elements=st.floats(0.1, 2)))
-    blended = lesson_00_windows.blend(np.full((count, width), 3.0), starts, weights, int(starts[-1]) + width)
+    blended = lesson_00.blend(np.full((count, width), 3.0), starts, weights, int(starts[-1]) + width)
     np.testing.assert_allclose(blended, 3.0, rtol=1e-12)
 
 
 def test_compared_scores_are_those_of_a_paired_t_test():
     first, second = np.random.default_rng(0).random((2, 20))
-    mean, error = lesson_00_windows.compare_scores(first, second)
+    mean, error = lesson_00.compare_scores(first, second)
     assert mean / error == pytest.approx(stats.ttest_rel(first, second).statistic, rel=1e-12)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from xlstm_unet_lab.data.colours import BLUE, GREY, LABEL_COLOURS, ORANGE, in_colour, label_colours
-from xlstm_unet_lab.data.prepare import get_recipe, recipe_names
+from xlstm_unet_lab.data.registry import get_recipe, recipe_names
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -17,7 +17,8 @@ from xlstm_unet_lab.data import download
 from xlstm_unet_lab.data.conversion import Job, convert_cases
 from xlstm_unet_lab.data.download import unpack
 from xlstm_unet_lab.data.nnunet_raw import write_case
-from xlstm_unet_lab.data.prepare import get_recipe, prepare, prepared_folder
+from xlstm_unet_lab.data.prepare import prepare
+from xlstm_unet_lab.data.registry import get_recipe, prepared_folder
 
 NAMES = [f"case_{number}" for number in range(6)]
 CONVERTED = "converted.txt"  # beside the data: a line for every case that is worked on
@@ -90,7 +91,7 @@ def test_killed_and_called_again(originals, tmp_path, call):
         if status == 0:
             break
         assert status == -signal.SIGKILL
-        finished = {path.name for path in root.glob(".partial-*/.finished-*/T[rs]/*")}
+        finished = {path.name for path in root.glob(".partial-*/.finished-*/T[rs]/[!.]*")}
         before = worked_on(tmp_path)
         if prepared_folder(RECIPE, root) is None:
             prepare(RECIPE, root, source=originals["folder"], progress=False)

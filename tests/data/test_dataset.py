@@ -16,7 +16,8 @@ from xlstm_unet_lab.data.dataset import SegmentationDataset, load_dataset
 from xlstm_unet_lab.data.images import read_case
 from xlstm_unet_lab.data.nnunet_raw import write_case
 from xlstm_unet_lab.data.normalise import normalise
-from xlstm_unet_lab.data.prepare import get_recipe, prepare
+from xlstm_unet_lab.data.prepare import prepare
+from xlstm_unet_lab.data.registry import get_recipe
 
 # normalise
 

@@ -17,8 +17,9 @@ from imageio.v3 import imwrite
 from data_recipes.phantom_microscopy import RECIPE
 from xlstm_unet_lab.data.download import UnpackLimits, fetch, unpack
 from xlstm_unet_lab.data.nnunet_raw import write_case
-from xlstm_unet_lab.data.prepare import get_recipe, prepare, prepared_folder
+from xlstm_unet_lab.data.prepare import prepare
 from xlstm_unet_lab.data.recipe import RemoteFile
+from xlstm_unet_lab.data.registry import get_recipe, prepared_folder
 
 GREY = np.arange(64, dtype=np.uint8).reshape(8, 8)
 

@@ -24,7 +24,7 @@ from xlstm_unet_lab.data.cases import as_cases
 from xlstm_unet_lab.data.dataset import SegmentationDataset
 from xlstm_unet_lab.data.nnunet_raw import write_case, write_volume
 from xlstm_unet_lab.data.patches import Foreground, sample_patch
-from xlstm_unet_lab.data.prepare import get_recipe
+from xlstm_unet_lab.data.registry import get_recipe
 from xlstm_unet_lab.data.resample import ResampledDataset
 
 CASES = 3

@@ -1,5 +1,8 @@
 """Patches and augmentation: what moves together, what is drawn how often, and what depends on what."""
 
+import itertools
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -57,6 +60,24 @@ def test_a_margin_shows_what_lies_around_the_same_patch(spatial_dims):
         assert wide.shape == tuple(n + 2 * m for n, m in zip(patch_size, margin, strict=True))
         inside = wide[wide > 0]
         assert len(inside.unique()) == len(inside)
+
+
+@pytest.mark.parametrize(("size", "patch_size"), [((6, 5), (4, 4)), ((4, 5, 6), (4, 3, 5))])
+def test_a_patch_may_start_anywhere(size, patch_size):
+    """From the first row and column to those with which the last ones of the image are still seen."""
+    numbers, generator = torch.arange(math.prod(size)).reshape(size), random_source()
+    drawn = (sample_patch(numbers[None].double(), numbers, patch_size, generator, 0.0)[1] for _ in range(200))
+    starts = [range(there - wanted + 1) for there, wanted in zip(size, patch_size, strict=True)]
+    assert {int(patch.flatten()[0]) for patch in drawn} == {int(numbers[start]) for start in itertools.product(*starts)}
+
+
+@pytest.mark.parametrize("patch_size", [(4, 6), (5, 4), (2, 3, 8)])
+def test_the_pixel_drawn_is_in_the_middle_of_even_and_odd_patches(patch_size):
+    """Of two middles it is the second: as many pixels before it as after it, and one more where the size is even."""
+    label = torch.zeros((20,) * len(patch_size), dtype=torch.int64)
+    label[(9,) * len(patch_size)] = 1
+    _, patch = sample_patch(label[None].float(), label, patch_size, random_source(), 1.0)
+    assert patch.nonzero().tolist() == [[length // 2 for length in patch_size]]
 
 
 def test_an_image_without_foreground_still_gives_patches():

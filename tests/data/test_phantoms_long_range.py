@@ -5,11 +5,11 @@ import hashlib
 import numpy as np
 import pytest
 import torch
+from reach_of_a_unet import build, reach
 from scipy import ndimage
 from torch import nn
 from torch.nn import functional as F
 
-import xlstm_unet_lab as lab
 from data_recipes import phantom_long_range
 from data_recipes.phantom_long_range import ALIGNMENT, clear_rows, draw_layout, paint, scene
 from xlstm_unet_lab.data.dataset import load_dataset
@@ -23,21 +23,6 @@ DIGESTS = {  # sha256 of the label of seed 4
 }
 LEVELS = {2: (104.2931, 11.9508), 3: (102.8766, 12.7906)}  # mean and deviation of its image
 SMALL = (216, 24)  # for the networks here: what holds for its windows holds for larger ones in larger images
-
-
-def build(name: str, size: tuple[int, ...], features: tuple[int, ...]) -> nn.Module:
-    return lab.build(name, spatial_dims=len(size), in_channels=1, num_classes=3, patch_size=size, features=features)
-
-
-def reach(stages: int, kernel: int = 3) -> int:
-    """How many pixels away from a pixel its logits still look, in a U-Net of one residual block a stage, strides 2."""
-    # The stem has as many convolutions as a block. The first one of a deeper stage works on the finer grid.
-    half, encoder = kernel // 2, 4 * (kernel // 2)
-    for stage in range(1, stages):
-        encoder += half * 2 ** (stage - 1) + half * 2**stage
-    # A decoder block has two convolutions; coming up, a pixel may lie at the far side of the coarse one it grew from.
-    decoder = sum(2 * half * 2**stage + 2**stage for stage in range(stages - 1))
-    return encoder + decoder
 
 
 @pytest.mark.parametrize("stages", [2, 3])

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from imageio.v3 import imread
-from places import REPOSITORY
+from places import HELPERS, REPOSITORY
 
 from xlstm_unet_lab.data.nnunet_raw import write_case
-from xlstm_unet_lab.data.prepare import data_root, get_recipe, list_recipes, prepare, prepared_folder, recipe_names
-from xlstm_unet_lab.data.recipe import RemoteFile
+from xlstm_unet_lab.data.prepare import prepare
+from xlstm_unet_lab.data.recipe import RemoteFile, data_root
+from xlstm_unet_lab.data.registry import get_recipe, list_recipes, prepared_folder, recipe_names
 
 GREY = np.arange(64, dtype=np.uint8).reshape(8, 8)
 PHANTOM = get_recipe("phantom_microscopy")
@@ -142,13 +143,14 @@ def test_a_killed_process_leaves_nothing_that_looks_finished(tmp_path):
     program = """
 import os, sys
 from test_recipe import toy, write_cases
-from xlstm_unet_lab.data.recipe import prepare
+from xlstm_unet_lab.data.prepare import prepare
 def die(source, out, track):
     write_cases(source, out)
     os._exit(9)
 prepare(toy(convert=die), sys.argv[1], progress=False)
 """
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(REPOSITORY)])}
+    path = os.pathsep.join(map(str, (Path(__file__).parent, HELPERS, REPOSITORY)))
+    environment = os.environ | {"PYTHONPATH": path}
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], env=environment, capture_output=True)
     assert done.returncode == 9, done.stderr.decode()
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [".partial-Dataset999_toy"]

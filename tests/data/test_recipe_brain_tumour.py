@@ -8,7 +8,8 @@ import pytest
 
 from data_recipes.brain_tumour import CHANNELS, RECIPE, convert
 from xlstm_unet_lab.data.dataset import load_dataset
-from xlstm_unet_lab.data.prepare import list_recipes, prepare
+from xlstm_unet_lab.data.prepare import prepare
+from xlstm_unet_lab.data.registry import list_recipes
 
 SHAPE = (6, 7, 5)  # x, y, z
 AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])  # to the left and to the back, as the real files run

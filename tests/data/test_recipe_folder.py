@@ -15,7 +15,8 @@ from PIL import Image
 
 from data_recipes.folder import COLOURS, RECIPE, look_through, recipe_for
 from xlstm_unet_lab.data.dataset import load_dataset
-from xlstm_unet_lab.data.prepare import get_recipe, list_recipes, prepare
+from xlstm_unet_lab.data.prepare import prepare
+from xlstm_unet_lab.data.registry import get_recipe, list_recipes
 
 SIZE, VOLUME = (12, 14), (7, 6, 5)  # (y, x) and (x, y, z)
 AFFINE = np.diag([1.0, 1.5, 4.0, 1.0])

@@ -12,7 +12,8 @@ from xlstm_unet_lab.data.augment import PatchDataset
 from xlstm_unet_lab.data.dataset import load_dataset
 from xlstm_unet_lab.data.nnunet_raw import write_volume
 from xlstm_unet_lab.data.normalise import normalise
-from xlstm_unet_lab.data.prepare import get_recipe, prepare
+from xlstm_unet_lab.data.prepare import prepare
+from xlstm_unet_lab.data.registry import get_recipe
 from xlstm_unet_lab.data.slices import SliceDataset
 
 SHAPE, SIZES = (7, 6, 5), (1.0, 2.0, 3.0)  # x, y, z

@@ -9,7 +9,8 @@ from imageio.v3 import imwrite
 
 from xlstm_unet_lab.data.cases import Facts
 from xlstm_unet_lab.data.dataset import load_dataset
-from xlstm_unet_lab.data.prepare import get_recipe, prepare
+from xlstm_unet_lab.data.prepare import prepare
+from xlstm_unet_lab.data.registry import get_recipe
 from xlstm_unet_lab.evaluation.cases import from_folders, from_run
 from xlstm_unet_lab.inference.load import facts_of_run
 

@@ -20,7 +20,7 @@ from qtpy.QtCore import QEvent
 
 import xlstm_unet_lab as lab
 import xlstm_unet_lab.plugin
-from xlstm_unet_lab.data.prepare import get_recipe
+from xlstm_unet_lab.data.registry import get_recipe
 from xlstm_unet_lab.inference.load import load_predictor
 from xlstm_unet_lab.overlays.viewer import ORIENTATION
 from xlstm_unet_lab.plugin import widgets

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from xlstm_unet_lab.data.prepare import get_recipe
+from xlstm_unet_lab.data.registry import get_recipe
 from xlstm_unet_lab.training.config import TrainConfig
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from monai.inferers import sliding_window_inference
 from torch import nn
 
+from xlstm_unet_lab.data.patches import sample_patch
 from xlstm_unet_lab.inference.sliding_window import joined, sliding_slabs, sliding_window
 
 
@@ -32,6 +33,25 @@ def test_slabs_are_the_whole(sizes, overlap, batch_size):
         wanted = sliding_window_inference(image[None], patch_size, 1, model, overlap=overlap, mode="gaussian")[0]
     got = sliding_window(model, image, patch_size=patch_size, overlap=overlap, batch_size=batch_size)
     np.testing.assert_allclose(got.numpy(), wanted.numpy(), rtol=0, atol=1e-12)
+
+
+class Remembers(nn.Module):
+    """Answers every window with itself and keeps it."""
+
+    def forward(self, windows):
+        self.seen = windows
+        return windows
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 6)), min_size=2, max_size=3))
+def test_an_image_smaller_than_the_patch_is_padded_as_in_training(sizes_and_margins):
+    size = tuple(length for length, _ in sizes_and_margins)
+    patch_size = tuple(length + margin for length, margin in sizes_and_margins)
+    image, network = torch.rand(2, *size), Remembers()
+    trained_on, _ = sample_patch(image, torch.zeros(size, dtype=torch.int64), patch_size, torch.Generator())
+    sliding_window(network, image, patch_size=patch_size)
+    assert torch.equal(network.seen[0], trained_on)
 
 
 def test_slabs_are_no_taller_than_a_patch():

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xlstm_unet_lab.course.checks import find_exercise, lesson_01, lesson_01_mlstm, random_cases
+from xlstm_unet_lab.course.checks import find_exercise, lesson_01, random_cases
 from xlstm_unet_lab.ops import mlstm
 
 SEEDS = st.integers(0, 10_000)
@@ -51,7 +51,7 @@ def test_what_is_read_is_the_sum_of_values_weighted_by_their_keys(seed, pairs, w
 @pytest.mark.parametrize("case", find_exercise("01.4").cases, ids=lambda case: case.description)
 def test_the_mlstm_is_the_packages(case):
     package = mlstm.recurrent(*(x[None, None] for x in case.arguments))[0, 0]
-    torch.testing.assert_close(lesson_01_mlstm.mlstm(*case.arguments), package, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(lesson_01.mlstm(*case.arguments), package, rtol=1e-4, atol=1e-4)
 
 
 @settings(deadline=None, max_examples=25)
@@ -60,14 +60,14 @@ def test_the_mlstm_is_a_sum_over_tokens(seed, length, width, depth):
     q, k, v, i, f = tensors(seed, (length, width), (length, width), (length, depth), (length,), (length,))
     strengths = weights(i, f) * (q @ k.T) / math.sqrt(width)
     expected = strengths @ v / strengths.sum(1, keepdim=True).abs().clamp(min=1)
-    torch.testing.assert_close(lesson_01_mlstm.mlstm(q, k, v, i, f), expected, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(lesson_01.mlstm(q, k, v, i, f), expected, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("size", [1.0, 500.0])
 def test_the_influence_is_the_last_row_of_the_weights(size):
     i, f = (size * x for x in tensors(0, (12,), (12,)))
     last = mlstm.decay_matrix(i, f)[-1]
-    torch.testing.assert_close(lesson_01_mlstm.influence(i, f), (last - last.max()).exp(), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(lesson_01.influence(i, f), (last - last.max()).exp(), rtol=1e-9, atol=1e-12)
 
 
 @settings(deadline=None, max_examples=15)
@@ -82,5 +82,5 @@ def test_the_gradients_of_values_are_those_of_autograd(seed, length, width, dept
     divisor = strengths.sum(1, keepdim=True).abs().clamp(min=1)
     h = mlstm.recurrent(*(x[None, None] for x in (q, k, v, i, f)))[0, 0]
     (gradient,) = torch.autograd.grad((h * divisor * y_gradient).sum(), v)
-    found = lesson_01_mlstm.value_gradients(q, k, i, f, y_gradient)
+    found = lesson_01.value_gradients(q, k, i, f, y_gradient)
     torch.testing.assert_close(found, gradient, rtol=1e-3, atol=1e-4)  # the package adds 1e-6 to the divisor

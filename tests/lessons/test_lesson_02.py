@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from xlstm_unet_lab.course.checks import lesson_02, lesson_02_chunks
+from xlstm_unet_lab.course.checks import lesson_02
 from xlstm_unet_lab.ops import mlstm
 
 few_examples = settings(deadline=None, max_examples=25)
@@ -42,7 +42,7 @@ def test_all_forms_of_lesson_02_are_the_recurrence(length, size, seed, gates):
     exponents = lesson_02.decay_matrix(i, f)
     torch.testing.assert_close(exponents, mlstm.decay_matrix(i, f), rtol=1e-12, atol=1e-9)
     assert_close(lesson_02.parallel(q, k, v, exponents), expected)
-    assert_close(lesson_02_chunks.chunkwise(*inputs, size), expected)
+    assert_close(lesson_02.chunkwise(*inputs, size), expected)
 
 
 @few_examples
@@ -53,7 +53,7 @@ def test_joined_memories_are_the_memory_of_the_whole(first, second, seed, gates)
     _, whole = recurrent(*inputs, return_state=True)
     (_, one), (_, two) = (recurrent(*part, return_state=True) for part in parts)
     decay = torch.nn.functional.logsigmoid(parts[1][4]).sum()
-    join = functools.partial(lesson_02_chunks.join, m_first=one.m, m_second=two.m, decay=decay)
+    join = functools.partial(lesson_02.join, m_first=one.m, m_second=two.m, decay=decay)
     assert_close(join(first=one.C, second=two.C), whole.C)
     assert_close(join(first=one.n, second=two.n), whole.n)
 
@@ -61,5 +61,5 @@ def test_joined_memories_are_the_memory_of_the_whole(first, second, seed, gates)
 @pytest.mark.parametrize(("length", "width", "size"), [(8, 4, 2), (12, 5, 3), (6, 3, 6), (7, 2, 1)])
 def test_multiplications_are_those_that_pytorch_counts(length, width, size):
     with FlopCounterMode(display=False) as counter:
-        lesson_02_chunks.chunkwise(*drawn(length, 0, width, width), size)
-    assert counter.get_total_flops() == 2 * lesson_02_chunks.multiplications(length, width, size)  # a product and a sum
+        lesson_02.chunkwise(*drawn(length, 0, width, width), size)
+    assert counter.get_total_flops() == 2 * lesson_02.multiplications(length, width, size)  # a product and a sum

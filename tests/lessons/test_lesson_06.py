@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from reach_of_a_unet import build, reach
 from safetensors.torch import load_file
-from test_phantoms_long_range import build, reach
 from torch import nn
 
 import xlstm_unet_lab as lab

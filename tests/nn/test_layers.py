@@ -82,15 +82,15 @@ def test_head_norm_is_group_norm_of_each_token(heads, width, bias):
 
 def test_require_divisible():
     assert require_divisible(12, 4, "here") == 3
-    with pytest.raises(ValueError, match="here: width 10 is not divisible by 4; use width 8 or 12"):
+    with pytest.raises(ValueError, match="here is 10, not divisible by 4: use 8 or 12"):
         require_divisible(10, 4, "here")
 
 
 @pytest.mark.parametrize(("width", "parts"), [(3, 4), (7, 2), (1, 5), (9, 7)])
 def test_suggested_widths_divide(width, parts):
-    with pytest.raises(ValueError, match="use width") as caught:
+    with pytest.raises(ValueError, match="use") as caught:
         require_divisible(width, parts, "here")
-    suggested = [int(word) for word in str(caught.value).partition("use width")[2].split() if word != "or"]
+    suggested = [int(word) for word in str(caught.value).partition("use")[2].split() if word != "or"]
     assert len(set(suggested)) == len(suggested) >= 1
     assert all(require_divisible(size, parts, "here") >= 1 for size in suggested)
 
@@ -98,11 +98,17 @@ def test_suggested_widths_divide(width, parts):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: BlockDiagonalLinear(10, 4), "BlockDiagonalLinear: width 10 is not divisible by 4"),
-        (lambda: BlockDiagonalLinear(0, 4), "BlockDiagonalLinear: width 0"),
-        (lambda: BlockDiagonalLinear(8, 0), "BlockDiagonalLinear: width 8"),
-        (lambda: CausalConvolution(0, 4), "CausalConvolution: width 0 and kernel_size 4 must both be at least 1"),
-        (lambda: CausalConvolution(4, 0), "CausalConvolution: width 4 and kernel_size 0"),
+        (lambda: BlockDiagonalLinear(10, 4), "BlockDiagonalLinear's width is 10, not divisible by 4"),
+        (lambda: BlockDiagonalLinear(0, 4), "BlockDiagonalLinear's width is 0, .* use 4$"),
+        (
+            lambda: BlockDiagonalLinear(8, 0),
+            "the divisor of BlockDiagonalLinear's width is 0, expected a whole number",
+        ),
+        (lambda: CausalConvolution(0, 4), "CausalConvolution's width is 0, expected a whole number of at least 1"),
+        (
+            lambda: CausalConvolution(4, 0),
+            "CausalConvolution's kernel_size is 0, expected a whole number",
+        ),
     ],
 )
 def test_bad_sizes(make, message):

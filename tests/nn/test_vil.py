@@ -158,12 +158,10 @@ def test_block_size_follows_the_width(version):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (
-            lambda: ViLLayer(6, heads=5),
-            "MLSTMCell with 5 heads: width 12 is not divisible by 5; use width 10",
-        ),
-        (lambda: MLSTMCell(10, 4), "MLSTMCell with 4 heads: width 10 is not divisible by 4; .* 8 or 12"),
-        (lambda: ViLLayer(8, "v3"), r"vil_version is 'v3', expected one of \('v1', 'v2'\)"),
+        (lambda: ViLLayer(6, heads=5), "MLSTMCell with 5 heads is 12, not divisible by 5: use 10"),
+        (lambda: ViLLayer(6, heads=0), "MLSTMCell with 0 heads is 0, expected a whole number of at least 1"),
+        (lambda: MLSTMCell(10, 4), "MLSTMCell with 4 heads is 10, not divisible by 4: use 8 or 12"),
+        (lambda: ViLLayer(8, "v3"), r"vil_version is 'v3': .*there are v1, v2"),
         (lambda: ViLLayer(8, form="paralel"), r"form is 'paralel': did you mean 'parallel'\?"),
     ],
 )

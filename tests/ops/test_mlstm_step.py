@@ -1,9 +1,12 @@
 """One token at a time: the states it takes and the input it refuses."""
 
+import math
+
 import pytest
 import torch
 
 from xlstm_unet_lab.ops import mlstm
+from xlstm_unet_lab.ops.mlstm_chunkwise import stabilised_one
 
 
 def make_inputs():
@@ -39,3 +42,22 @@ def test_bad_form():
         mlstm.run(*make_inputs(), form="chunkwize")
     with pytest.raises(ValueError, match=r"form 'triton' does not fit: the tensors are on cpu, .*use form='auto'"):
         mlstm.run(*make_inputs(), form="triton")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_least_normaliser_is_exact_or_large_but_never_infinite(dtype):
+    """exp(-m), until an output divided by it is zero either way: an infinity there would make its gradient NaN."""
+    largest = math.log(torch.finfo(dtype).max)
+    m = -torch.tensor([-20, 0, 3, largest - 2, largest - 1e-3, largest + 1e-3, 1e6], dtype=dtype)
+    least = stabilised_one(m)
+    torch.testing.assert_close(least[:4], (-m[:4]).exp(), rtol=1e-15, atol=0)
+    assert least.isfinite().all() and (least[4:] >= math.exp(largest - 2)).all()
+
+
+@pytest.mark.parametrize("form", [mlstm.recurrent, mlstm.parallel, mlstm.chunkwise])
+def test_tokens_that_are_never_stored_leave_finite_gradients(form):
+    inputs = [torch.randn(1, 1, 6, 4).requires_grad_() for _ in range(3)]
+    inputs += [torch.full((1, 1, 6), -200.0, requires_grad=True), torch.zeros(1, 1, 6, requires_grad=True)]
+    h = form(*inputs)
+    assert h.abs().max() < 1e-30
+    assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(h.sum(), inputs))

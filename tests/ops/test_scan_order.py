@@ -89,8 +89,8 @@ def test_gradient_flows_back_to_its_place():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: traversals(2, "backward"), "directions is 'backward', expected one of"),
-        (lambda: traversals(0, "forward"), "spatial_dims is 0, expected 1 or more"),
+        (lambda: traversals(2, "backward"), "directions is 'backward': .*there are forward, bidirectional, axes"),
+        (lambda: traversals(0, "forward"), "spatial_dims is 0, expected a whole number of at least 1"),
         (lambda: to_sequence(torch.zeros(2, 3)), r"expected a grid \(batch, channels, \*spatial\), got shape \(2, 3\)"),
         (lambda: to_sequence(torch.zeros(1, 1, 2, 3), Traversal(2)), "fastest axis is 2, expected -2 to 1"),
         (lambda: walked_size((2, 3), Traversal(-3)), "fastest axis is -3, expected -2 to 1"),

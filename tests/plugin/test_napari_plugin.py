@@ -17,7 +17,7 @@ from plain_layer import layer
 import xlstm_unet_lab as lab
 from xlstm_unet_lab.data.colours import GREY
 from xlstm_unet_lab.data.normalise import normalise
-from xlstm_unet_lab.data.prepare import get_recipe, recipe_names
+from xlstm_unet_lab.data.registry import get_recipe, recipe_names
 from xlstm_unet_lab.inference.load import load_predictor, load_run
 from xlstm_unet_lab.plugin import files, widgets
 from xlstm_unet_lab.plugin.exploring import explore_layers

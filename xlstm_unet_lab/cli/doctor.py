@@ -100,7 +100,9 @@ def devices() -> list[Finding]:
     if torch.backends.mps.is_available():
         found.append(Finding("gpu", "Apple (mps)", advice="train with --accelerator mps"))
     if len(found) == 1:
-        found.append(Finding("gpu", "none", advice="everything runs without one; trainings in 3-D take hours instead"))
+        found.append(
+            Finding("gpu", "none", advice="everything runs without one; training takes longer, in 3-D above all")
+        )
     return found
 
 
@@ -165,7 +167,8 @@ def browser(which: Callable[[str], str | None]) -> Finding:
 
 def data(root: str | Path | None) -> Finding:
     """Where prepared data lives, how much room there is, and what is prepared."""
-    from xlstm_unet_lab.data.prepare import MARKER, data_root, get_recipe, recipe_names
+    from xlstm_unet_lab.data.recipe import data_root
+    from xlstm_unet_lab.data.registry import MARKER, get_recipe, recipe_names
 
     root = data_root(root)
     prepared = [name for name in recipe_names() if (get_recipe(name).folder(root) / MARKER).is_file()]
@@ -179,13 +182,14 @@ def data(root: str | Path | None) -> Finding:
 
 
 def nnunet(version: str | None, environ: Mapping[str, str]) -> Finding:
-    """Which nnU-Net v2 is there, and the folders it needs to be told of."""
+    """Which nnU-Net v2 is there, and the folders it needs to be told of: `prepare` writes what the first one holds."""
     if version is None:
-        return Finding("nnU-Net", "not installed", advice=f"to train inside it: pip install '{DISTRIBUTION}[nnunet]'")
+        advice = f"to train it on prepared data: pip install '{DISTRIBUTION}[nnunet]'"
+        return Finding("nnU-Net", "not installed", advice=advice)
     folders = {name: environ.get(name) for name in NNUNET_FOLDERS}
     value = ", ".join([f"nnunetv2 {version}", *(f"{name}={folder or 'not set'}" for name, folder in folders.items())])
     wrong = [name for name, folder in folders.items() if folder and not Path(folder).is_dir()]
     unset = [name for name, folder in folders.items() if not folder]
     advice = [f"make the folder {folders[name]}, or let {name} name another" for name in wrong]
-    advice += [f"to train inside it set {', '.join(unset)}, a folder each"] if unset else []
+    advice += [f"to train it on prepared data, set {', '.join(unset)}, a folder each"] if unset else []
     return Finding("nnU-Net", value, not wrong, "; ".join(advice))

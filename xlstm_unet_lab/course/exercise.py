@@ -38,11 +38,7 @@ class Mistake:
     name: str
     old: str | tuple[str, ...]
     new: str | tuple[str, ...]
-    hint: str = ""
-
-    def __post_init__(self):
-        if callable(self.old):  # a lesson that is not converted yet: (name, answer, hint)
-            object.__setattr__(self, "hint", self.new)
+    hint: str
 
     @property
     def edits(self) -> tuple[tuple[str, str], ...]:
@@ -82,6 +78,7 @@ class Exercise:
             f"give at least {FEWEST_CASES} cases": len(self.cases) >= FEWEST_CASES,
             f"plant at least {FEWEST_MISTAKES} mistakes": len(self.mistakes) >= FEWEST_MISTAKES,
             "give at least one hint": self.hints,
+            "give every mistake its hint": all(mistake.hint for mistake in self.mistakes),
             "say what is not tested": self.not_tested.strip(),
         }
         for rule, holds in rules.items():
@@ -103,8 +100,6 @@ class Exercise:
 
         Raises ValueError, naming exercise and mistake, where what it replaces does not occur exactly once.
         """
-        if callable(mistake.old):
-            return mistake.old
         return _edited(self.reference, mistake, f"exercise {self.number}, mistake {mistake.name!r}")
 
 

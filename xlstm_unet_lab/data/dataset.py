@@ -12,11 +12,14 @@ import torch
 from torch.utils.data import Dataset
 
 from xlstm_unet_lab.data.cases import Facts
+from xlstm_unet_lab.data.files import fingerprint
 from xlstm_unet_lab.data.images import read_case, read_label
-from xlstm_unet_lab.data.kept_cases import KeptCases, Origin, origin_of
+from xlstm_unet_lab.data.kept_cases import KeptCases, Place
+from xlstm_unet_lab.data.nnunet_raw import FOLDS
 from xlstm_unet_lab.data.normalise import NORMALISED, normalise
-from xlstm_unet_lab.data.prepare import FOLDS, data_root, get_recipe, prepare, prepared_folder
-from xlstm_unet_lab.data.recipe import Recipe
+from xlstm_unet_lab.data.prepare import prepare
+from xlstm_unet_lab.data.recipe import Recipe, data_root
+from xlstm_unet_lab.data.registry import get_recipe, prepared_folder
 from xlstm_unet_lab.ops.checks import did_you_mean
 
 SPLITS = ("train", "val", "test", "all")
@@ -55,7 +58,7 @@ class SegmentationDataset(Dataset):
         label is uint8 (int32 where values pass 255); "foreground" (`patches.Foreground`) says where it is not 0.
         """
         position = self._position(index)
-        return self._kept.get(position, lambda: self._read(position), lambda: self._origin(position))
+        return self._kept.get(position, lambda: self._read(position), lambda: self._place(position))
 
     def raw(self, index: int) -> np.ndarray:
         """The image of one case as stored, (C, *spatial), not normalised: to look at."""
@@ -90,12 +93,13 @@ class SegmentationDataset(Dataset):
     def _label_path(self, position: int) -> Path:
         return self.folder / f"labels{self.part}" / f"{self.names[position]}{self.recipe.file_ending}"
 
-    def _origin(self, position: int) -> Origin:
+    def _place(self, position: int) -> Place:
         beside = self.folder.parent
         root = beside if os.access(beside, os.W_OK) else data_root()
         folder = root / "kept" / self.folder.name / self.part / self.names[position]
         files = [*self._image_paths(position), self._label_path(position)]
-        return origin_of(folder, files, NORMALISED, len(self.recipe.channel_names), list(self.recipe.labels.values()))
+        settings = (NORMALISED, len(self.recipe.channel_names), list(self.recipe.labels.values()))
+        return Place(folder, [[fingerprint(file) for file in files], *settings])
 
     def _read(self, position: int) -> dict:
         case, path = read_case(self._image_paths(position)), self._label_path(position)

@@ -102,6 +102,14 @@ def whole_numbers(what: str, label: np.ndarray) -> np.ndarray:
     return whole.astype(np.int32)
 
 
+def whole_label(what: str, label: np.ndarray, values: set[int]) -> np.ndarray:
+    """The label as uint8; ValueError when it holds anything but the whole numbers in `values`, all below 256."""
+    numbers = whole_numbers(what, label)
+    if unknown := set(np.unique(numbers).tolist()) - values:
+        raise ValueError(f"{what} holds {sorted(unknown)[:5]}; known are {sorted(values)}")
+    return numbers.astype(np.uint8)
+
+
 def ending(path: Path) -> str:
     """The ending of an image file, in small letters; ValueError for one that cannot be read."""
     found = next((known for known in ENDINGS if path.name.lower().endswith(known)), None)
@@ -111,7 +119,7 @@ def ending(path: Path) -> str:
 
 
 def _read(files: Sequence[Path], spatial_dims: int | None, stored: bool = False) -> Case:
-    """The files of one case; `stored`: pictures as in `pictures.read_picture`."""
+    """The files of one case; `stored`: as in `pictures.read_channels`."""
     kind = ending(files[0])
     for file in files:
         if not file.is_file():
@@ -160,8 +168,16 @@ def _read_pictures(files: Sequence[Path], kind: str, spatial_dims: int | None, s
     for file, part in zip(files, parts, strict=True):
         if part.shape[1:] != parts[0].shape[1:]:
             raise ValueError(f"{file} has shape {part.shape}, {files[0].name} {parts[0].shape}; they must agree")
-    encode = partial(_tiff, **pictures.resolution(files[0])) if kind in pictures.TIFF else _png
+    encode = partial(_tiff, **_resolution(files[0])) if kind in pictures.TIFF else _png
     return Case(tuple(parts), (1.0,) * (parts[0].ndim - 1), "pixel", LABEL_ENDINGS[kind], encode)
+
+
+def _resolution(file: Path) -> dict:
+    """The resolution of a TIFF file, as keyword arguments of `tifffile.imwrite`."""
+    import tifffile
+
+    with tifffile.TiffFile(file) as tiff:
+        return {"resolution": tiff.pages[0].resolution, "resolutionunit": tiff.pages[0].resolutionunit}
 
 
 def _tiff(found: np.ndarray, **spaced) -> bytes:

@@ -6,44 +6,31 @@ import errno
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from xlstm_unet_lab.data.files import sync_tree
+from xlstm_unet_lab.data.files import whole_folder
 from xlstm_unet_lab.data.patches import Foreground
 
 FACTS = "case.json"
 SPARE_DISK = 4 * 2**30  # bytes that are left free, for checkpoints and for other people
 
 
-class Origin(NamedTuple):
+class Place(NamedTuple):
     """Where a case may be kept, and what it is made of: what was kept of something else is made anew."""
 
     folder: Path
     made_of: list  # anything JSON holds
 
 
-def origin_of(folder: Path, files: Sequence[Path], *settings: object) -> Origin:
-    """The origin of what is made of these files with these settings; a file is known by its path, size and date."""
-    return Origin(folder, [[fingerprint(file) for file in files], *settings])
-
-
-def fingerprint(file: Path) -> list:
-    """What tells whether a file is still the one it was; a missing one has no size."""
-    if not file.exists():
-        return [str(file), None, None]
-    facts = file.stat()
-    return [str(file), facts.st_size, facts.st_mtime_ns]
-
-
 class KeptCases:
     """What a data set has made of its cases: in memory until they fill `memory` bytes, then in memory-mapped files.
 
-    A case is a dict of name, spacing, image and label; "foreground" and "origin" are added. Another process that is
+    A case is a dict of name, spacing, image and label; "foreground" and "place" are added. Another process that is
     handed this starts with nothing in memory. Where the disk refuses a case, this warns once, and from then on makes
     such cases whenever they are asked for.
     """
@@ -56,15 +43,15 @@ class KeptCases:
     def __reduce__(self) -> tuple:
         return KeptCases, (self.memory,)
 
-    def get(self, index: int, make: Callable[[], dict], origin: Callable[[], Origin | None]) -> dict:
-        """The case that `make` gives, made when it is not kept yet; without an origin it is kept in memory only."""
+    def get(self, index: int, make: Callable[[], dict], where: Callable[[], Place | None]) -> dict:
+        """The case that `make` gives, made when it is not kept yet; in memory only, unless `where` names a place."""
         if index in self._cases:
             return self._cases[index]
-        place = origin()
-        case = place and _opened(place)
-        if not case:
+        place = where()
+        case = _opened(place) if place else None
+        if case is None:
             case = make()
-            case |= {"foreground": case.get("foreground") or Foreground.of(case["label"]), "origin": place}
+            case |= {"foreground": case.get("foreground") or Foreground.of(case["label"]), "place": place}
             size = sum(tensor.nbytes for tensor in _tensors(case).values())
             if size <= self._left:
                 self._left -= size
@@ -75,7 +62,7 @@ class KeptCases:
         self._cases[index] = case
         return case
 
-    def _written(self, case: dict, place: Origin, size: int) -> dict | None:
+    def _written(self, case: dict, place: Place, size: int) -> dict | None:
         """The case as it lies on disk now; None where the disk refuses it, now or before."""
         if not self._writes:
             return None
@@ -96,8 +83,8 @@ def _tensors(case: dict) -> dict[str, torch.Tensor]:
     return {"image": case["image"], "label": case["label"], "places": case["foreground"].places}
 
 
-def _opened(place: Origin) -> dict | None:
-    """The case kept there, its tensors mapped so that only what is touched is read; None for none of this origin."""
+def _opened(place: Place) -> dict | None:
+    """The case kept there, its tensors mapped so that only what is touched is read; None for none made of the same."""
     try:
         facts = json.loads((place.folder / FACTS).read_text())
         if facts["made_of"] != place.made_of:
@@ -111,30 +98,24 @@ def _opened(place: Origin) -> dict | None:
         return None
     foreground = Foreground(tuple(facts["classes"]), tuple(facts["ends"]), places)
     own = {"name": facts["name"], "spacing": tuple(facts["spacing"])}
-    return own | {"image": image, "label": label, "foreground": foreground, "origin": place}
+    return own | {"image": image, "label": label, "foreground": foreground, "place": place}
 
 
-def _write(case: dict, place: Origin, size: int) -> None:
+def _write(case: dict, place: Place, size: int) -> None:
     """Write a case whole or not at all; of several processes that want to, one does."""
     import filelock
 
-    folder, partial = place.folder, place.folder.with_name(f".partial-{place.folder.name}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(folder.with_name(f".{folder.name}.lock")):
+    beside = place.folder.parent
+    beside.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(beside / f".{place.folder.name}.lock"):
         if _opened(place):
             return
-        for stale in (folder, partial):
-            shutil.rmtree(stale, ignore_errors=True)
-        if shutil.disk_usage(folder.parent).free < size + SPARE_DISK:
+        shutil.rmtree(place.folder, ignore_errors=True)
+        if shutil.disk_usage(beside).free < size + SPARE_DISK:
             raise OSError(errno.ENOSPC, f"less than {SPARE_DISK:,} bytes would be left free")
-        try:
-            partial.mkdir()
+        with whole_folder(place.folder) as folder:
             for name, tensor in _tensors(case).items():
-                np.save(partial / f"{name}.npy", tensor.numpy(), allow_pickle=False)
+                np.save(folder / f"{name}.npy", tensor.numpy(), allow_pickle=False)
             facts = {"name": case["name"], "spacing": case["spacing"], "made_of": place.made_of}
             facts |= {"classes": case["foreground"].classes, "ends": case["foreground"].ends}
-            (partial / FACTS).write_text(json.dumps(facts))
-            sync_tree(partial)
-            partial.rename(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            (folder / FACTS).write_text(json.dumps(facts))

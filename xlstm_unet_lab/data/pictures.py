@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,57 +13,38 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", *TIFF)
 TRANSPARENCY = ((1,), (2,))  # what ExtraSamples of a TIFF say of a last channel that is alpha, associated or not
 
 
-def read_picture(path: str | Path, *, stored: bool = False) -> np.ndarray:
-    """One PNG, JPEG, BMP or TIFF picture as viewers show it: (y, x), or (y, x, 3) in colour.
+def read_channels(path: Path, spatial_dims: int | None = None, *, stored: bool = False) -> np.ndarray:
+    """One PNG, JPEG, BMP or TIFF file as viewers show it: (C, y, x) with C 1 or 3, or a TIFF stack (C, z, y, x).
 
     The dtype is the file's: uint8, or uint16, int32, float32 ... for deeper pictures. Transparency, which a TIFF must
     name as such, is left out, a palette is looked up, and samples of fewer than 8 bits are stretched to 0 ... 255.
-    stored: the samples as they lie in the file, for labels: the indices of a palette, and fewer bits not stretched.
-    Three pages or planes of a TIFF are the three colours. Raises FileNotFoundError, and ValueError, naming the file,
-    for another ending, several pictures in one file, another number of channels, NaN or infinity, a 16-bit colour PNG
-    (only 8 of its bits could be read), stored samples of a JPEG (which are lost) and what cannot be decoded.
+    spatial_dims: 2 takes three pages or planes of a TIFF for the three colours, 3 takes pages for slices, and None does
+    so unless the file says otherwise. stored: the samples as they lie in the file, for labels: the indices of a
+    palette, and fewer bits not stretched.
+    Raises FileNotFoundError, and ValueError, naming the file, for another ending, several pictures in one file, another
+    number of channels, NaN or infinity, a 16-bit colour PNG (only 8 of its bits could be read), stored samples of a
+    JPEG (which are lost) and what cannot be decoded.
     """
-    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing")
     ending = path.suffix.lower()
     if ending not in ENDINGS:
         raise ValueError(f"{path} ends in {path.suffix!r}; pictures end in {', '.join(ENDINGS)}")
-    decode = _read_tiff if ending in TIFF else _read_with_pillow
-    with _naming(path):
-        return _grey_or_rgb(_in_8_bits(decode(path, stored), stored))
-
-
-def read_channels(path: Path, spatial_dims: int | None = None, *, stored: bool = False) -> np.ndarray:
-    """A picture as (C, y, x), or a TIFF stack as (C, z, y, x); `stored` and errors as in `read_picture`.
-
-    spatial_dims: whether the pages of a TIFF are slices (3) or channels (2); None: slices, unless it says otherwise.
-    """
-    if path.suffix.lower() in TIFF and spatial_dims != 2:
-        import tifffile
-
-        with _naming(path), tifffile.TiffFile(path) as file:
-            series = file.series[0]
-            if spatial_dims == 3 or len(set(series.axes) - set("CS")) > 2:
-                return _in_8_bits(_channels_of_stack(series.asarray(), series.axes), stored)
-    return np.moveaxis(np.atleast_3d(read_picture(path, stored=stored)), -1, 0)
-
-
-def resolution(path: Path) -> dict:
-    """The resolution of a TIFF file, as keyword arguments of `tifffile.imwrite`."""
-    import tifffile
-
-    with _naming(path), tifffile.TiffFile(path) as file:
-        return {"resolution": file.pages[0].resolution, "resolutionunit": file.pages[0].resolutionunit}
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """The decoders raise errors of many kinds, few of which name the file: here they become one kind that does."""
     try:
-        yield
-    except Exception as error:
+        array = _read_tiff(path, spatial_dims, stored) if ending in TIFF else _read_with_pillow(path, stored)
+        if array.dtype == bool:
+            array = array.astype(np.uint8) * np.uint8(1 if stored else 255)
+        if array.dtype.kind not in "uif" or not np.isfinite(array).all():
+            raise ValueError(f"it holds values of type {array.dtype}, NaN or infinity; replace them first")
+        return array
+    except Exception as error:  # the decoders raise errors of many kinds, few of which name the file
         raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def read_picture(path: str | Path) -> np.ndarray:
+    """One picture as `read_channels` reads it, (y, x), or (y, x, 3) in colour."""
+    channels = read_channels(Path(path), spatial_dims=2)
+    return np.ascontiguousarray(channels[0] if len(channels) == 1 else np.moveaxis(channels, 0, -1))
 
 
 def _read_with_pillow(path: Path, stored: bool) -> np.ndarray:
@@ -88,7 +67,7 @@ def _read_with_pillow(path: Path, stored: bool) -> np.ndarray:
             array = array.astype(np.uint16)  # older releases of Pillow hand out 16-bit grey files as 32-bit integers
         if stored and image.mode == "L" and depth < 8:
             array = array // (255 // (2**depth - 1))  # Pillow has stretched them
-        return array
+        return _channels_of_picture(array)
 
 
 def _bits_of_png(path: Path) -> tuple[int, bool]:
@@ -98,13 +77,15 @@ def _bits_of_png(path: Path) -> tuple[int, bool]:
     return depth, depth == 16 and colour_type != 0
 
 
-def _read_tiff(path: Path, stored: bool) -> np.ndarray:
+def _read_tiff(path: Path, spatial_dims: int | None, stored: bool) -> np.ndarray:
     import tifffile
 
     with tifffile.TiffFile(path) as file:
+        series = file.series[0]
+        if spatial_dims == 3 or (spatial_dims is None and len(set(series.axes) - set("CS")) > 2):
+            return _channels_of_stack(series.asarray(), series.axes)
         if len(file.series) != 1:
             raise ValueError(f"it holds {len(file.series)} pictures of different shapes; one a file is expected")
-        series = file.series[0]
         page, axes = series.keyframe, series.get_axes(squeeze=True)
         transparent = page.extrasamples in TRANSPARENCY
         if page.samplesperpixel - transparent not in (1, 3):  # asked before Pillow may read it, which drops the others
@@ -116,11 +97,20 @@ def _read_tiff(path: Path, stored: bool) -> np.ndarray:
                 raise
             return _read_with_pillow(path, stored)  # which brings decoders of its own for LZW and JPEG inside a TIFF
         if page.photometric == tifffile.PHOTOMETRIC.PALETTE and not stored:
-            return (page.colormap.T[array] >> 8).astype(np.uint8)  # the palette holds 16 bits a colour
-    if "S" in axes:  # samples: the channels of a pixel, stored together or plane by plane
-        array = np.moveaxis(array, axes.index("S"), -1)
-        return array[..., :-1] if transparent else array
-    return np.moveaxis(array, 0, -1) if array.ndim == 3 and len(array) == 3 else array
+            array = (page.colormap.T[array] >> 8).astype(np.uint8)  # the palette holds 16 bits a colour
+        elif "S" in axes:  # samples: the channels of a pixel, stored together or plane by plane
+            array = np.moveaxis(array, axes.index("S"), -1)
+            array = array[..., :-1] if transparent else array
+        elif array.ndim == 3 and len(array) == 3:
+            array = np.moveaxis(array, 0, -1)
+        return _channels_of_picture(array)
+
+
+def _channels_of_picture(array: np.ndarray) -> np.ndarray:
+    """(y, x) or (y, x, C) as (C, y, x)."""
+    if array.ndim not in (2, 3) or array.shape[2:] not in ((), (1,), (3,)) or not array.size:
+        raise ValueError(f"it holds {array.dtype} {array.shape}; one picture, (y, x) or (y, x, 3), is expected")
+    return np.moveaxis(np.atleast_3d(array), -1, 0)
 
 
 def _channels_of_stack(array: np.ndarray, axes: str) -> np.ndarray:
@@ -130,21 +120,6 @@ def _channels_of_stack(array: np.ndarray, axes: str) -> np.ndarray:
         raise ValueError(f"its axes are {axes}, of sizes {array.shape}; a volume has z, y, x and perhaps channels")
     array = array.transpose([letters.index(letter) for letter in "CZYX" if letter in letters])
     return array if "C" in letters else array[None]
-
-
-def _in_8_bits(array: np.ndarray, stored: bool) -> np.ndarray:
-    """Samples of one bit as uint8: 0 and 1 as stored, 0 and 255 as shown; others as they are."""
-    return array.astype(np.uint8) * np.uint8(1 if stored else 255) if array.dtype == bool else array
-
-
-def _grey_or_rgb(array: np.ndarray) -> np.ndarray:
-    if array.ndim == 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if not np.isfinite(array).all():
-        raise ValueError("it holds NaN or infinity; replace them first")
-    if array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)) or array.dtype.kind not in "uif" or not array.size:
-        raise ValueError(f"it holds {array.dtype} {array.shape}; one picture, (y, x) or (y, x, 3), is expected")
-    return np.ascontiguousarray(array)
 
 
 def as_rgb(picture: np.ndarray) -> np.ndarray:

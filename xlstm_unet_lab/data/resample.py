@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from xlstm_unet_lab.data.cases import Cases, as_cases
-from xlstm_unet_lab.data.kept_cases import KeptCases, Origin
+from xlstm_unet_lab.data.kept_cases import KeptCases, Place
 from xlstm_unet_lab.data.patches import Foreground
 
 SAME_SPACING = 0.01  # spacings that differ by less than this share are taken as equal
@@ -69,27 +69,27 @@ class ResampledDataset(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict:
-        case = {key: value for key, value in self.view(index).items() if key not in ("foreground", "origin")}
+        case = {key: value for key, value in self.view(index).items() if key not in ("foreground", "place")}
         # Copies: who changes an item must not change what the next epoch sees.
         return case | {"image": case["image"].clone(), "label": case["label"].long()}
 
     def view(self, index: int) -> dict:
         """`self[index]` without a copy, to read pieces from and never to change, as `Cases` says."""
         original = functools.cache(lambda: self.dataset.view(index))
-        return self._kept.get(index, lambda: self._resample(original()), lambda: self._origin(original()))
+        return self._kept.get(index, lambda: self._resample(original()), lambda: self._place(original()))
 
     def raw(self, index: int) -> np.ndarray:
         """The image as stored, (C, *spatial), on the grid it was stored on."""
         return self.dataset.raw(index)
 
-    def _origin(self, original: dict) -> Origin | None:
+    def _place(self, original: dict) -> Place | None:
         """Where the resampled case may be kept: beside the original, if that may be and is another one at all."""
-        place, size = original.get("origin"), original["label"].shape
+        place, size = original.get("place"), original["label"].shape
         if place is None or resampled_size(size, original["spacing"], self.spacing) == tuple(size):
             return None
         part = place.folder.parent
         folder = part.with_name(f"{part.name}_spacing_{'_'.join(map(str, self.spacing))}") / place.folder.name
-        return Origin(folder, [*place.made_of, RESAMPLED, list(self.spacing)])
+        return Place(folder, [*place.made_of, RESAMPLED, list(self.spacing)])
 
     def _resample(self, original: dict) -> dict:
         case, label = original | {"spacing": self.spacing}, original["label"]

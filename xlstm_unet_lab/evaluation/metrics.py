@@ -7,8 +7,6 @@ inside of a flat mask adds to the score and 2-D values come out higher than thos
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
-from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +15,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from xlstm_unet_lab.data.colours import PURPLE, VERMILION, YELLOW
+from xlstm_unet_lab.ops.checks import checked_spacing, number, whole_number
 
 # What codes 1, 2, 3 of an error map are called, and the colour each is shown in.
 ERRORS = {"missed": YELLOW, "extra": VERMILION, "confused": PURPLE}
@@ -65,8 +64,7 @@ def surface_dice(prediction: np.ndarray, truth: np.ndarray, *, spacing: Sequence
     values, a spacing that does not fit, and a tolerance that is negative or not finite. Source: arXiv 1809.04430.
     """
     prediction, truth, spacing = _checked_volumes(prediction, truth, spacing)
-    if not (np.isfinite(tolerance) and tolerance >= 0):
-        raise ValueError(f"tolerance={tolerance} must be a finite number of at least 0, in the unit of the spacing")
+    tolerance = number("tolerance", tolerance, at_least=0, fix=", in the unit of the spacing")
     if not (prediction.any() and truth.any()):
         return float(prediction.any() == truth.any())
     surfaces = _surfaces(prediction, truth, spacing)
@@ -94,10 +92,8 @@ def instance_f1(prediction: np.ndarray, truth: np.ndarray, *, iou: float = 0.5, 
     integers or are negative, an `iou` outside (0, 1] and a negative border.
     """
     _check_same_shape(prediction, truth)
-    if not 0 < iou <= 1:
-        raise ValueError(f"iou={iou} must lie above 0 and be at most 1: 0.5 is the usual threshold")
-    if drop_border < 0:
-        raise ValueError(f"drop_border={drop_border} must be 0 (keep all) or a width in pixels")
+    number("iou", iou, above=0, at_most=1, fix=": 0.5 is the usual threshold")
+    whole_number("drop_border", drop_border, at_least=0, fix=", a width in pixels: 0 keeps all instances")
     prediction = _without_border(_checked_labels("prediction", prediction), drop_border)
     truth = _without_border(_checked_labels("truth", truth), drop_border)
 
@@ -127,40 +123,19 @@ def _without_border(labels: np.ndarray, width: int) -> np.ndarray:
 
 
 def _surfaces(prediction: np.ndarray, truth: np.ndarray, spacing: tuple[float, ...]) -> tuple[Surface, Surface]:
-    """The surfaces of two masks that are not empty: prediction seen from truth, then truth seen from prediction."""
-    box = ndimage.find_objects((prediction | truth).astype(np.uint8))[0]  # nothing outside holds a surface element
-    areas_prediction = _surface_areas(prediction[box], spacing)
-    areas_truth = _surface_areas(truth[box], spacing)
-    return _seen_from(areas_truth, areas_prediction, spacing), _seen_from(areas_prediction, areas_truth, spacing)
+    """The surfaces of two volumes that are not empty: prediction seen from truth, then truth seen from prediction."""
+    from monai.metrics.utils import get_mask_edges
 
-
-def _seen_from(other: np.ndarray, own: np.ndarray, spacing: tuple[float, ...]) -> Surface:
-    # Distances come from index differences, so that one voxel is exactly one spacing and "<= tolerance" is exact too.
-    distances = ndimage.distance_transform_edt(np.isnan(other), sampling=spacing)
-    elements = ~np.isnan(own)
-    return Surface(distances[elements], own[elements])
-
-
-def _surface_areas(mask: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
-    """Area of the surface element at every corner of the voxel grid, (z + 1, y + 1, x + 1); NaN where there is none."""
-    areas, weights = _element_areas(spacing)
-    padded = np.pad(mask, 1)
-    codes = np.zeros([size + 1 for size in mask.shape], dtype=np.intp)
-    for corner in product((0, 1), repeat=3):
-        window = tuple(slice(offset, offset + size) for offset, size in zip(corner, codes.shape, strict=True))
-        codes += weights[corner] * padded[window]
-    return areas[codes]
-
-
-@lru_cache(maxsize=32)
-def _element_areas(spacing: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Area for each of the 256 neighbourhoods, and the 2 x 2 x 2 weights that number a neighbourhood."""
-    from monai.metrics.utils import get_code_to_measure_table
-
-    areas, weights = get_code_to_measure_table(spacing)
-    areas = areas.double().numpy().copy()
-    areas[[0, -1]] = np.nan  # all outside, all inside: no surface
-    return areas, weights.numpy().reshape(2, 2, 2).astype(np.intp)
+    where, true_where, areas, true_areas = get_mask_edges(prediction, truth, spacing=spacing)
+    # MONAI's own distances are float32. Those of SciPy come from whole numbers of voxels: one voxel is exactly one
+    # spacing, and so within a tolerance of one spacing.
+    to_prediction, to_truth = (
+        ndimage.distance_transform_edt(~elements, sampling=spacing) for elements in (where, true_where)
+    )
+    return (
+        Surface(to_truth[where], areas[where].astype(float)),
+        Surface(to_prediction[true_where], true_areas[true_where].astype(float)),
+    )
 
 
 def _weighted_percentile(distances: np.ndarray, areas: np.ndarray, share: float) -> float:
@@ -207,15 +182,9 @@ def _checked_volumes(
 ) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
     """Both masks with three dimensions, and the spacing that goes with them."""
     prediction, truth = _checked_masks(prediction, truth)
-    spacing = tuple(float(size) for size in np.atleast_1d(spacing))
     if truth.ndim not in (2, 3):
         raise ValueError(f"surfaces need masks of 2 or 3 dimensions, got {truth.ndim}: drop channel and batch axes")
-    if len(spacing) != truth.ndim:
-        raise ValueError(
-            f"spacing={spacing} has {len(spacing)} sizes for masks of {truth.ndim} dimensions: give one each"
-        )
-    if not all(np.isfinite(size) and size > 0 for size in spacing):
-        raise ValueError(f"spacing={spacing} must be finite and above 0 in every dimension")
+    spacing = checked_spacing(tuple(spacing), truth.ndim)
     if truth.ndim == 2:
         return prediction[None], truth[None], (1.0, *spacing)
     return prediction, truth, spacing

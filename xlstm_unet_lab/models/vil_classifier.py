@@ -13,8 +13,9 @@ from timm.layers import DropPath
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from xlstm_unet_lab.nn.layers import OffsetLayerNorm
+from xlstm_unet_lab.nn.layers import OffsetLayerNorm, require_divisible
 from xlstm_unet_lab.nn.vil import VERSIONS, ViLBlock
+from xlstm_unet_lab.ops.checks import one_of, sizes, whole_number
 from xlstm_unet_lab.ops.scan_order import to_grid, to_sequence
 
 EPSILON = 1e-6  # of the final norm
@@ -24,10 +25,7 @@ BLOCKS = 24
 
 def pair(value: int | Sequence[int], name: str) -> tuple[int, int]:
     """One number for both axes, or two; ValueError for anything else."""
-    both = (value, value) if isinstance(value, int) else tuple(value)
-    if len(both) != 2 or any(not isinstance(extent, int) or extent < 1 for extent in both):
-        raise ValueError(f"{name} is {value!r}, expected a whole number of 1 or more, or two of them (y, x)")
-    return both
+    return sizes(name, value, 2) if isinstance(value, list | tuple) else (whole_number(name, value),) * 2
 
 
 class VisionLSTM(nn.Module):
@@ -55,12 +53,11 @@ class VisionLSTM(nn.Module):
         second_norm: bool = False,
     ):
         super().__init__()
-        if version not in VERSIONS:
-            raise ValueError(f"version is {version!r}, expected one of {VERSIONS}")
-        blocks = BLOCKS if depth is None else depth * (2 if version == "v2" else 1)
-        for name, value in {"in_channels": in_channels, "dim": dim, "depth": blocks}.items():
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is {value!r}, expected a whole number of 1 or more")
+        one_of("version", version, VERSIONS)
+        blocks = BLOCKS if depth is None else whole_number("depth", depth) * (2 if version == "v2" else 1)
+        whole_number("in_channels", in_channels)
+        whole_number("dim", dim)
+        whole_number("num_classes", num_classes, at_least=0)
         self.version, self.patch_size, self.num_classes = version, pair(patch_size, "patch_size"), num_classes
         self.embedding = nn.Conv2d(in_channels, dim, self.patch_size, self.patch_size)
         self.position = nn.Parameter(torch.empty(1, *self.grid_size(pair(image_size, "image_size")), dim))
@@ -91,12 +88,8 @@ class VisionLSTM(nn.Module):
 
     def grid_size(self, image_size: Sequence[int]) -> tuple[int, int]:
         """Patches along y and x; ValueError where the patch size does not divide the image."""
-        for axis, (extent, step) in enumerate(zip(image_size, self.patch_size, strict=True)):
-            if extent % step:
-                near = [size for size in (extent // step * step, (extent // step + 1) * step) if size]
-                advice = " or ".join(str(size) for size in near)
-                raise ValueError(f"image_size[{axis}]={extent} is not divisible by the patch {step}: use {advice}")
-        return tuple(extent // step for extent, step in zip(image_size, self.patch_size, strict=True))
+        steps = enumerate(zip(image_size, self.patch_size, strict=True))
+        return tuple(require_divisible(extent, step, f"image_size[{axis}]") for axis, (extent, step) in steps)
 
     def embed(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Tokens (B, S, dim) with their positions added, and the grid they form."""

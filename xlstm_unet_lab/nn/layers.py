@@ -9,14 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xlstm_unet_lab.ops.checks import whole_number
+
 
 def require_divisible(width: int, parts: int, what: str) -> int:
     """Return width // parts; ValueError naming `what` when the division leaves a rest or either number is below 1."""
-    if width < 1 or parts < 1 or width % parts:
-        step = max(parts, 1)
-        near = sorted({step * max(width // step, 1), step * (max(width, 0) // step + 1)})
-        advice = " or ".join(str(size) for size in near)
-        raise ValueError(f"{what}: width {width} is not divisible by {parts}; use width {advice}")
+    whole_number(f"the divisor of {what}", parts)
+    if width < 1 or width % parts:
+        near = sorted({parts * max(width // parts, 1), parts * max(width // parts + 1, 1)})
+        raise ValueError(f"{what} is {width}, not divisible by {parts}: use {' or '.join(map(str, near))}")
     return width // parts
 
 
@@ -28,7 +29,7 @@ class BlockDiagonalLinear(nn.Module):
 
     def __init__(self, width: int, block_size: int, bias: bool = False):
         super().__init__()
-        blocks = require_divisible(width, block_size, "BlockDiagonalLinear")
+        blocks = require_divisible(width, block_size, "BlockDiagonalLinear's width")
         self.weight = nn.Parameter(torch.empty(blocks, block_size, block_size))
         self.bias = nn.Parameter(torch.zeros(width)) if bias else None
         nn.init.normal_(self.weight, std=math.sqrt(2 / (5 * block_size)))
@@ -47,8 +48,8 @@ class CausalConvolution(nn.Module):
 
     def __init__(self, width: int, kernel_size: int = 4, bias: bool = True):
         super().__init__()
-        if width < 1 or kernel_size < 1:
-            raise ValueError(f"CausalConvolution: width {width} and kernel_size {kernel_size} must both be at least 1")
+        whole_number("CausalConvolution's width", width)
+        whole_number("CausalConvolution's kernel_size", kernel_size)
         self.conv = nn.Conv1d(width, width, kernel_size, groups=width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xlstm_unet_lab.nn.layers import CausalConvolution
+from xlstm_unet_lab.ops.checks import whole_number
 from xlstm_unet_lab.ops.selective_scan import selective_scan
 
 STEP_SIZES = (1e-3, 1e-1)  # range of delta at initialisation, log-uniform over the channels
@@ -37,8 +38,7 @@ class MambaLayer(nn.Module):
         if time_rank is not None:
             sizes["time_rank"] = time_rank
         for name, size in sizes.items():
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise ValueError(f"{name} is {size!r}, expected a whole number of at least 1")
+            whole_number(name, size)
         inner = expansion * width
         rank = math.ceil(width / 16) if time_rank is None else time_rank
         self.sizes = (rank, state_size, state_size)

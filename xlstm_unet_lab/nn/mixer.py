@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from xlstm_unet_lab.nn.mamba import MambaBlock
 from xlstm_unet_lab.nn.vil import ViLBlock
+from xlstm_unet_lab.ops.checks import one_of
 from xlstm_unet_lab.ops.scan_order import to_grid, to_sequence, traversals, walked_size
 
 SEQUENCE_KINDS = ("vil", "mamba")
@@ -24,11 +25,9 @@ class BlockChoice:
 
     def make(self, width: int, spatial_dims: int) -> nn.Module:
         """A block that maps tokens (B, S, width), with the walked sizes of the grid, to tokens."""
-        if self.kind == "vil":
-            return ViLBlock(width, self.vil_version, spatial_dims=spatial_dims, form=self.mlstm_form)
-        if self.kind == "mamba":
+        if one_of("mixer kind", self.kind, SEQUENCE_KINDS) == "mamba":
             return MambaBlock(width, residual=self.mamba_residual)
-        raise ValueError(f"mixer kind is {self.kind!r}, expected one of {SEQUENCE_KINDS}")
+        return ViLBlock(width, self.vil_version, spatial_dims=spatial_dims, form=self.mlstm_form)
 
 
 class Mixer(nn.Module):

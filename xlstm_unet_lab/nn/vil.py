@@ -18,7 +18,9 @@ from xlstm_unet_lab.nn.layers import (
     require_divisible,
 )
 from xlstm_unet_lab.ops import mlstm
+from xlstm_unet_lab.ops.checks import one_of
 from xlstm_unet_lab.ops.scan_order import to_grid, to_sequence
+from xlstm_unet_lab.ops.tensors import widest
 
 VERSIONS = ("v1", "v2")
 
@@ -31,7 +33,7 @@ class MLSTMCell(nn.Module):
 
     def __init__(self, width: int, heads: int, bias: bool = False, form: str = "auto"):
         super().__init__()
-        require_divisible(width, heads, f"MLSTMCell with {heads} heads")
+        require_divisible(width, heads, f"the width of an MLSTMCell with {heads} heads")
         mlstm.check_form(form)
         self.heads, self.form = heads, form
         self.gates = nn.Linear(3 * width, 2 * heads)  # rows: input gates of all heads, then forget gates
@@ -61,7 +63,7 @@ class MLSTMCell(nn.Module):
 
         Gates are exponents, and summed over the sequence: under autocast, bfloat16's two digits would not do.
         """
-        dtype = torch.promote_types(self.gates.weight.dtype, torch.float32)
+        dtype = widest(self.gates.weight)
         with torch.autocast(q.device.type, enabled=False):
             parts = zip((q, k, v), self.gates.weight.chunk(3, 1), strict=True)
             return sum(F.linear(x.to(dtype), weight.to(dtype)) for x, weight in parts) + self.gates.bias.to(dtype)
@@ -91,14 +93,13 @@ class ViLLayer(nn.Module):
         self, width: int, version: str = "v1", spatial_dims: int = 2, heads: int | None = None, form: str = "auto"
     ):
         super().__init__()
-        if version not in VERSIONS:
-            raise ValueError(f"vil_version is {version!r}, expected one of {VERSIONS}")
+        one_of("vil_version", version, VERSIONS)
         bias, inner = version == "v2", 2 * width
         block_size = 4 if width % 4 == 0 else 2
         self.up = nn.Linear(width, 2 * inner, bias=bias)
         self.conv = GridConvolution(inner, spatial_dims) if version == "v2" else CausalConvolution(inner, 4)
         self.q, self.k, self.v = (BlockDiagonalLinear(inner, block_size, bias) for _ in range(3))
-        self.cell = MLSTMCell(inner, heads or block_size, bias, form)
+        self.cell = MLSTMCell(inner, block_size if heads is None else heads, bias, form)
         self.skip = nn.Parameter(torch.ones(inner))
         self.down = nn.Linear(inner, width, bias=bias)
         self.reset_parameters()

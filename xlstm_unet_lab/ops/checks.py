@@ -1,12 +1,17 @@
-"""What every operator asks of its input tensors, and how an unknown word is answered with the nearest known one."""
+"""What every call asks of its plain arguments, by one rule: whole numbers, sizes, spacings, numbers, flags, words.
+
+A whole number is one of Python's or NumPy's. True and False are no numbers, and 2.0 is no whole one: what came out of a
+division should be rounded by whoever knows how. Every check returns the value as a plain int, float, bool or tuple, and
+raises ValueError that says the name, the value, what was expected and, in `fix`, what to do.
+"""
 
 import difflib
-from collections.abc import Iterable, Mapping
+import math
+import operator
+from collections.abc import Iterable
+from numbers import Integral, Real
 
-import torch
-from torch import Tensor
-
-FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+BOUNDS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:
@@ -16,37 +21,59 @@ def did_you_mean(word: object, known: Iterable[str]) -> str:
     return f"{f'did you mean {nearest[0]!r}? ' if nearest else ''}there are {', '.join(known)}"
 
 
-def check_tensors(
-    given: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], layout: str, check_values: bool = True
-) -> None:
-    """Raise ValueError for the first tensor of another shape, dtype or device, or with values that are not finite.
+def one_of(name: str, value: object, known: Iterable[str]) -> str:
+    """The word, which is one of those known."""
+    if value in known:
+        return value
+    raise ValueError(f"{name} is {value!r}: {did_you_mean(value, known)}")
 
-    The first tensor of `given` sets the device and is named beside a wrong shape; `layout` explains the axes. A
-    stabiliser, "state.m", may hold -infinity: an empty memory has one. `check_values=False` skips the search for NaN
-    and infinity, which a GPU would have to wait for.
-    """
-    lead, first = next(iter(given.items()))
-    for name, tensor in given.items():
-        if not isinstance(tensor, Tensor):
-            raise ValueError(
-                f"{name} is a {type(tensor).__name__}, expected a tensor: torch.as_tensor({name}) makes one"
-            )
-        if tuple(tensor.shape) != tuple(expected[name]):
-            raise ValueError(
-                f"{name} has shape {tuple(tensor.shape)}, expected {tuple(expected[name])} to fit {lead} "
-                f"{tuple(first.shape)}: {layout}"
-            )
-        if tensor.dtype not in FLOATS:
-            raise ValueError(f"{name} has dtype {tensor.dtype}, expected floating point: call {name}.float()")
-        if tensor.device != first.device:
-            raise ValueError(
-                f"{name} is on {tensor.device}, expected {first.device} as {lead}: move it with .to({lead}.device)"
-            )
-    for name, tensor in given.items() if check_values else ():
-        # A sum is not finite if any term is not; the exact look is only taken then (finite terms can overflow).
-        if tensor.detach().sum().isfinite():
-            continue
-        allowed = tensor.isfinite() | tensor.isneginf() if name == "state.m" else tensor.isfinite()
-        if not allowed.all():
-            bad = int((~allowed).sum())
-            raise ValueError(f"{name} holds {bad} values that are not finite (NaN or infinity): find where they arise")
+
+def flag(name: str, value: object) -> bool:
+    """The value, which is True or False."""
+    if isinstance(value, bool):
+        return value
+    raise ValueError(f"{name} is {value!r}, expected True or False")
+
+
+def is_whole(value: object, at_least: int = 1) -> bool:
+    """Whether this is a whole number, and not below `at_least`."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= at_least
+
+
+def whole_number(name: str, value: object, at_least: int = 1, fix: str = "") -> int:
+    """The value, which is a whole number."""
+    if is_whole(value, at_least):
+        return int(value)
+    raise ValueError(f"{name} is {value!r}, expected a whole number of at least {at_least}{fix}")
+
+
+def sizes(name: str, values: object, *dimensions: int) -> tuple[int, ...]:
+    """A list or tuple of whole numbers of at least 1, as many as one of `dimensions` says; any number without."""
+    as_many = isinstance(values, list | tuple) and (not dimensions or len(values) in dimensions)
+    if as_many and all(map(is_whole, values)):
+        return tuple(map(int, values))
+    count = f"{' or '.join(map(str, dimensions))} " if dimensions else ""
+    order = ", in the order (z, y, x)" if dimensions else ""
+    raise ValueError(f"{name} is {values!r}, expected a tuple of {count}whole numbers of at least 1{order}")
+
+
+def is_number(value: object, **bounds: float) -> bool:
+    """Whether this is a finite number within bounds: `at_least`, `above`, `at_most`, `below`."""
+    finite = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    return finite and all(BOUNDS[bound](value, limit) for bound, limit in bounds.items())
+
+
+def number(name: str, value: object, fix: str = "", **bounds: float) -> float:
+    """The value, which is a finite number within bounds: `at_least`, `above`, `at_most`, `below`."""
+    if is_number(value, **bounds):
+        return float(value)
+    limits = " and ".join(f"{bound.replace('_', ' ')} {limit}" for bound, limit in bounds.items())
+    raise ValueError(f"{name} is {value!r}, expected a finite number {limits}{fix}")
+
+
+def checked_spacing(spacing: object, dimensions: int) -> tuple[float, ...]:
+    """A list or tuple of sizes of a voxel, finite and above 0, one for each of `dimensions`."""
+    one_each = isinstance(spacing, list | tuple) and len(spacing) == dimensions
+    if one_each and all(is_number(size, above=0) for size in spacing):
+        return tuple(map(float, spacing))
+    raise ValueError(f"spacing is {spacing!r}, expected {dimensions} finite numbers above 0, one a spatial axis")

@@ -25,9 +25,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xlstm_unet_lab.ops.checks import check_tensors, did_you_mean
+from xlstm_unet_lab.ops.checks import one_of, whole_number
 from xlstm_unet_lab.ops.mlstm_chunkwise import CHUNK_SIZE, EPSILON, Chunkwise, stabilised_one
 from xlstm_unet_lab.ops.mlstm_triton import obstacle, triton
+from xlstm_unet_lab.ops.tensors import check_tensors, widest
 
 
 class MLSTMState(NamedTuple):
@@ -40,7 +41,7 @@ class MLSTMState(NamedTuple):
 
 def empty_state(q: Tensor, v: Tensor) -> MLSTMState:
     """The state before the first token: nothing stored. q (B, H, ..., D), v (B, H, ..., V)."""
-    where = {"device": q.device, "dtype": _dtype(q)}
+    where = {"device": q.device, "dtype": widest(q)}
     size = (*q.shape[:2], q.shape[-1])
     return MLSTMState(
         torch.zeros(*size, v.shape[-1], **where),
@@ -57,7 +58,7 @@ def step(state: MLSTMState | None, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f
     """
     check_inputs(q, k, v, i, f, state, axes="")
     with torch.autocast(q.device.type, enabled=False):
-        h, state = _step(_start(state, q, v), *(x.to(_dtype(q)) for x in (q, k, v, i, f)))
+        h, state = _step(_start(state, q, v), *(x.to(widest(q)) for x in (q, k, v, i, f)))
     return h.to(q.dtype), state
 
 
@@ -78,7 +79,7 @@ def _computed(form, inputs, initial_state, return_state, check_values):
     check_inputs(*inputs, initial_state, check_values)
     q, _, v, _, _ = inputs
     with torch.autocast(q.device.type, enabled=False):
-        h, state = form(*(x.to(_dtype(q)) for x in inputs), _start(initial_state, q, v))
+        h, state = form(*(x.to(widest(q)) for x in inputs), _start(initial_state, q, v))
     return (h.to(q.dtype), state) if return_state else h.to(q.dtype)
 
 
@@ -154,8 +155,8 @@ def chunkwise(q, k, v, i, f, chunk_size=None, *, initial_state=None, return_stat
     1 raises ValueError. The backward pass is written by hand, so there is no second derivative. Other arguments, result
     and errors as `run`.
     """
-    if chunk_size is not None and (not isinstance(chunk_size, int) or isinstance(chunk_size, bool) or chunk_size < 1):
-        raise ValueError(f"chunk_size is {chunk_size!r}, expected a whole number of tokens, 1 or more; None picks one")
+    if chunk_size is not None:
+        chunk_size = whole_number("chunk_size", chunk_size, fix="; None picks one")
     form = functools.partial(_chunkwise, chunk_size=chunk_size)
     return _computed(form, (q, k, v, i, f), initial_state, return_state, check_values)
 
@@ -183,8 +184,7 @@ FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 def check_form(form: str) -> None:
     """Raise ValueError unless `form` is one that `run` knows."""
-    if form not in (names := ("auto", "triton", *FORMS)):
-        raise ValueError(f"form is {form!r}: {did_you_mean(form, names)}")
+    one_of("form", form, ("auto", "triton", *FORMS))
 
 
 def run(q, k, v, i, f, form="auto", *, initial_state=None, return_state=False, check_values=True):
@@ -212,12 +212,8 @@ def run(q, k, v, i, f, form="auto", *, initial_state=None, return_state=False, c
     return FORMS[form](q, k, v, i, f, **options)
 
 
-def _dtype(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
-
-
 def _start(state: MLSTMState | None, q: Tensor, v: Tensor) -> MLSTMState:
-    return empty_state(q, v) if state is None else MLSTMState(*(x.to(_dtype(q)) for x in state))
+    return empty_state(q, v) if state is None else MLSTMState(*(x.to(widest(q)) for x in state))
 
 
 def check_inputs(q, k, v, i, f, state=None, check_values=True, axes=", S") -> None:

@@ -81,7 +81,7 @@ class Gates(NamedTuple):
     carrying: Tensor  # (N, X, 1, 1) weight of the state before the chunk in the state after it
 
 
-def read_gates(i: Tensor, a: Tensor, m_first: Tensor, segment: Segment, dtype: torch.dtype) -> Gates:
+def compute_gates(i: Tensor, a: Tensor, m_first: Tensor, segment: Segment, dtype: torch.dtype) -> Gates:
     """Running sums and maxima, then weights. i, a (X, S); m_first (X), -inf for an empty memory.
 
     Differences are taken in the gate dtype: u and mu can be large where they nearly cancel.
@@ -101,7 +101,7 @@ def read_gates(i: Tensor, a: Tensor, m_first: Tensor, segment: Segment, dtype: t
     return Gates(split(m), m[:, -1].clone(), source, inside, reading, writing, carrying)
 
 
-def read_states(k: Tensor, v: Tensor, gates: Gates, state: Tensor) -> Tensor:
+def compute_states(k: Tensor, v: Tensor, gates: Gates, state: Tensor) -> Tensor:
     """[C | n] before every chunk and after the last, (N + 1, X, D, V + 1)."""
     states = state.new_empty(len(gates.carrying) + 1, *state.shape)
     states[0] = state
@@ -111,7 +111,7 @@ def read_states(k: Tensor, v: Tensor, gates: Gates, state: Tensor) -> Tensor:
     return states
 
 
-def read_normaliser(denominator: Tensor, m: Tensor) -> Tensor:
+def compute_normaliser(denominator: Tensor, m: Tensor) -> Tensor:
     """max(|q . n|, exp(-m)) + epsilon; denominator and m (Y, L)."""
     return torch.maximum(denominator.abs(), stabilised_one(m.to(denominator.dtype))) + EPSILON
 
@@ -124,7 +124,7 @@ def segment_forward(q: Tensor, k: Tensor, v: Tensor, gates: Gates, states: Tenso
     total = (q * gates.reading).bmm(states[:-1].flatten(0, 1))
     total.baddbmm_(q.bmm(k.mT).mul_(gates.inside), v)  # (Y, L, V + 1)
     denominator = total[..., -1]
-    return total[..., :-1] / read_normaliser(denominator, gates.m)[..., None], denominator
+    return total[..., :-1] / compute_normaliser(denominator, gates.m)[..., None], denominator
 
 
 def segment_backward(q, k, v, gates, states, h, denominator, dh, dstate, dm_last):
@@ -133,7 +133,7 @@ def segment_backward(q, k, v, gates, states, h, denominator, dh, dstate, dm_last
     The gates' gradients need no L x L product: as q enters linearly, q . dq is the sum over a row of (weight times its
     gradient), and k . dk the sum over a column. The stabiliser adds to both, as it cancels only up to epsilon.
     """
-    normaliser = read_normaliser(denominator, gates.m)
+    normaliser = compute_normaliser(denominator, gates.m)
     along = (dh * h).sum(-1) / normaliser  # (Y, L) minus the gradient of the normaliser
     ddenominator = torch.where(denominator.abs() + EPSILON == normaliser, -along * denominator.sign(), 0)
     dtotal = torch.cat([dh / normaliser[..., None], ddenominator[..., None]], -1)  # (Y, L, V + 1)
@@ -177,9 +177,9 @@ class Chunkwise(torch.autograd.Function):
         firsts = []
         for segment in ctx.cuts:
             firsts += [state, m]
-            gates = read_gates(i, a, m, segment, q.dtype)
+            gates = compute_gates(i, a, m, segment, q.dtype)
             qs, ks, vs = (segment.split(x) for x in (q, k, v))
-            states = read_states(ks, vs, gates, state)
+            states = compute_states(ks, vs, gates, state)
             part, below = segment_forward(qs, ks, vs, gates, states)
             segment.join(part, h)
             segment.join(below, denominator)
@@ -198,8 +198,8 @@ class Chunkwise(torch.autograd.Function):
             if segment is ctx.cuts[-1]:
                 gates = Gates(*gates)
             else:
-                gates = read_gates(i, a, m, segment, q.dtype)
-                states = read_states(ks, vs, gates, state)
+                gates = compute_gates(i, a, m, segment, q.dtype)
+                states = compute_states(ks, vs, gates, state)
             *parts, di[:, segment.tokens], da[:, segment.tokens], dstate, dm = segment_backward(
                 qs, ks, vs, gates, states, hs, denominators, dhs, dstate, dm
             )

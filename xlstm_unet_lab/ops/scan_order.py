@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from xlstm_unet_lab.ops.checks import one_of, whole_number
+
 DIRECTIONS = ("forward", "bidirectional", "axes")
 
 
@@ -27,11 +29,8 @@ def traversals(spatial_dims: int, directions: str) -> tuple[Traversal, ...]:
 
     Raises ValueError for an unknown word or fewer than 1 spatial dimension.
     """
-    if spatial_dims < 1:
-        raise ValueError(f"spatial_dims is {spatial_dims}, expected 1 or more")
-    if directions not in DIRECTIONS:
-        raise ValueError(f"directions is {directions!r}, expected one of {DIRECTIONS}")
-    if directions == "forward":
+    whole_number("spatial_dims", spatial_dims)
+    if one_of("directions", directions, DIRECTIONS) == "forward":
         return (ROW_MAJOR,)
     fastest = range(spatial_dims - 1, -1, -1) if directions == "axes" else (-1,)
     return tuple(Traversal(axis, reverse) for axis in fastest for reverse in (False, True))

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xlstm_unet_lab.ops.checks import check_tensors
+from xlstm_unet_lab.ops.checks import whole_number
+from xlstm_unet_lab.ops.tensors import check_tensors, widest
 
 # Between 64 and 576 time hardly changes on a CPU; below, the Python loop costs more; above, the work leaves the cache.
 DEFAULT_CHUNK_SIZE = 256
@@ -61,24 +62,14 @@ def selective_scan(
     """
     if chunk_size is None:
         chunk_size = DEFAULT_CHUNK_SIZE
-    if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
-        raise ValueError(f"chunk_size is {chunk_size!r}, expected a whole number of at least 1; None picks one")
+    else:
+        chunk_size = whole_number("chunk_size", chunk_size, fix="; None picks one")
     _check(u, delta, A, B, C, D, initial_state, u.shape[-1:], check_values)
     y, last_state = _run(u, delta, A, B, C, D, initial_state, chunk_size)
     return (y, last_state) if return_state else y
 
 
-def _check(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    state: Tensor | None,
-    token_sizes: tuple[int, ...],
-    check_values: bool = True,
-) -> None:
+def _check(u, delta, A, B, C, D, state, token_sizes: tuple[int, ...], check_values: bool = True) -> None:
     """Refuse what the scan cannot run on. token_sizes is (S,) for a sequence and () for a single token."""
     time_axis = ", S" if token_sizes else ""
     if u.ndim != 2 + len(token_sizes) or min(u.shape) < 1:
@@ -101,20 +92,8 @@ def _check(
     check_tensors(given, expected, axes, check_values)
 
 
-def _run(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    state: Tensor | None,
-    chunk_size: int,
-) -> tuple[Tensor, Tensor]:
-    dtype = torch.float32
-    for tensor in (u, delta, A, B, C, D, state):
-        if tensor is not None:
-            dtype = torch.promote_types(dtype, tensor.dtype)
+def _run(u, delta, A, B, C, D, state, chunk_size: int) -> tuple[Tensor, Tensor]:
+    dtype = widest(u, delta, A, B, C, D, state)
     state = A.new_zeros(len(u), *A.shape) if state is None else state
     D = A.new_zeros(len(A)) if D is None else D
     y, last_state = _SelectiveScan.apply(u, delta, A.to(dtype), B, C, D.to(dtype), state.to(dtype), chunk_size)
@@ -125,9 +104,7 @@ class _SelectiveScan(torch.autograd.Function):
     """The scan. Keeps only its inputs and the state at every chunk's start; backward recomputes the rest."""
 
     @staticmethod
-    def forward(
-        ctx: Any, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor, chunk_size: int
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, u, delta, A, B, C, D, state, chunk_size: int) -> tuple[Tensor, Tensor]:
         A_rows = A.T.contiguous()  # (N, W)
         state = state.transpose(1, 2).contiguous()  # (batch, N, W)
         states, outputs = [], []
@@ -170,9 +147,7 @@ class _SelectiveScan(torch.autograd.Function):
         )
 
 
-def _chunk_backward(
-    u: Tensor, delta: Tensor, B: Tensor, C: Tensor, grad_y: Tensor, A_rows: Tensor, state: Tensor, grad_last: Tensor
-) -> tuple[Tensor, ...]:
+def _chunk_backward(u, delta, B, C, grad_y, A_rows, state, grad_last) -> tuple[Tensor, ...]:
     """Gradients of sum_n C_t h_t in one chunk: (state before it, A, u, delta, B, C).
 
     u, delta, grad_y (L, batch, W); B, C (L, batch, N); state and grad_last, the gradient of the last state,

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xlstm_unet_lab.ops.checks import check_tensors
+from xlstm_unet_lab.ops.tensors import check_tensors, widest
 
 
 class SLSTMState(NamedTuple):
@@ -32,7 +32,7 @@ class SLSTMState(NamedTuple):
 
 def empty_state(z: Tensor) -> SLSTMState:
     """The state before the first token: nothing stored. z (B, H, ..., D)."""
-    zeros = torch.zeros(*z.shape[:2], z.shape[-1], device=z.device, dtype=torch.promote_types(z.dtype, torch.float32))
+    zeros = torch.zeros(*z.shape[:2], z.shape[-1], device=z.device, dtype=widest(z))
     return SLSTMState(zeros, zeros, zeros, torch.full_like(zeros, -torch.inf))
 
 
@@ -74,17 +74,11 @@ def scan(
     return (h, state) if return_state else h
 
 
-def _run(
-    z: Tensor, i: Tensor, f: Tensor, o: Tensor, recurrent_weights: Tensor | None, state: SLSTMState | None
-) -> tuple[Tensor, SLSTMState]:
-    dtype = torch.float32
-    for tensor in (z, i, f, o, recurrent_weights, *(state or ())):
-        if tensor is not None:
-            dtype = torch.promote_types(dtype, tensor.dtype)
+def _run(z, i, f, o, recurrent_weights, state: SLSTMState | None) -> tuple[Tensor, SLSTMState]:
+    dtype = widest(z, i, f, o, recurrent_weights, *(state or ()))
     gates = torch.stack([x.to(dtype) for x in (z, i, f, o)], dim=3)  # (B, H, S, 4, D)
-    gates = gates.permute(2, 1, 0, 3, 4).flatten(
-        3
-    )  # (S, H, B, 4 D): heads first, so that one batched product serves all
+    # (S, H, B, 4 D): heads first, so that one batched product serves all
+    gates = gates.permute(2, 1, 0, 3, 4).flatten(3)
     state = SLSTMState(*(x.to(dtype).transpose(0, 1) for x in state or empty_state(z)))  # (H, B, D)
     weights = None
     if recurrent_weights is not None:
@@ -111,16 +105,7 @@ def _update(state: SLSTMState, z: Tensor, i: Tensor, f: Tensor, o: Tensor) -> SL
     return SLSTMState(c, n, torch.sigmoid(o) * c / n, m)
 
 
-def _check(
-    z: Tensor,
-    i: Tensor,
-    f: Tensor,
-    o: Tensor,
-    recurrent_weights: Tensor | None,
-    state: SLSTMState | None,
-    layout: str,
-    check_values: bool = True,
-) -> None:
+def _check(z, i, f, o, recurrent_weights, state, layout: str, check_values: bool = True) -> None:
     """Refuse what the cell cannot run on. layout names the axes of the pre-activations."""
     if z.ndim != layout.count(",") + 1 or min(z.shape) < 1:
         raise ValueError(f"z has shape {tuple(z.shape)}, expected {layout} with every size at least 1")

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from xlstm_unet_lab.data.augment import Augmentation, PatchDataset
 from xlstm_unet_lab.data.cases import Cases, as_cases, check_cases
-from xlstm_unet_lab.data.prepare import own_facts
+from xlstm_unet_lab.data.registry import own_facts
 from xlstm_unet_lab.data.resample import ResampledDataset
 from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.inference.predictor import Predictor

@@ -9,7 +9,8 @@ import torch
 from xlstm_unet_lab.data.cases import Cases, evenly_spaced
 from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.evaluation.metrics import dice
-from xlstm_unet_lab.inference.predictor import Z_SCORE, Predictor
+from xlstm_unet_lab.inference.predictor import Predictor
+from xlstm_unet_lab.inference.trained import DONE
 from xlstm_unet_lab.training.config import TrainConfig
 
 Scored = Mapping[str, tuple[int, ...]]  # what is scored: name -> the label values that belong to it
@@ -21,7 +22,7 @@ def validate(fabric, predictor: Predictor, val: Cases, scored: Scored, config: T
     Scored are the labels of the predictor, given each case's spacing, in the precision of training. Something that a
     case neither holds nor is given counts 1 there.
     """
-    predict = replace(predictor, normalisation=Z_SCORE)  # what data sets hand out is prepared already
+    predict = replace(predictor, normalisation=DONE)
     cases = evenly_spaced(len(val), config.validation_cases)
     totals = torch.zeros(len(scored))
     for case in cases[fabric.global_rank :: fabric.world_size]:

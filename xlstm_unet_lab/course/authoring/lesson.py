@@ -78,7 +78,11 @@ def read_master(path: str | Path) -> NotebookNode:
 
 def student_notebook(master: NotebookNode) -> NotebookNode:
     """What students get: stubs for solutions, no cells for instructors, no outputs."""
-    return _notebook([_with_stub(cell) for cell in cells_for_students(master)])
+    cells = cells_for_students(master)
+    for cell in cells:
+        if "exercise" in cell.metadata:
+            cell.source = SOLUTION_LINES.sub(rf"\1{STUB}", cell.source)
+    return _notebook(cells)
 
 
 def cells_for_students(master: NotebookNode) -> list[NotebookNode]:
@@ -194,23 +198,14 @@ def _notebook(cells: list[NotebookNode]) -> NotebookNode:
     return nbformat.v4.new_notebook(cells=fresh, metadata=nbformat.from_dict(METADATA))
 
 
-def _with_stub(cell: NotebookNode) -> NotebookNode:
-    """A cell of students whose solution has given way to a stub; changes it."""
-    if "exercise" in cell.metadata:
-        cell.source = SOLUTION_LINES.sub(rf"\1{STUB}", cell.source)
-    return cell
-
-
 def _solved(source: str, solution: str) -> str | None:
     """The cell of an exercise with the solution in its gaps; None where the cell is anything but parts of it."""
-    parts = GAP_LINE.split(source)  # text, indentation of a gap, text, ...
-    filled = re.fullmatch("(.+?)".join(map(re.escape, parts[::2])), solution, re.DOTALL)
-    if filled is None:
+    kept = GAP_LINE.split(source)[::2]  # every other part is the indentation of a gap
+    whole = re.fullmatch("(.+?)".join(map(re.escape, kept)), solution, re.DOTALL)
+    if whole is None:
         return None
-    parts[1::2] = [
-        f"{indent}{BEGIN}\n{lines}\n{indent}{END}" for indent, lines in zip(parts[1::2], filled.groups(), strict=True)
-    ]
-    return "".join(parts)
+    left_out = iter(whole.groups())
+    return GAP_LINE.sub(lambda gap: f"{gap[1]}{BEGIN}\n{next(left_out)}\n{gap[1]}{END}", source)
 
 
 def _cell_faults(cell: NotebookNode, lesson: str, numbers: Counter) -> Iterator[str]:
@@ -232,7 +227,7 @@ def _cell_faults(cell: NotebookNode, lesson: str, numbers: Counter) -> Iterator[
         return
     for name in FROM_THE_EXERCISE:
         if name in cell.metadata:
-            yield f"{name}={cell.metadata[name]} here: leave it out, it comes from course/checks/lesson_{lesson}.py"
+            yield f"{name}={cell.metadata[name]} here: leave it out, it comes from course/checks/lesson_{lesson}.toml"
     if _solved(cell.source, known[number].solution) is None:
         first = known[number].solution.partition("\n")[0]
         yield (

@@ -1,4 +1,7 @@
-"""The exercises of every lesson: each module lesson_NN, or lesson_NN_topic where one gets long, holds `EXERCISES`."""
+"""The exercises of every lesson: each module lesson_NN, or lesson_NN_topic where one gets long, holds `EXERCISES`.
+
+What students read of them stands in lesson_NN.toml.
+"""
 
 import difflib
 import functools

@@ -1,8 +1,9 @@
-"""Lesson 00: how well two masks agree, and where they do not."""
+"""Lesson 00: two masks compared, windows that overlap, and two methods over the same cases."""
 
 import numpy as np
 
-from xlstm_unet_lab.course.exercise import Case, Exercise, Mistake
+from xlstm_unet_lab.course.checks.words import exercise
+from xlstm_unet_lab.course.exercise import Case
 
 # ---------------------------------------------------------------------------------------------- 00.1, the Dice score
 
@@ -16,71 +17,6 @@ def dice(prediction, truth):
 
 _TEST = "    if total == 0:\n        return 1.0\n"
 _SCORE = "2 * (prediction & truth).sum() / total"
-
-_DICE_MISTAKES = (
-    Mistake(
-        "intersection over union",
-        _SCORE,
-        "(prediction & truth).sum() / (prediction | truth).sum()",
-        "you divide by the union, so this is intersection over union (the Jaccard index). Dice divides twice the "
-        "intersection by the two sizes added together.",
-    ),
-    Mistake(
-        "the factor 2 is missing",
-        "2 * (prediction",
-        "(prediction",
-        "the factor 2 is missing: two equal masks give 0.5 in place of 1. The pixels in common stand in both sizes "
-        "below, so they count twice above.",
-    ),
-    Mistake(
-        "two empty masks give 0",
-        "return 1.0",
-        "return 0.0",
-        "two empty masks give 0 in your function, the worst score, though nothing was missed and nothing invented. "
-        "That is agreement: return 1.0. Any tiny number added below only would do the same harm.",
-    ),
-    Mistake(
-        "two empty masks give NaN",
-        _TEST,
-        "",
-        "for two empty masks you divide 0 by 0, which NumPy turns into NaN, and one NaN makes a whole average NaN. "
-        "Test for this case first and return 1.0.",
-    ),
-    Mistake(
-        "two empty masks stop with an error",
-        (_TEST, _SCORE),
-        ("", "2 * int((prediction & truth).sum()) / int(total)"),
-        "for two empty masks you divide by zero. Test for this case first and return 1.0.",
-    ),
-    Mistake(
-        "share of equal pixels",
-        _SCORE,
-        "np.mean(prediction == truth)",
-        "you count every pixel where the masks are equal, background included. That is accuracy, and it is high for "
-        "an empty prediction wherever the object is small. Dice looks at the foreground only.",
-    ),
-    Mistake(
-        "adds the masks, then counts",
-        "prediction.sum() + truth.sum()",
-        "(prediction + truth).sum()",
-        "for boolean arrays `+` means `or`: True + True is True, so pixels in both masks are counted once. Count each "
-        "mask by itself, then add the counts.",
-    ),
-    Mistake(
-        "share of the truth that was found",
-        _SCORE,
-        "(prediction & truth).sum() / truth.sum()",
-        "you divide by the size of the truth alone. That is recall (sensitivity), which a prediction of foreground "
-        "everywhere makes perfect. Dice also counts what was predicted.",
-    ),
-    Mistake(
-        "smoothed by 1",
-        _SCORE,
-        "(2 * (prediction & truth).sum() + 1) / (total + 1)",
-        "you add 1 above and below, as loss functions do to keep their gradient finite. In a score this favours small "
-        "objects. Leave it out, and treat two empty masks by themselves.",
-    ),
-)
 
 
 def _mask(*rows: str) -> np.ndarray:
@@ -96,13 +32,9 @@ def _two_boxes_in_3d() -> tuple[np.ndarray, np.ndarray]:
 
 _EMPTY = np.zeros((3, 4), dtype=bool)
 
-DICE = Exercise(
-    number="00.1",
-    title="the Dice score",
-    goal="Write `dice(prediction, truth)`: how well two boolean masks agree, from 0.0 to 1.0.",
-    minutes=5,
-    difficulty=2,
-    reference=dice,
+DICE = exercise(
+    "00.1",
+    dice,
     cases=(
         Case("two masks that overlap in part", (_mask("##..", "##..", "...."), _mask(".##.", ".##.", ".##."))),
         Case("two equal masks", (_mask("##..", ".#.."), _mask("##..", ".#.."))),
@@ -112,16 +44,20 @@ DICE = Exercise(
         Case("an empty prediction of an object", (_EMPTY, _mask("....", ".##.", "...."))),
         Case("both masks empty", (_EMPTY, _EMPTY)),
     ),
-    hints=(
-        "Three counts are enough: pixels in the prediction, pixels in the truth, pixels in both. "
-        "For boolean arrays `prediction & truth` is the mask of the pixels in both, and `.sum()` counts.",
-        "Dice is 2 x (pixels in both) / (pixels in the prediction + pixels in the truth). "
-        "What happens to the fraction when both masks are empty?",
-        "When the sum of the two sizes is 0 return 1.0; otherwise return "
-        "`2 * (prediction & truth).sum() / (prediction.sum() + truth.sum())`.",
-    ),
-    mistakes=_DICE_MISTAKES,
-    not_tested="masks of different shapes, which should be refused; masks that are not boolean; large volumes.",
+    mistakes={
+        "intersection over union": (_SCORE, "(prediction & truth).sum() / (prediction | truth).sum()"),
+        "the factor 2 is missing": ("2 * (prediction", "(prediction"),
+        "two empty masks give 0": ("return 1.0", "return 0.0"),
+        "two empty masks give NaN": (_TEST, ""),
+        "two empty masks stop with an error": (
+            (_TEST, ""),
+            (_SCORE, "2 * int((prediction & truth).sum()) / int(total)"),
+        ),
+        "share of equal pixels": (_SCORE, "np.mean(prediction == truth)"),
+        "adds the masks, then counts": ("prediction.sum() + truth.sum()", "(prediction + truth).sum()"),
+        "share of the truth that was found": (_SCORE, "(prediction & truth).sum() / truth.sum()"),
+        "smoothed by 1": (_SCORE, "(2 * (prediction & truth).sum() + 1) / (total + 1)"),
+    },
 )
 
 # --------------------------------------------------------------------------------------------- 00.2, a map of errors
@@ -135,70 +71,13 @@ def error_map(prediction, truth):
     return codes
 
 
-_ERROR_MAP_MISTAKES = (
-    Mistake(
-        "missed and extra swapped",
-        "error_map(prediction, truth)",
-        "error_map(truth, prediction)",
-        "1 and 2 are swapped. Missed (1) is where the truth has an object and the prediction has background; extra "
-        "(2) is the other way round.",
-    ),
-    Mistake(
-        "confused counted as missed",
-        "] = 3",
-        "] = 1",
-        "where both have an object but of different labels you write 1 (missed). The object was seen and given the "
-        "wrong name: that is 3.",
-    ),
-    Mistake(
-        "confused counted as extra",
-        "] = 3",
-        "] = 2",
-        "where both have an object but of different labels you write 2 (extra), perhaps because a later line writes "
-        "over an earlier one. Such pixels are 3.",
-    ),
-    Mistake(
-        "compares foreground only",
-        "(truth != prediction)",
-        "((truth != 0) != (prediction != 0))",
-        "you compare only whether there is an object, never which one, so 3 (confused) cannot appear. Compare the "
-        "labels themselves where both are foreground.",
-    ),
-    Mistake(
-        "only where they differ",
-        "return codes",
-        "return prediction != truth",
-        "you return only whether the two differ. The map must say in which way: 1 missed, 2 extra, 3 confused, as "
-        "`uint8`.",
-    ),
-    Mistake(
-        "right pixels marked as confused",
-        " & (truth != prediction)",
-        "",
-        "you write 3 wherever both have an object, even where the labels agree. Only different labels are confused; "
-        "equal ones are 0.",
-    ),
-    Mistake(
-        "writes into the prediction",
-        "return codes",
-        "prediction[...] = codes\n    return prediction.astype(np.uint8)",
-        "the codes are right but you wrote them into `prediction`, and the caller has lost its labels. Start from a "
-        "new array, `np.zeros(truth.shape, dtype=np.uint8)`.",
-    ),
-)
-
 _TRUTH = np.array([[0, 1, 1, 0], [2, 2, 0, 3], [0, 0, 3, 3]])
 _PREDICTION = np.array([[0, 1, 0, 1], [2, 1, 0, 3], [2, 0, 3, 1]])
 _DEPTH = np.arange(3)[:, None, None]
 
-ERROR_MAP = Exercise(
-    number="00.2",
-    title="a map of errors",
-    goal="Write `error_map(prediction, truth)`: for every pixel of two label images 0 right, 1 missed, 2 extra or 3 "
-    "confused, as `uint8`.",
-    minutes=7,
-    difficulty=2,
-    reference=error_map,
+ERROR_MAP = exercise(
+    "00.2",
+    error_map,
     cases=(
         Case("two small label images with every sort of error", (_PREDICTION, _TRUTH)),
         Case("the two images exchanged", (_TRUTH, _PREDICTION)),
@@ -206,16 +85,100 @@ ERROR_MAP = Exercise(
         Case("an empty prediction, labels stored as uint8", (np.zeros((3, 4), np.uint8), _TRUTH.astype(np.uint8))),
         Case("a volume with labels up to 300", (_TRUTH * (100 - _DEPTH % 2), _PREDICTION * (100 - _DEPTH // 2))),
     ),
-    hints=(
-        "Background is label 0 and everything else is foreground. Write the three sorts of error as boolean masks "
-        "first, each from comparisons joined with `&`.",
-        "Missed: `(truth != 0) & (prediction == 0)`. Extra is the mirror image. Confused needs three conditions: both "
-        "are foreground, and the labels differ.",
-        "Start from `codes = np.zeros(truth.shape, dtype=np.uint8)`, write with `codes[missed] = 1` and so on, and "
-        "return `codes`.",
-    ),
-    mistakes=_ERROR_MAP_MISTAKES,
-    not_tested="images of different shapes, which should be refused; negative labels; labels stored as floats.",
+    mistakes={
+        "missed and extra swapped": ("error_map(prediction, truth)", "error_map(truth, prediction)"),
+        "confused counted as missed": ("] = 3", "] = 1"),
+        "confused counted as extra": ("] = 3", "] = 2"),
+        "compares foreground only": ("(truth != prediction)", "((truth != 0) != (prediction != 0))"),
+        "only where they differ": ("return codes", "return prediction != truth"),
+        "right pixels marked as confused": (" & (truth != prediction)", ""),
+        "writes into the prediction": (
+            "return codes",
+            "prediction[...] = codes\n    return prediction.astype(np.uint8)",
+        ),
+    },
 )
 
-EXERCISES = (DICE, ERROR_MAP)
+# --------------------------------------------------------------------------- 00.3, windows that overlap
+
+
+def blend(pieces, starts, weights, length):
+    total, shares = np.zeros(length), np.zeros(length)
+    for piece, start in zip(pieces, starts, strict=True):
+        place = slice(start, start + len(piece))
+        total[place] += weights * piece
+        shares[place] += weights
+    return total / shares
+
+
+_MIDDLE_FIRST = np.array([0.5, 1.0, 2.0, 1.0, 0.5])
+
+BLEND = exercise(
+    "00.3",
+    blend,
+    cases=(
+        Case(
+            "two windows that overlap in part",
+            (np.array([[1.0, 1, 1, 1, 1], [3, 3, 3, 3, 3]]), np.array([0, 3]), _MIDDLE_FIRST, 8),
+        ),
+        Case("one window", (np.array([[4.0, 3, 2, 1, 0]]), np.array([0]), _MIDDLE_FIRST, 5)),
+        Case(
+            "three windows at uneven distances",
+            (np.arange(15.0).reshape(3, 5) ** 2, np.array([0, 2, 6]), _MIDDLE_FIRST, 11),
+        ),
+        Case(
+            "windows side by side, without overlap",
+            (np.array([[1.0, 2], [3, 4]]), np.array([0, 2]), np.array([0.25, 4.0]), 4),
+        ),
+    ),
+    mistakes={
+        "the last window wins": (("+= weights * piece", "= piece"), ("total / shares", "total")),
+        "the sum is never divided": ("total / shares", "total"),
+        "divided by the number of windows": ("shares[place] += weights", "shares[place] += 1"),
+        "every window counts the same": (
+            ("weights * piece", "piece"),
+            ("shares[place] += weights", "shares[place] += 1"),
+        ),
+        "the weights of the last window alone": ("shares[place] += weights", "shares[place] = weights"),
+        "scales the pieces themselves": (
+            "total[place] += weights * piece",
+            "piece *= weights\n        total[place] += piece",
+        ),
+    },
+    tolerance=1e-9,
+)
+
+# --------------------------------------------------------------------- 00.4, is the one really better than the other?
+
+
+def compare_scores(first, second):
+    differences = first - second
+    return differences.mean(), differences.std(ddof=1) / np.sqrt(len(differences))
+
+
+_FIRST = np.array([0.91, 0.42, 0.77, 0.88, 0.64, 0.95])
+_GAIN = np.array([0.02, 0.01, -0.005, 0.03, 0.015, 0.01])
+
+COMPARE = exercise(
+    "00.4",
+    compare_scores,
+    cases=(
+        Case("six cases, some much harder than others", (_FIRST + _GAIN, _FIRST)),
+        Case("the two methods exchanged", (_FIRST, _FIRST + _GAIN)),
+        Case("the same gain in every case", (_FIRST + 0.25, _FIRST)),
+        Case("two cases", (np.array([0.5, 0.75]), np.array([0.25, 0.875]))),
+    ),
+    mistakes={
+        "second minus first": ("first - second", "second - first"),
+        "the spread of the cases": (" / np.sqrt(len(differences))", ""),
+        "divided by n": ("np.sqrt(len(differences))", "len(differences)"),
+        "divided by n, not by n - 1": ("ddof=1", ""),
+        "the cases are not paired": (
+            "differences.std(ddof=1) / np.sqrt(len(differences))",
+            "np.sqrt((first.var(ddof=1) + second.var(ddof=1)) / len(first))",
+        ),
+        "the size of the differences": ("first - second", "np.abs(first - second)"),
+    },
+)
+
+EXERCISES = (DICE, ERROR_MAP, BLEND, COMPARE)

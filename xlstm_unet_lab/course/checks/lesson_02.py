@@ -1,4 +1,4 @@
-"""Lesson 02: the mLSTM as one matrix; lesson_02_chunks.py holds the exercises on cutting it."""
+"""Lesson 02: the mLSTM as one matrix, two memories made one, what chunks cost, and the chunkwise form."""
 
 import math
 
@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from xlstm_unet_lab.course.checks.random_cases import mlstm_inputs, random_tensors
-from xlstm_unet_lab.course.exercise import Case, Exercise, Mistake
+from xlstm_unet_lab.course.checks.words import exercise
+from xlstm_unet_lab.course.exercise import Case
 from xlstm_unet_lab.ops import mlstm
 
 # ------------------------------------------------------------------------------------ 02.1, the decay matrix
@@ -19,66 +20,23 @@ def decay_matrix(i, f):
     return exponents.masked_fill(future, -torch.inf)
 
 
-DECAY_MATRIX = Exercise(
-    number="02.1",
-    title="the decay matrix",
-    goal="Write `decay_matrix(i, f)`: the logarithm of the weight of token s (column) in the answer of token t (row).",
-    minutes=12,
-    difficulty=2,
-    reference=decay_matrix,
+DECAY_MATRIX = exercise(
+    "02.1",
+    decay_matrix,
     cases=(
         Case("one token", random_tensors((1,), (1,))),
         Case("three tokens, all input gates 0", (torch.zeros(3).double(), torch.tensor([5.0, 1.0, -1.0]).double())),
         Case("six tokens", random_tensors((6,), (6,), seed=1)),
         Case("six tokens with large gates", tuple(300 * x for x in random_tensors((6,), (6,), seed=2))),
     ),
-    hints=(
-        "Let B be the running sum of a = logsigmoid(f). The sum of a over the tokens after s up to t is B_t - B_s.",
-        "`B[:, None] - B[None, :]` has entry B_t - B_s in row t and column s. Add i_s, which belongs to the column.",
-        "Above the diagonal s comes after t: those weights are 0, their logarithms minus infinity. "
-        "`masked_fill` with a mask made by `.triu(1)` does it.",
-    ),
-    mistakes=(
-        Mistake(
-            "the token's own forget gate",
-            "summed[None, :]",
-            "(summed - F.logsigmoid(f))[None, :]",
-            "the diagonal should be i itself: a token's own forget gate acted before it was stored. Sum a over "
-            "s < j <= t, which is B_t - B_s.",
-        ),
-        Mistake(
-            "no mask",
-            "exponents.masked_fill(future, -torch.inf)",
-            "exponents",
-            "the future is not masked. Where s > t the weight is 0, so its logarithm is minus infinity.",
-        ),
-        Mistake(
-            "the diagonal masked",
-            "triu(1)",
-            "triu(0)",
-            "you masked the diagonal as well. A token hears itself: start the mask one above, `.triu(1)`.",
-        ),
-        Mistake(
-            "rows and columns exchanged",
-            "-torch.inf)",
-            "-torch.inf).mT",
-            "rows and columns are exchanged: row t must hold the weights of all the tokens that t hears.",
-        ),
-        Mistake(
-            "the input gate of the hearer",
-            "i[None, :]",
-            "i[:, None]",
-            "you add i_t, the gate of the token that answers. What counts is how strongly token s was written: i_s, "
-            "which belongs to the column.",
-        ),
-        Mistake(
-            "f itself summed",
-            "F.logsigmoid(f)",
-            "f",
-            "you sum `f` itself. What multiplies the memory is sigmoid(f); its logarithm is `F.logsigmoid(f)`.",
-        ),
-    ),
-    not_tested="batches and heads; sequences so long that B loses digits in float32 (the package sums in float64).",
+    mistakes={
+        "the token's own forget gate": ("summed[None, :]", "(summed - F.logsigmoid(f))[None, :]"),
+        "no mask": ("exponents.masked_fill(future, -torch.inf)", "exponents"),
+        "the diagonal masked": ("triu(1)", "triu(0)"),
+        "rows and columns exchanged": ("-torch.inf)", "-torch.inf).mT"),
+        "the input gate of the hearer": ("i[None, :]", "i[:, None]"),
+        "f itself summed": ("F.logsigmoid(f)", "f"),
+    },
 )
 
 # ------------------------------------------------------------------------------------------- 02.2, the parallel form
@@ -91,79 +49,159 @@ def parallel(q, k, v, exponents):
     return attention @ v / size[:, None]
 
 
-def _with_exponents(q, k, v, i, f) -> tuple[torch.Tensor, ...]:
+def _parallel_case(length: int, seed: int, **gates: float) -> tuple[torch.Tensor, ...]:
+    q, k, v, i, f = mlstm_inputs(length, seed, **gates)
     return q, k, v, mlstm.decay_matrix(i, f)
 
 
-PARALLEL = Exercise(
-    number="02.2",
-    title="all tokens at once",
-    goal="Write `parallel(q, k, v, exponents)`: the answers of all tokens from the decay matrix, without a loop.",
-    minutes=20,
-    difficulty=3,
-    reference=parallel,
+PARALLEL = exercise(
+    "02.2",
+    parallel,
     cases=(
-        Case("one token", _with_exponents(*mlstm_inputs(1, 0))),
-        Case("two tokens", _with_exponents(*mlstm_inputs(2, 1))),
-        Case("nine tokens", _with_exponents(*mlstm_inputs(9, 2))),
-        Case(
-            "nine tokens with weak input gates, where the floor acts", _with_exponents(*mlstm_inputs(9, 3, shift=-3.0))
-        ),
-        Case("nine tokens with gates so large that exp overflows", _with_exponents(*mlstm_inputs(9, 4, gates=900.0))),
+        Case("one token", _parallel_case(1, 0)),
+        Case("two tokens", _parallel_case(2, 1)),
+        Case("nine tokens", _parallel_case(9, 2)),
+        Case("nine tokens with weak input gates, where the floor acts", _parallel_case(9, 3, shift=-3.0)),
+        Case("nine tokens with gates so large that exp overflows", _parallel_case(9, 4, gates=900.0)),
     ),
-    hints=(
-        "`exponents` are the logarithms of the weights. Their largest value in row t is m_t: subtract it before exp.",
-        "With W the matrix of exp(log weight - m_t) and A = (q k^T / sqrt(D)) * W, entry by entry, the numerators are "
-        "A v and the q_t . n_t are the sums of A's rows.",
-        "Divide row t by the larger of |sum of row t of A| and exp(-m_t).",
-    ),
-    mistakes=(
-        Mistake(
-            "no absolute value",
-            ".abs()",
-            "",
-            "the absolute value around the row sums is missing: q . n can be negative.",
-        ),
-        Mistake(
-            "a floor of 1",
-            "torch.exp(-m)",
-            "torch.ones_like(m)",
-            "your floor is 1. All weights of row t were divided by exp(m_t), and the floor must be too: exp(-m_t).",
-        ),
-        Mistake(
-            "no floor",
-            "torch.maximum(attention.sum(1).abs(), torch.exp(-m))",
-            "attention.sum(1).abs()",
-            "the floor exp(-m_t) is missing: where the weighted products cancel, you divide by nearly nothing.",
-        ),
-        Mistake(
-            "a softmax",
+    mistakes={
+        "no absolute value": (".abs()", ""),
+        "a floor of 1": ("torch.exp(-m)", "torch.ones_like(m)"),
+        "no floor": ("torch.maximum(attention.sum(1).abs(), torch.exp(-m))", "attention.sum(1).abs()"),
+        "a softmax": (
             "attention @ v / size[:, None]",
             "torch.softmax((q @ k.T) / math.sqrt(k.shape[1]) + exponents, 1) @ v",
-            "that is attention with a softmax: exp acts on q . k as well. In the mLSTM only the gates are "
-            "exponentiated; q . k enters as it is, and may be negative.",
         ),
-        Mistake(
-            "no stabiliser",
-            "exponents.max(1).values",
-            "torch.zeros_like(exponents[0])",
-            "right for small gates; exp overflows for large ones. Subtract the largest exponent of each row.",
-        ),
-        Mistake(
-            "no 1/sqrt(D)",
-            " / math.sqrt(k.shape[1])",
-            "",
-            "q . k is not divided by sqrt(D), the root of the keys' length.",
-        ),
-        Mistake(
-            "sum of absolute values",
-            "sum(1).abs()",
-            "abs().sum(1)",
-            "you sum the absolute values of each row. The normaliser is the absolute value of the sum: |q . n|.",
-        ),
-    ),
-    not_tested="batches and heads; lengths at which an S x S matrix does not fit into memory.",
+        "no stabiliser": ("exponents.max(1).values", "torch.zeros_like(exponents[0])"),
+        "no 1/sqrt(D)": (" / math.sqrt(k.shape[1])", ""),
+        "sum of absolute values": ("sum(1).abs()", "abs().sum(1)"),
+    },
     tolerance=1e-5,
 )
 
-EXERCISES = (DECAY_MATRIX, PARALLEL)
+# ------------------------------------------------------------------------------------- 02.3, two memories made one
+
+
+def join(first, m_first, second, m_second, decay):
+    m = torch.maximum(decay + m_first, m_second)
+    return torch.exp(decay + m_first - m) * first + torch.exp(m_second - m) * second
+
+
+def _memories(shape: tuple[int, int], m_first: float, m_second: float, decay: float) -> tuple[torch.Tensor, ...]:
+    first, second = random_tensors(shape, shape)
+    if m_first == -math.inf:  # nothing is stored yet
+        first.zero_()
+    m_first, m_second, decay = torch.tensor([m_first, m_second, decay], dtype=torch.float64)
+    return first, m_first, second, m_second, decay
+
+
+JOIN = exercise(
+    "02.3",
+    join,
+    cases=(
+        Case("two memories in the same units, no decay", _memories((2, 2), 0, 0, 0)),
+        Case("a decay of log(1/2)", _memories((2, 3), 1, 0.5, math.log(0.5))),
+        Case("the first in larger units", _memories((3, 3), 4, -2, -1)),
+        Case("an empty first memory", _memories((2, 2), -math.inf, 3, -1)),
+        Case("units so large that exp overflows", _memories((2, 2), 900, 898, -1)),
+    ),
+    mistakes={
+        "no decay": (
+            ("torch.maximum(decay + m_first", "torch.maximum(m_first"),
+            ("torch.exp(decay + m_first", "torch.exp(m_first"),
+        ),
+        "both decay": ("torch.exp(m_second", "torch.exp(decay + m_second"),
+        "units ignored": (
+            "torch.exp(decay + m_first - m) * first + torch.exp(m_second - m) * second",
+            "torch.exp(decay) * first + second",
+        ),
+        "not scaled": (("m_first - m)", "m_first)"), ("m_second - m)", "m_second)")),
+        "m without the decay": ("torch.maximum(decay + m_first", "torch.maximum(m_first"),
+    },
+)
+
+# --------------------------------------------------------------------------------------- 02.4, count multiplications
+
+
+def multiplications(length, width, chunk_size):
+    return 2 * length * chunk_size * width + 2 * length * width**2
+
+
+MULTIPLICATIONS = exercise(
+    "02.4",
+    multiplications,
+    cases=(
+        Case("8 tokens of width 4 in chunks of 2", (8, 4, 2)),
+        Case(
+            "64 tokens of width 16 in one chunk: the parallel form, and a memory for whoever comes next", (64, 16, 64)
+        ),
+        Case("6400 tokens of width 64 in chunks of 128", (6400, 64, 128)),
+        Case("6400 tokens of width 64 one by one", (6400, 64, 1)),
+    ),
+    mistakes={
+        "inside only": (" + 2 * length * width**2", ""),
+        "the whole square": ("chunk_size * width", "length * width"),
+        "one product of each kind": (
+            "2 * length * chunk_size * width + 2 * length",
+            "length * chunk_size * width + length",
+        ),
+        "the memory once a chunk": ("length * width**2", "(length // chunk_size) * width**2"),
+        "chunk size squared": ("chunk_size * width", "chunk_size**2 * width"),
+    },
+)
+
+# ------------------------------------------------------------------------------------------ 02.5, the chunkwise form
+
+
+def chunkwise(q, k, v, i, f, chunk_size):
+    k = k / math.sqrt(k.shape[1])
+    C, n = q.new_zeros(k.shape[1], v.shape[1]), q.new_zeros(k.shape[1])
+    m = q.new_tensor(-torch.inf)
+    outputs = []
+    for start in range(0, len(q), chunk_size):
+        here = slice(start, start + chunk_size)
+        b = F.logsigmoid(f[here]).cumsum(0)
+        inside = mlstm.decay_matrix(i[here], f[here])
+        unit = torch.maximum(inside.max(1).values, b + m)  # the m_t of the chunk's tokens
+        attention = (q[here] @ k[here].T) * torch.exp(inside - unit[:, None])
+        carried = torch.exp(b + m - unit)
+        overlap = attention.sum(1) + carried * (q[here] @ n)
+        numerator = attention @ v[here] + carried[:, None] * (q[here] @ C)
+        outputs.append(numerator / torch.maximum(overlap.abs(), torch.exp(-unit))[:, None])
+        stored = torch.exp(inside[-1] - unit[-1])[:, None] * k[here]
+        C = carried[-1] * C + stored.T @ v[here]
+        n = carried[-1] * n + stored.sum(0)
+        m = unit[-1]
+    return torch.cat(outputs)
+
+
+CHUNKWISE = exercise(
+    "02.5",
+    chunkwise,
+    cases=(
+        Case("one chunk that holds everything", (*mlstm_inputs(5, 0), 8)),
+        Case("two chunks of three tokens", (*mlstm_inputs(6, 1), 3)),
+        Case("three full chunks and a last one of two tokens", (*mlstm_inputs(11, 2), 3)),
+        Case("chunks of one token, which is the recurrence", (*mlstm_inputs(5, 3), 1)),
+        Case("weak input gates, where the floor acts", (*mlstm_inputs(10, 4, shift=-3.0), 4)),
+        Case("gates so large that exp overflows", (*mlstm_inputs(10, 5, gates=900.0), 4)),
+    ),
+    mistakes={
+        "the last tokens dropped": (
+            "range(0, len(q), chunk_size)",
+            "range(0, len(q) - len(q) % chunk_size, chunk_size)",
+        ),
+        "nothing carried": ("m = unit[-1]", "C, n, m = 0 * C, 0 * n, q.new_tensor(-torch.inf)"),
+        "the carried memory does not decay": (
+            ("b + m)", "m)"),
+            ("b + m - unit", "m - unit"),
+            ("        stored =", "        carried = carried * torch.exp(b)\n        stored ="),
+        ),
+        "units of the inside only": ("torch.maximum(inside.max(1).values, b + m)", "inside.max(1).values"),
+        "normaliser of the inside only": ("attention.sum(1) + carried * (q[here] @ n)", "attention.sum(1)"),
+        "only the last chunk remembered": (("C = carried[-1] * C + ", "C = "), ("n = carried[-1] * n + ", "n = ")),
+    },
+    tolerance=1e-5,
+)
+
+EXERCISES = (DECAY_MATRIX, PARALLEL, JOIN, MULTIPLICATIONS, CHUNKWISE)

@@ -1,6 +1,7 @@
 """Lesson 07, fourth part: what ails a run."""
 
-from xlstm_unet_lab.course.exercise import Case, Exercise, Mistake
+from xlstm_unet_lab.course.checks.words import exercise
+from xlstm_unet_lab.course.exercise import Case
 
 # ------------------------------------------------------------------------------------------- 07.7, what ails a run
 
@@ -31,13 +32,9 @@ _SUMS = "loss.sums, which gives 6.563e+04"
 _CELL = "network.cell.weights, which gives 1.203e+06"
 _WEIGHTS = "network.encoder.mixers.2.blocks.0.layer.cell.weights, which gives "
 
-DIAGNOSE = Exercise(
-    number="07.7",
-    title="what ails a run",
-    goal="Write `diagnose(readings)`: from what the probes read, the name of what went wrong, or healthy.",
-    minutes=40,
-    difficulty=5,
-    reference=diagnose,
+DIAGNOSE = exercise(
+    "07.7",
+    diagnose,
     cases=(
         _run("readings like those of run A", shared=0.998, largest_gate=0.0),
         _run("readings like those of run B", precision="float16", overflow=_SUMS, largest_gate=0.0),
@@ -56,79 +53,20 @@ DIAGNOSE = Exercise(
         _run("patches without foreground pull little, as they should", pull_of_empty_patches=0.002),
         _run("a scan of 192 x 288 x 384 mm, and nothing else", extent=(192.0, 288.0, 384.0)),
     ),
-    hints=(
-        "Take the diseases one by one. For each: which reading shows it, and what does it say in a healthy run?",
-        "Both overflows show in `readings['overflow']`. They differ in the gate: exp of more than 88.72 is too large "
-        "for float32, of more than 11.09 for float16. A large gate that does not overflow is no disease.",
-        "`if readings['shared'] > 0: return 'leak'`; a side of the extent below 100 or above 600 mm is 'wrong spacing' "
-        "(`any(...)` over an empty tuple is False); overflow and a gate above the limit of this precision is 'gate "
-        "overflow'; overflow in float16 without it 'float16 overflow'; a pull of exactly 0 'empty class'.",
-    ),
-    mistakes=(
-        Mistake(
-            "the limit of float32 for all",
-            '"float16": 11.09',
-            '"float16": 88.72',
-            "you let gates go up to 88.72 in float16 as well. Its largest number is 65,504, so exp overflows above "
-            "11.09.",
-        ),
-        Mistake(
-            "a large gate is enough",
-            'readings["overflow"] and readings["largest gate"]',
-            'readings["largest gate"]',
-            "you call a large gate a disease. With the stabiliser any size of gate is fine: it must also overflow.",
-        ),
-        Mistake(
-            "every overflow is float16's",
-            'return "gate overflow"',
-            'return "float16 overflow"',
-            "you blame every overflow on the numbers. A run in float32 with a gate above 88.72 needs the stabiliser, "
-            "and a wider format would only put it off.",
-        ),
-        Mistake(
-            "every overflow is a gate's",
-            ' and readings["largest gate"] > exponent_limit',
-            "",
-            "you blame every overflow on the gates. Look at the largest gate: if exp of it fits, something else "
-            "overflowed.",
-        ),
-        Mistake(
-            "a small leak is none",
-            'readings["shared"] > 0',
-            'readings["shared"] > 0.5',
-            "you let small leaks pass. One image in both sets is one too many: it is a sign that images were divided "
-            "by the wrong key.",
-        ),
-        Mistake(
-            "the longest side",
-            'in readings["extent"]',
-            'in sorted(readings["extent"])[-1:]',
-            "you look at the longest side only. A spacing that was lost makes a patient too small, and a body 24 mm "
-            "long is as impossible as one a metre wide.",
-        ),
-        Mistake(
-            "the volume",
+    mistakes={
+        "the limit of float32 for all": ('"float16": 11.09', '"float16": 88.72'),
+        "a large gate is enough": ('readings["overflow"] and readings["largest gate"]', 'readings["largest gate"]'),
+        "every overflow is float16's": ('return "gate overflow"', 'return "float16 overflow"'),
+        "every overflow is a gate's": (' and readings["largest gate"] > exponent_limit', ""),
+        "a small leak is none": ('readings["shared"] > 0', 'readings["shared"] > 0.5'),
+        "the longest side": ('in readings["extent"]', 'in sorted(readings["extent"])[-1:]'),
+        "the volume": (
             'if any(not 100 <= side <= 600 for side in readings["extent"])',
             'z, y, x = readings["extent"] or (300, 300, 300)\n    if not 100**3 <= z * y * x <= 600**3',
-            "you look at the volume. Exchanging the axes of the spacing leaves it as it was, to the last digit: look "
-            "at each side.",
         ),
-        Mistake(
-            "stops at a picture",
-            'in readings["extent"]',
-            'in (min(readings["extent"]), max(readings["extent"]))',
-            "your function stops at pictures, whose extent is an empty tuple. `any(...)` over nothing is False, "
-            "without an error.",
-        ),
-        Mistake(
-            "a weak pull is none",
-            '"] == 0',
-            '"] <= 0.05',
-            "you call a weak pull an empty class. Patches without foreground have little to teach once the network "
-            "is good; what is wrong is a pull of exactly 0.",
-        ),
-    ),
-    not_tested="two diseases at once; diseases without a probe, such as labels that are exchanged.",
+        "stops at a picture": ('in readings["extent"]', 'in (min(readings["extent"]), max(readings["extent"]))'),
+        "a weak pull is none": ('"] == 0', '"] <= 0.05'),
+    },
 )
 
 EXERCISES = (DIAGNOSE,)

@@ -19,7 +19,7 @@ from xlstm_unet_lab.data.colours import BLUE, GREEN, GREY, ORANGE, SKY, VERMILIO
 from xlstm_unet_lab.figures.cases import paint
 from xlstm_unet_lab.figures.picture import AMOUNT, SIGNED, Picture, in_words, line_style, new_figure
 from xlstm_unet_lab.ops import mlstm
-from xlstm_unet_lab.ops.mlstm_chunkwise import Segment, cut, read_gates
+from xlstm_unet_lab.ops.mlstm_chunkwise import Segment, compute_gates, cut
 from xlstm_unet_lab.ops.scan_order import Traversal, to_grid
 
 AXES = ("z", "y", "x")
@@ -55,7 +55,7 @@ def gate_traces(i: Tensor, f: Tensor) -> Picture:
     if i.ndim != 1 or i.shape != f.shape or not len(i):
         raise ValueError(f"i has shape {tuple(i.shape)} and f {tuple(f.shape)}, expected one head's (S,) for both")
     whole = Segment(0, len(i), 1)  # in chunks of one token the weights between chunks are the gates
-    gates = read_gates(i[None], F.logsigmoid(f)[None], i.new_full((1,), -torch.inf), whole, i.dtype)
+    gates = compute_gates(i[None], F.logsigmoid(f)[None], i.new_full((1,), -torch.inf), whole, i.dtype)
     stored, kept, m = gates.writing.flatten().numpy(), gates.carrying.flatten().numpy(), gates.m.flatten().numpy()
     figure = new_figure(7, 4.6)
     panels = {

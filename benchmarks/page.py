@@ -1,4 +1,4 @@
-"""The README's figures, written from the results: `python -m benchmarks.readme` after a measurement."""
+"""The figures of docs/benchmarks.md, written from the results: `python -m benchmarks.page` after a measurement."""
 
 import json
 from pathlib import Path
@@ -9,8 +9,8 @@ from benchmarks.accuracy import goals_met
 from benchmarks.measure import RESULTS
 from xlstm_unet_lab.evaluation.report import bootstrap_interval
 
-README = Path(__file__).parents[1] / "README.md"
-START, END = "<!-- figures: python -m benchmarks.readme -->", "<!-- end of figures -->"
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+START, END = "<!-- figures: python -m benchmarks.page -->", "<!-- end of figures -->"
 
 
 def read(name: str) -> dict:
@@ -78,31 +78,48 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-TEXT = """{processor}, {threads} threads, torch {torch}, {date}; best of several turns. The mLSTM alone, forward and
-backward, float32, by shape (batch, heads, tokens, width); the last two columns say how many times as long others take:
+TEXT = """Measured on {processor}, {threads} threads, torch {torch}, {date}; best of several turns.
+
+## The mLSTM alone
+
+Forward and backward, float32, by shape (batch, heads, tokens, width); the last two columns say how many times as long
+others take:
 
 {mlstm}
 
-One training step of the published `enc` network, batch 1; memory is what the step adds:
+## A training step
+
+Of the published `enc` network, batch 1; memory is what the step adds:
 
 {step}
 
-Lesson 00 from top to bottom in profile `cpu`, and its mean foreground Dice on held-out images:
+## Lesson 00
+
+From top to bottom in profile `cpu`, and its mean foreground Dice on held-out images:
 
 {lessons}
 
-Trained from scratch on these cores for so many minutes (`python -m benchmarks.accuracy`) and tested on held-out cases,
-with the 95% bootstrap interval of the mean over cases; one training each, so the luck of the seed is not in it:
+## Trained from scratch
+
+On these cores for so many minutes (`python -m benchmarks.accuracy`) and tested on held-out cases, with the 95%
+bootstrap interval of the mean over cases; one training each, so the luck of the seed is not in it:
 
 {accuracy}
 
-{comparison}Importing `xlstm_unet_lab` and its network builder takes {imports:.2f} times as long as `import torch`."""
+{comparison}## Import
+
+Importing `xlstm_unet_lab` and its network builder takes {imports:.2f} times as long as `import torch`.
+
+## Large volumes
+
+{large}"""
 
 
-COMPARISON = """Networks in equal time, every seed trained anew; mean over cases and seeds, with the 95% interval
-over cases. Settings are the same for all, but SwinUNETR has the learning rate published for it and computes in float32,
-and `xlstm_unet_enc` has five stages where `xlstm_unet_bot` and `unet` have four: with four, both mixers would be in the
-same place.
+COMPARISON = """## Networks in equal time
+
+Every seed trained anew; mean over cases and seeds, with the 95% interval over cases. Settings are the same for all, but
+SwinUNETR has the learning rate published for it and computes in float32, and `xlstm_unet_enc` has five stages where
+`xlstm_unet_bot` and `unet` have four: with four, both mixers would be in the same place.
 
 {table}
 
@@ -115,6 +132,19 @@ def comparison() -> str:
         return ""
     header = ["data", "network", "weights", "minutes", "steps", "mean score", "every seed"]
     return COMPARISON.format(table=markdown(header, comparison_rows(read("accuracy_comparison"))))
+
+
+def large_volumes() -> str:
+    """What a volume of hundreds of slices takes to predict, and to look at in napari."""
+    predicted, shown = read("large_volume"), read("overlay")
+    sizes = [" x ".join(map(str, result["size"])) for result in (predicted, shown)]
+    minutes, gigabytes = predicted["seconds"] / 60, predicted["gigabytes"]
+    opening, scrolling = shown["seconds to open"], 1000 * shown["seconds a slice"]
+    return (
+        f"Predicting {sizes[0]} voxels, {predicted['classes']} classes, took {minutes:.0f} minutes and "
+        f"{gigabytes:.1f} GB at the most.\nA case of {sizes[1]} voxels with {shown['labels']} labels opens in "
+        f"napari in {opening:.1f} s, and the next slice shows after {scrolling:.0f} ms."
+    )
 
 
 def figures() -> str:
@@ -134,18 +164,19 @@ def figures() -> str:
         lessons=markdown(["data set", "time", "Dice"], [list(run) for run in runs]),
         accuracy=markdown(trained, accuracy_rows(read("accuracy_goals"))),
         comparison=comparison(),
+        large=large_volumes(),
         imports=imports["ratios"]["import torch, xlstm_unet_lab.models.presets"],
     )
 
 
 def insert(text: str, section: str) -> str:
-    """README with the section between the marks; ValueError when the marks are missing."""
+    """The page with the section between the marks; ValueError when the marks are missing."""
     before, start, rest = text.partition(START)
     _, end, after = rest.partition(END)
     if not (start and end):
-        raise ValueError(f"README.md must hold the lines {START} and {END}: the figures go between them")
+        raise ValueError(f"docs/benchmarks.md must hold the lines {START} and {END}: the figures go between them")
     return f"{before}{START}\n\n{section}\n\n{END}{after}"
 
 
 if __name__ == "__main__":
-    README.write_text(insert(README.read_text(), figures()))
+    PAGE.write_text(insert(PAGE.read_text(), figures()))

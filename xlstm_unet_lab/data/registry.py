@@ -1,0 +1,150 @@
+"""Find and list data sets: one `Recipe` a module in `data_recipes`, and those prepared from users' own files."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xlstm_unet_lab.data.recipe import Recipe, data_root
+from xlstm_unet_lab.ops.checks import did_you_mean
+
+if TYPE_CHECKING:
+    import pandas
+
+MARKER = "recipe.json"  # written last; a folder without it is not finished, or not ours
+OWN_NUMBERS = range(501, 700)  # nnU-Net's numbers for data sets made of a user's own files
+
+
+def recipe_names() -> list[str]:
+    """The modules of `data_recipes`, in alphabetical order."""
+    package = importlib.import_module("data_recipes")
+    return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_"))
+
+
+def get_recipe(name: str, root: str | Path | None = None) -> Recipe:
+    """The recipe of this name: a module of `data_recipes`, or what `prepare` read off a user's own files.
+
+    Raises KeyError with the nearest name and the whole list when there is none.
+    """
+    names = recipe_names()
+    if name not in names:
+        own = own_recipes(root)
+        if name not in own:
+            raise KeyError(
+                f"no recipe is named {name!r}: {did_you_mean(name, [*names, *own])}; data sets of your own files are "
+                f"looked for in {data_root(root)}: name another place by root=, --root or LAB_DATA"
+            )
+        return own[name]
+    recipe = importlib.import_module(f"data_recipes.{name}").RECIPE
+    if recipe.name != name:
+        raise ValueError(f"data_recipes/{name}.py describes a recipe named {recipe.name!r}; the two names must agree")
+    return recipe
+
+
+def recipe_in(folder: Path, root: str | Path | None = None) -> Recipe | None:
+    """The recipe that prepared a folder; None where none did. `root`: of a user's own files, where it was prepared."""
+    marker = folder / MARKER
+    return get_recipe(json.loads(marker.read_text())["name"], root or folder.parent) if marker.is_file() else None
+
+
+def own_recipes(root: str | Path | None = None) -> dict[str, Recipe]:
+    """The data sets prepared from users' own files under `root`: name -> recipe, with the facts `prepare` recorded."""
+    recorded = (json.loads(path.read_text()).get("own") for path in sorted(data_root(root).glob(f"Dataset*/{MARKER}")))
+    return {own["name"]: recipe_of(own) for own in filter(None, recorded)}
+
+
+def recipe_of(own: Mapping) -> Recipe:
+    """The recipe of a user's own files from what `own_facts` gave, as JSON brings it back."""
+    facts = {what: tuple(value) if isinstance(value, list) else value for what, value in own.items()}
+    return replace(get_recipe(own["read_by"]), from_source=None, **facts)
+
+
+def own_recipe(template: Recipe, source: Path, root: str | Path | None) -> Recipe:
+    """The recipe of a user's own files, under the number it had before or the first free one."""
+    own = own_recipes(root)
+    recipe = template.from_source(source, own)
+    if recipe.name in recipe_names():
+        raise ValueError(f"{source} would be prepared as {recipe.name!r}, which is a recipe here: rename the folder")
+    taken = {folder.name[: len("Dataset000")] for folder in data_root(root).glob("Dataset*")}
+    free = (number for number in OWN_NUMBERS if f"Dataset{number}" not in taken)
+    number = own[recipe.name].dataset_id if recipe.name in own else next(free)
+    return replace(recipe, read_by=template.name, dataset_id=number)
+
+
+def own_facts(recipe: Recipe) -> dict | None:
+    """What tells a recipe of a user's own files from its template, as JSON can hold it; None for other recipes."""
+    if recipe.read_by is None:
+        return None
+    template, code = get_recipe(recipe.read_by), ("convert", "from_source")
+    names = [field.name for field in fields(Recipe) if field.name not in code]
+    return {name: getattr(recipe, name) for name in names if getattr(recipe, name) != getattr(template, name)}
+
+
+def list_recipes(root: str | Path | None = None) -> pandas.DataFrame:
+    """A table of every recipe: name, title, what it holds, how it is scored, licence, how it comes, prepared or not."""
+    import pandas
+
+    recipes = [*(get_recipe(name) for name in recipe_names()), *own_recipes(root).values()]
+    return pandas.DataFrame(
+        {
+            "name": recipe.name,
+            "title": recipe.title,
+            "modality": recipe.modality,
+            "dimensions": recipe.spatial_dims,
+            "scored by": ", ".join(recipe.metrics),
+            "size": _size(recipe),
+            "licence": recipe.licence,
+            "homepage": recipe.homepage,
+            "how it comes": _how_it_comes(recipe),
+            "prepared": (recipe.folder(root) / MARKER).is_file(),
+        }
+        for recipe in recipes
+    )
+
+
+def _size(recipe: Recipe) -> str:
+    if recipe.files:
+        return f"{sum(file.size for file in recipe.files) / 1e6:,.0f} MB"
+    return "not stated" if recipe.registration else ""  # phantoms and own files are not downloaded
+
+
+def _how_it_comes(recipe: Recipe) -> str:
+    if recipe.of_own_files:
+        return "source=, your own files"
+    if recipe.registration:
+        return f"source=, after registering at {recipe.registration}"
+    return "made here" if recipe.made_here else "download or source="
+
+
+def prepared_folder(recipe: Recipe, root: str | Path | None = None) -> Path | None:
+    """The finished folder of a recipe, or None when there is no such folder yet.
+
+    Raises FileExistsError when the folder was not made by this recipe in this version: it is never deleted silently.
+    Raises ValueError for a recipe that stands for any of a user's own folders.
+    """
+    if recipe.from_source is not None:
+        own = ", ".join(own_recipes(root)) or "none yet"
+        raise ValueError(
+            f"{recipe.name!r} prepares folders of your own, each under the folder's name; ask for it by that name. "
+            f"Prepared so far: {own}"
+        )
+    folder = recipe.folder(root)
+    if not folder.exists():
+        return None
+    what_to_do = "move or delete it, or pass another root="
+    if not (folder / MARKER).is_file():
+        raise FileExistsError(f"{folder} exists and was not made by prepare, it holds no {MARKER}: {what_to_do}")
+    facts = json.loads((folder / MARKER).read_text())
+    found, expected = (facts.get("name"), facts.get("version")), (recipe.name, recipe.version)
+    if found != expected:
+        why = ", because the files are others or have changed since" if recipe.read_by else ""
+        raise FileExistsError(
+            f"{folder} was made by recipe {found[0]!r} version {found[1]}, this is {expected[0]!r} version "
+            f"{expected[1]}{why}: {what_to_do}"
+        )
+    return folder

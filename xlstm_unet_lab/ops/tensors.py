@@ -1,0 +1,50 @@
+"""What every operator asks of its input tensors, and the dtype it computes in."""
+
+import functools
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def widest(*tensors: Tensor | None) -> torch.dtype:
+    """The dtype that holds what every one of them holds, at least float32."""
+    return functools.reduce(torch.promote_types, (x.dtype for x in tensors if x is not None), torch.float32)
+
+
+def check_tensors(
+    given: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], layout: str, check_values: bool = True
+) -> None:
+    """Raise ValueError for the first tensor of another shape, dtype or device, or with values that are not finite.
+
+    The first tensor of `given` sets the device and is named beside a wrong shape; `layout` explains the axes. A
+    stabiliser, "state.m", may hold -infinity: an empty memory has one. `check_values=False` skips the search for NaN
+    and infinity, which a GPU would have to wait for.
+    """
+    lead, first = next(iter(given.items()))
+    for name, tensor in given.items():
+        if not isinstance(tensor, Tensor):
+            raise ValueError(
+                f"{name} is a {type(tensor).__name__}, expected a tensor: torch.as_tensor({name}) makes one"
+            )
+        if tuple(tensor.shape) != tuple(expected[name]):
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}, expected {tuple(expected[name])} to fit {lead} "
+                f"{tuple(first.shape)}: {layout}"
+            )
+        if tensor.dtype not in FLOATS:
+            raise ValueError(f"{name} has dtype {tensor.dtype}, expected floating point: call {name}.float()")
+        if tensor.device != first.device:
+            raise ValueError(
+                f"{name} is on {tensor.device}, expected {first.device} as {lead}: move it with .to({lead}.device)"
+            )
+    for name, tensor in given.items() if check_values else ():
+        # A sum is not finite if any term is not; the exact look is only taken then (finite terms can overflow).
+        if tensor.detach().sum().isfinite():
+            continue
+        allowed = tensor.isfinite() | tensor.isneginf() if name == "state.m" else tensor.isfinite()
+        if not allowed.all():
+            bad = int((~allowed).sum())
+            raise ValueError(f"{name} holds {bad} values that are not finite (NaN or infinity): find where they arise")
