@@ -5,7 +5,6 @@ Everything is drawn from uniform numbers in float64. Positions are in mm, in the
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import overload
@@ -13,6 +12,8 @@ from typing import overload
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import ndimage
+
+from xlstm_unet_lab.ops.checks import is_whole, whole_number
 
 Box = tuple[slice, ...]
 
@@ -22,10 +23,7 @@ def streams(seed: int) -> tuple[np.random.Generator, np.random.Generator]:
 
     Raises ValueError for a negative seed.
     """
-    seed = operator.index(seed)
-    if seed < 0:
-        raise ValueError(f"seed is {seed}; give 0 or more")
-    shapes, noise = np.random.SeedSequence(seed).spawn(2)
+    shapes, noise = np.random.SeedSequence(whole_number("seed", seed, at_least=0)).spawn(2)
     return np.random.Generator(np.random.PCG64(shapes)), np.random.Generator(np.random.PCG64(noise))
 
 
@@ -44,12 +42,12 @@ def numbered(
 
 def checked_size(size: Sequence[int], least: tuple[int, int, int]) -> tuple[int, ...]:
     """The size (y, x) or (z, y, x) as a tuple; ValueError unless each length is at least that of `least` (z, y, x)."""
-    size = tuple(operator.index(length) for length in size)
-    if len(size) not in (2, 3) or any(length < low for length, low in zip(size, least[-len(size) :], strict=True)):
+    size = tuple(size)
+    if len(size) not in (2, 3) or not all(map(is_whole, size, least[-len(size) :])):
         z, y, x = least
         rows = f"y and x at least {y}" if y == x else f"y at least {y}, x at least {x}"
         raise ValueError(f"size is {size}; give (y, x) or (z, y, x) with {rows} and z at least {z}")
-    return size
+    return tuple(map(int, size))
 
 
 @overload
