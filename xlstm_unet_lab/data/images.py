@@ -95,10 +95,10 @@ def read_label(path: str | Path) -> tuple[np.ndarray, tuple[float, ...]]:
 def whole_numbers(what: str, label: np.ndarray) -> np.ndarray:
     """The numbers of a label as int32; ValueError, with some of them, unless all are whole and from 0 on."""
     whole = np.rint(label) if label.dtype.kind == "f" else label
-    right = (whole == label) & (whole >= 0) & (whole <= np.iinfo(np.int32).max)
+    right = (whole == label) & (whole >= 0) & (whole < 2**31)
     if not right.all():
         wrong = np.unique(label[~right])[:3].tolist()
-        raise ValueError(f"{what} holds {wrong}; a label holds whole numbers from 0 to {np.iinfo(np.int32).max}")
+        raise ValueError(f"{what} holds {wrong}; a label holds whole numbers from 0 on, below 2^31")
     return whole.astype(np.int32)
 
 
