@@ -36,7 +36,7 @@ def convert_cases(
     """
     if twice := [name for name, count in Counter((job.part, job.name) for job in jobs).items() if count > 1]:
         raise ValueError(f"{len(twice)} case names are there twice, such as {twice[0]}: case names must differ")
-    finished, totals = out.with_name(f".finished-{out.name}"), Counter()
+    finished, totals = out.with_name(f".finished-{out.name}"), Counter[str]()
     for job in track(jobs):
         folder, made_of = finished / job.part / job.name, [fingerprint(file) for file in job.files]
         facts = json.loads((folder / FACTS).read_text()) if (folder / FACTS).exists() else {}

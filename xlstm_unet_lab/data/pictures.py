@@ -50,20 +50,22 @@ def read_picture(path: str | Path) -> np.ndarray:
 def _read_with_pillow(path: Path, stored: bool) -> np.ndarray:
     from PIL import Image
 
+    image: Image.Image
     with Image.open(path, formats=("PNG", "JPEG", "BMP", "TIFF")) as image:
-        depth, deep_colour = _bits_of_png(path) if image.format == "PNG" else (8, False)
-        if image.format in ("PNG", "TIFF") and getattr(image, "n_frames", 1) > 1:
-            raise ValueError(f"it holds {image.n_frames} pictures; one a file is expected")
+        pages, kind = getattr(image, "n_frames", 1), image.format
+        depth, deep_colour = _bits_of_png(path) if kind == "PNG" else (8, False)
+        if kind in ("PNG", "TIFF") and pages > 1:
+            raise ValueError(f"it holds {pages} pictures; one a file is expected")
         if deep_colour:
             raise ValueError("it is a 16-bit colour PNG, of which 8 bits would be lost; save it as TIFF")
-        if stored and image.format == "JPEG":
+        if stored and kind == "JPEG":
             raise ValueError("it is a JPEG file, whose compression changes the numbers; save it as PNG")
         if image.mode == "LA":
             image = image.convert("L")
         elif image.mode not in ("1", "L", "I", "I;16", "I;16B", "F") and not (stored and image.mode == "P"):
             image = image.convert("RGB")
         array = np.asarray(image)
-        if image.format == "PNG" and image.mode == "I":
+        if kind == "PNG" and image.mode == "I":
             array = array.astype(np.uint16)  # older releases of Pillow hand out 16-bit grey files as 32-bit integers
         if stored and image.mode == "L" and depth < 8:
             array = array // (255 // (2**depth - 1))  # Pillow has stretched them
@@ -96,7 +98,7 @@ def _read_tiff(path: Path, spatial_dims: int | None, stored: bool) -> np.ndarray
             if "imagecodecs" not in str(error):
                 raise
             return _read_with_pillow(path, stored)  # which brings decoders of its own for LZW and JPEG inside a TIFF
-        if page.photometric == tifffile.PHOTOMETRIC.PALETTE and not stored:
+        if page.colormap is not None and page.photometric == tifffile.PHOTOMETRIC.PALETTE and not stored:
             array = (page.colormap.T[array] >> 8).astype(np.uint8)  # the palette holds 16 bits a colour
         elif "S" in axes:  # samples: the channels of a pixel, stored together or plane by plane
             array = np.moveaxis(array, axes.index("S"), -1)

@@ -8,7 +8,7 @@ import pkgutil
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xlstm_unet_lab.data.recipe import Recipe, data_root
 from xlstm_unet_lab.ops.checks import did_you_mean
@@ -60,12 +60,17 @@ def own_recipes(root: str | Path | None = None) -> dict[str, Recipe]:
 
 def recipe_of(own: Mapping) -> Recipe:
     """The recipe of a user's own files from what `own_facts` gave, as JSON brings it back."""
-    facts = {what: tuple(value) if isinstance(value, list) else value for what, value in own.items()}
+    facts: dict[str, Any] = {what: tuple(value) if isinstance(value, list) else value for what, value in own.items()}
     return replace(get_recipe(own["read_by"]), from_source=None, **facts)
 
 
 def own_recipe(template: Recipe, source: Path, root: str | Path | None) -> Recipe:
-    """The recipe of a user's own files, under the number it had before or the first free one."""
+    """The recipe of a user's own files, under the number it had before or the first free one.
+
+    Raises ValueError for a template that does not read a user's files, and for a folder called as a recipe here.
+    """
+    if template.from_source is None:
+        raise ValueError(f"{template.name!r} is one data set and does not read folders of your own")
     own = own_recipes(root)
     recipe = template.from_source(source, own)
     if recipe.name in recipe_names():
