@@ -22,15 +22,15 @@ from xlstm_unet_lab.data.cases import Cases, Facts, median_spacing
 from xlstm_unet_lab.data.colours import label_colours
 from xlstm_unet_lab.data.instance_labels import LABELS
 from xlstm_unet_lab.data.normalise import normalise
-from xlstm_unet_lab.data.patches import checked_patch_size
 from xlstm_unet_lab.data.pictures import to_uint8
 from xlstm_unet_lab.data.recipe import Track
-from xlstm_unet_lab.data.resample import checked_spacing, resampled_size, resized
+from xlstm_unet_lab.data.resample import resampled_size, resized
 from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.inference.mirror import Mirrored, checked_axes
-from xlstm_unet_lab.inference.sliding_window import check_rank, joined, resized_slabs, sliding_slabs
+from xlstm_unet_lab.inference.sliding_window import check_rank, resized_slabs, sliding_slabs, whole_from_slabs
 from xlstm_unet_lab.models.presets import arguments_of
 from xlstm_unet_lab.models.weights import save_weights
+from xlstm_unet_lab.ops.checks import checked_spacing, sizes
 
 # What happens to an image before the network sees it. Prepared pictures have 8 bits, so deeper ones are brought to 8
 # first, and a grey one fills the channels of a network for colour. What comes from a data set needs nothing any more.
@@ -77,7 +77,7 @@ class Predictor:
     def __post_init__(self) -> None:
         axes = range(len(self.patch_size)) if self.mirror_axes is None else self.mirror_axes
         settled = {
-            "patch_size": checked_patch_size(self.patch_size),
+            "patch_size": sizes("patch_size", self.patch_size, 2, 3),
             "spacing": self.spacing and checked_spacing(self.spacing, len(self.patch_size)),
             "mirror_axes": checked_axes("mirror_axes", axes, len(self.patch_size)),
         }
@@ -158,7 +158,7 @@ class Predictor:
 
         def labels(image: np.ndarray, spacing, windows: Windows) -> np.ndarray:
             slabs = self._slabs(image, spacing, windows)
-            return joined(map(self.labels_of, slabs), rows=image.shape[1], axis=0).numpy()
+            return whole_from_slabs(map(self.labels_of, slabs), rows=image.shape[1], axis=0).numpy()
 
         return self._by_slice(labels, image, spacing, Windows(**options))
 
@@ -170,7 +170,7 @@ class Predictor:
 
         def probabilities(image: np.ndarray, spacing, windows: Windows) -> np.ndarray:
             slabs = self._slabs(image, spacing, windows)
-            return joined(map(Tensor.float, slabs), rows=image.shape[1], axis=1).numpy()
+            return whole_from_slabs(map(Tensor.float, slabs), rows=image.shape[1], axis=1).numpy()
 
         return self._by_slice(probabilities, image, spacing, Windows(**options))
 
