@@ -17,7 +17,7 @@ $(LAB): EXTRAS := notebooks,napari,nnunet
 $(ALL): EXTRAS := notebooks,napari,nnunet,dev,site
 PYTEST := $(RUN) -m pytest --numprocesses $(WORKERS)
 # The type checker's command, the last of `make check` and `make test`.
-TYPES :=
+TYPES := $(RUN) -m mypy --num-workers $(WORKERS)
 # JupyterLab refuses to run as root (in a container, say) unless it is told to.
 ALLOW_ROOT := $(shell test "$$(id -u)" = 0 && echo --allow-root)
 
@@ -26,7 +26,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help lab demo check test lint types format system system-if-missing course course-times nbgrader bench constraints clean say-lab say-demo say-check say-test
+.PHONY: help lab demo check test lint types format system system-if-missing course course-times nbgrader bench site constraints clean say-lab say-demo say-check say-test
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -87,13 +87,19 @@ nbgrader: $(ALL) ## write the lessons as a course for nbgrader into runs/nbgrade
 bench: $(ALL) ## measure speed and memory side by side, results in benchmarks/results/; options: BENCH_ARGS
 	@$(RUN) -m benchmarks $(BENCH_ARGS)
 
+# -W: a warning, of a link that leads nowhere for one, stops the build; --keep-going names all of them first.
+site: $(ALL) ## build guides, lessons, data sheets and API reference into build/site, to be opened at index.html
+	@$(RUN) tools/site_pages.py build/site_source
+	@$(RUN) -m sphinx -W --keep-going -q -n -c docs -d build/site_doctrees build/site_source build/site
+	@echo "make site: built build/site/index.html"
+
 constraints: $(ALL) ## write the exact versions installed in .venv to constraints.txt
 	@$(RUN) tools/write_constraints.py constraints.txt
 	@rm -f $(VENV)/.stamp*
 	@sum=$$(cat $(LISTS) | cksum | cut -d " " -f 1); touch $(VENV)/.stamp-$$sum-lab $(VENV)/.stamp-$$sum-all
 
 clean: ## remove caches and build leftovers (delete .venv by hand to install afresh)
-	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	@find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +
 
 # The stamps are written last, so an install that failed or was interrupted is tried again. Their names hold a checksum

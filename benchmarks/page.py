@@ -101,8 +101,8 @@ From top to bottom in profile `cpu`, and its mean foreground Dice on held-out im
 
 ## Trained from scratch
 
-On these cores for so many minutes (`python -m benchmarks.accuracy`) and tested on held-out cases, with the 95% bootstrap
-interval of the mean over cases; one training each, so the luck of the seed is not in it:
+On these cores for so many minutes (`python -m benchmarks.accuracy`) and tested on held-out cases, with the 95%
+bootstrap interval of the mean over cases; one training each, so the luck of the seed is not in it:
 
 {accuracy}
 
@@ -138,11 +138,12 @@ def large_volumes() -> str:
     """What a volume of hundreds of slices takes to predict, and to look at in napari."""
     predicted, shown = read("large_volume"), read("overlay")
     sizes = [" x ".join(map(str, result["size"])) for result in (predicted, shown)]
+    minutes, gigabytes = predicted["seconds"] / 60, predicted["gigabytes"]
+    opening, scrolling = shown["seconds to open"], 1000 * shown["seconds a slice"]
     return (
-        f"Predicting {sizes[0]} voxels, {predicted['classes']} classes, took {predicted['seconds'] / 60:.0f} minutes and "
-        f"{predicted['gigabytes']:.1f} GB at the most.\nA case of {sizes[1]} voxels with {shown['labels']} labels opens in "
-        f"napari in {shown['seconds to open']:.1f} s, and the next slice shows after "
-        f"{1000 * shown['seconds a slice']:.0f} ms."
+        f"Predicting {sizes[0]} voxels, {predicted['classes']} classes, took {minutes:.0f} minutes and "
+        f"{gigabytes:.1f} GB at the most.\nA case of {sizes[1]} voxels with {shown['labels']} labels opens in "
+        f"napari in {opening:.1f} s, and the next slice shows after {scrolling:.0f} ms."
     )
 
 

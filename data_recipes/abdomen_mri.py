@@ -9,9 +9,10 @@ import numpy as np
 
 from xlstm_unet_lab.data.conversion import Job, convert_cases
 from xlstm_unet_lab.data.files import check_pairs, files_by_name, layout_root
+from xlstm_unet_lab.data.images import whole_label
 from xlstm_unet_lab.data.nnunet_raw import write_volume
 from xlstm_unet_lab.data.recipe import Recipe, RemoteFile, Track
-from xlstm_unet_lab.data.volumes import load_volume, voxels, whole_label
+from xlstm_unet_lab.data.volumes import load_volume, voxels
 
 # In the order of the published results: name, value in the AMOS files, tolerance of the surface Dice in mm, colour.
 # Colours as in phantom_abdomen: those of Okabe and Ito and Tol's wine, which colour-blind readers can tell apart; the

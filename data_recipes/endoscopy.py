@@ -91,10 +91,10 @@ def find_sequences(source: Path) -> dict[tuple[str, int], dict[str, Path]]:
                 raise ValueError(f"{sequence[what]} and {folder / name} are the {what} of one sequence; remove one")
     if not found:
         raise FileNotFoundError(f"{source} holds no folders instrument_dataset_N; give the folder of the archives")
-    for (part, number), sequence in sorted(found.items()):
+    for (part, counted), sequence in sorted(found.items()):
         for what, name in (("frames", FRAMES), ("labels", INSTRUMENTS)):
             if what not in sequence and not (part == "Ts" and what == "labels"):
-                raise FileNotFoundError(f"{source}: instrument_dataset_{number} ({part}) has no folder {name}")
+                raise FileNotFoundError(f"{source}: instrument_dataset_{counted} ({part}) has no folder {name}")
     return dict(sorted(found.items()))
 
 

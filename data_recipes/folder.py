@@ -35,6 +35,7 @@ from xlstm_unet_lab.data.images import VOLUMES, Case, read_case, read_label, who
 from xlstm_unet_lab.data.nnunet_raw import FOLDS, write_case, write_volume
 from xlstm_unet_lab.data.recipe import Recipe, Track
 from xlstm_unet_lab.data.volumes import check_grid, load_volume, voxels
+from xlstm_unet_lab.ops.checks import is_whole
 
 SHOWN = 10  # problems that an error lists
 MOST_VALUES = 255  # label values that fit beside background into 8 bits
@@ -174,13 +175,15 @@ def _declared(path: Path, spatial_dims: int) -> tuple[dict[str, int] | None, tup
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     flips, axes = names.pop("flip_axes", None) if isinstance(names, dict) else None, range(spatial_dims)
-    if flips is not None and not (isinstance(flips, list) and all(axis in axes for axis in flips)):
+    if flips is not None and not (
+        isinstance(flips, list) and all(is_whole(axis, at_least=0) and axis in axes for axis in flips)
+    ):
         raise ValueError(f'{path} holds "flip_axes": {flips}; a list of axes from 0 to {axes[-1]} is expected')
     flips = usual if flips is None else tuple(axis for axis in axes if axis in flips)
     if names == {}:
         return None, flips
     numbers = list(names.values()) if isinstance(names, dict) else [None]
-    if not all(type(number) is int and number >= 0 for number in numbers) or len(set(numbers)) != len(numbers):
+    if not all(is_whole(number, at_least=0) for number in numbers) or len(set(numbers)) != len(numbers):
         raise ValueError(
             f'{path} holds {names}; a number of its own for every name is expected, as in {{"nucleus": 1}}'
         )

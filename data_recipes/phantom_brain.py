@@ -159,9 +159,9 @@ def _scan(random: np.random.Generator, tissue: np.ndarray, spacing: tuple[float,
     grain = 1 + 0.05 * physics.smooth_field(random, grid, 1.0)
     channels = []
     for repetition, echo, inversion, contrast_agent in SEQUENCES.values():
-        values = physics.mri_signal(enhanced if contrast_agent else table, repetition, echo, inversion)
+        brightness = physics.mri_signal(enhanced if contrast_agent else table, repetition, echo, inversion)
         # Voxels at a border hold a mixture, and the scanner's own resolution is about one of them.
-        signal = ndimage.gaussian_filter(values[tissue] * grain, [1.0 / step for step in spacing]) * coil
+        signal = ndimage.gaussian_filter(brightness[tissue] * grain, [1.0 / step for step in spacing]) * coil
         bright = np.quantile(signal, 0.98)
         noisy = physics.rician(random, signal, bright * uniform(random, 0.015, 0.04))
         channels.append(noisy * (uniform(random, LOWEST_LEVEL, HIGHEST_LEVEL) / bright))

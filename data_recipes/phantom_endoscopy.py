@@ -59,7 +59,7 @@ class Instrument(NamedTuple):
     length: float  # pixels, of the jaws
 
 
-def scene(seed: int, size: tuple[int, int] = SIZE) -> tuple[np.ndarray, np.ndarray]:
+def scene(seed: int, size: tuple[int, ...] = SIZE) -> tuple[np.ndarray, np.ndarray]:
     """One frame: image uint8 (y, x, 3) and label uint8 (y, x), each instrument labelled whole with its type.
 
     One to three instruments enter from the border. The lamp sits beside the lens, so light falls off outwards and wet
@@ -83,7 +83,7 @@ def scene(seed: int, size: tuple[int, int] = SIZE) -> tuple[np.ndarray, np.ndarr
     return _photograph(picture, light, points), label
 
 
-def _draw_instruments(random: np.random.Generator, size: tuple[int, int]) -> list[Instrument]:
+def _draw_instruments(random: np.random.Generator, size: tuple[int, ...]) -> list[Instrument]:
     """Up to three instruments, from directions that keep them apart; their joints lie around the middle."""
     count, short = 1 + int(3 * random.random()), min(size)
     turn = uniform(random, 0, 2 * np.pi)
@@ -116,8 +116,8 @@ def _tissue(random: np.random.Generator, points: np.ndarray) -> np.ndarray:
     # Vessels run where a smooth field is zero; a second field thins them out and ends them.
     for grain, width in ((15.0, 0.10), (6.5, 0.14)):
         line = np.abs(smooth_field(random, size, grain * scale))
-        width = width * np.clip(0.7 + 0.7 * smooth_field(random, size, 2 * grain * scale), 0, 1.5)
-        vessel = np.clip(1.5 - line / np.maximum(width, 1e-6), 0, 1)[..., None]
+        widths = width * np.clip(0.7 + 0.7 * smooth_field(random, size, 2 * grain * scale), 0, 1.5)
+        vessel = np.clip(1.5 - line / np.maximum(widths, 1e-6), 0, 1)[..., None]
         colour = colour + 0.75 * vessel * (VESSEL - colour)
     colour = colour * (1 + 0.07 * smooth_field(random, size, 1.2 * scale))[..., None]
     # Glare: a film of fluid mirrors the lamp wherever the finer relief happens to face the lens.

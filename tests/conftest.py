@@ -1,4 +1,8 @@
-"""Fixtures every test can use: seeds, a private data folder, the real data, a screen and a browser."""
+"""Fixtures every test can use (seeds, a private data folder, the real data, a screen, a browser), and how tests run.
+
+With `--numprocesses 2`, as `make test` asks, two processes work at a time. What is slow comes first, so that none waits
+long for the other at the end.
+"""
 
 import os
 import random
@@ -6,41 +10,84 @@ import shutil
 from pathlib import Path
 from typing import NoReturn
 
+# Set before anything imports PyTorch, and for every process that a test starts: one thread each where two tests run
+# at a time, else as many as there are cores and at most two, for the tensors of tests are too small to gain from more.
+os.environ["OMP_NUM_THREADS"] = str(min(1 if "PYTEST_XDIST_WORKER" in os.environ else 2, os.cpu_count() or 1))
 # Set before anything imports Matplotlib: figures are drawn without a window.
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-import numpy as np
+import hypothesis
 import pytest
-import torch
-from places import SHARED
+from places import REPOSITORY, SHARED
 
+WORKER = "PYTEST_XDIST_WORKER" in os.environ
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+REQUIRABLE = ("shared", "opengl", "browser")  # what the variable LAB_REQUIRE may name, separated by commas
+SLOW = (REPOSITORY / "tests" / "slow.txt").read_text(encoding="utf-8").split()
+# Screens are taken by one process only: `xvfb-run` looks for a free number, and two might take the same.
+TOGETHER = ("tests/overlays/", "tests/plugin/")
+
+# No test fails because a machine is slow.
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("patient")
 
 
-def absent(what: str, remedy: str) -> NoReturn:
-    """Fail the test in CI, where everything must be there; skip it elsewhere, saying what is missing and what to do."""
-    reason = f"{what}: {remedy}"
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse a name in LAB_REQUIRE that stands for nothing."""
+    if unknown := required() - set(REQUIRABLE):
+        raise pytest.UsageError(f"LAB_REQUIRE names {', '.join(unknown)}: it may name {', '.join(REQUIRABLE)}")
+
+
+def required() -> set[str]:
+    """What must be there, by the variable LAB_REQUIRE."""
+    return {name for name in os.environ.get("LAB_REQUIRE", "").split(",") if name}
+
+
+def absent(thing: str, what: str, remedy: str) -> NoReturn:
+    """Fail the test where LAB_REQUIRE names the thing; skip it elsewhere, saying what is missing and what to do."""
+    if thing in required():
+        pytest.fail(f"{what}, and LAB_REQUIRE names {thing}: {remedy}", pytrace=False)
+    pytest.skip(f"{what}: {remedy}")
 
 
 def required_folder(variable: str, default: Path, holds: str) -> Path:
-    """Return the folder named by an environment variable, or `default`; skip (in CI: fail) where it is missing."""
+    """The folder that an environment variable names, or `default`; part of "shared" where it is missing."""
     folder = Path(os.environ.get(variable, default))
     if not folder.is_dir():
-        absent(f"no {holds} in {folder}", f"set {variable} to the folder that holds it")
+        absent("shared", f"no {holds} in {folder}", f"set {variable} to the folder that holds it")
     return folder
 
 
-def pytest_configure() -> None:
-    """Use no more threads than the machine has, and at most two: the tests' tensors are too small to gain from more."""
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what tests/slow.txt lists; a worker begins with it."""
+    for item in items:
+        if item.nodeid.partition("[")[0] in SLOW:
+            item.add_marker("slow")
+    if WORKER:
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object):
+    """Two processes take whole files in turn, of the notebooks one each, and folders that open windows as one."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            folder = next((folder for folder in TOGETHER if nodeid.startswith(folder)), None)
+            _, _, parameter = nodeid.partition("[")
+            return folder or (parameter if ".ipynb" in parameter else nodeid.partition("::")[0])
+
+    config.option.loadscopereorder = False  # the order is that of `pytest_collection_modifyitems`
+    return ByFile(config, log)
 
 
 @pytest.fixture(autouse=True)
 def seeds() -> None:
     """Start every test from the same state of the global random generators."""
+    import numpy as np  # here, so that the process that only hands out the tests does not wait for them
+    import torch
+
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
@@ -49,6 +96,8 @@ def seeds() -> None:
 @pytest.fixture
 def one_thread():
     """Tensors of tiny networks take longer to share out than to compute, above all on a busy machine."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -82,7 +131,7 @@ def require_display() -> list[str]:
     if os.environ.get("DISPLAY"):
         return []
     if shutil.which("xvfb-run") is None:
-        absent("no screen and no xvfb-run", "run `make system`")
+        absent("opengl", "no screen and no xvfb-run", "run `make system`")
     return ["xvfb-run", "--auto-servernum"]
 
 
@@ -91,5 +140,5 @@ def require_browser() -> str:
     """The path of the system's Chromium."""
     found = next((path for path in map(shutil.which, BROWSERS) if path), None)
     if found is None:
-        absent(f"none of {', '.join(BROWSERS)} is installed", "run `make system`")
+        absent("browser", f"none of {', '.join(BROWSERS)} is installed", "run `make system`")
     return found

@@ -19,8 +19,9 @@ from places import HELPERS, REPOSITORY
 from xlstm_unet_lab.course.feedback import COLOURS, RIGHT
 
 LESSON = REPOSITORY / "notebooks" / "01_lstm_to_mlstm.ipynb"
-LIMIT = 50  # ms for another slice
-LONG_ENOUGH = 3000  # ms in which a training that is not held would have drawn its curve anew
+LIMIT = 50  # ms for another slice, where a million square roots take PROBE ms; on slower machines as much longer
+PROBE = 3
+LONG_ENOUGH = 3000  # ms in which a training that is not held would have counted its steps on
 CANVAS = "document.querySelector('.lab-slicer canvas')"
 PLACE = "() => document.querySelector('.lab-slicer .place').textContent"
 
@@ -157,24 +158,29 @@ def test_values_can_be_read_with_mouse_and_keyboard(slicer):
 
 
 def test_another_slice_takes_less_than_50_ms(slicer):
-    milliseconds = slicer.page.evaluate(
+    slices, probes = slicer.page.evaluate(
         f"""async () => {{
-        const canvas = {CANVAS}, taken = [];
+        const canvas = {CANVAS}, taken = [], probes = [];
         for (let turn = 0; turn < 40; turn++) {{
             await new Promise(requestAnimationFrame);
+            const before = performance.now();
+            let sum = 0;
+            for (let number = 0; number < 1_000_000; number++) sum += Math.sqrt(number);
             const start = performance.now();
+            probes.push(sum > 0 ? start - before : 0);
             const key = turn < 20 ? "ArrowUp" : "ArrowDown";
             canvas.dispatchEvent(new KeyboardEvent("keydown", {{ key, bubbles: true }}));
             canvas.getContext("2d").getImageData(0, 0, 1, 1);
             taken.push(performance.now() - start);
         }}
-        return taken;
+        return [taken, probes];
     }}"""
     )
-    result = {"median_ms": statistics.median(milliseconds), "longest_ms": max(milliseconds), "slices": 40}
+    result = {"median_ms": statistics.median(slices), "longest_ms": max(slices), "slices": 40}
+    result["probe_ms"] = statistics.median(probes)
     ARTEFACTS.mkdir(parents=True, exist_ok=True)
     (ARTEFACTS / "slicer.json").write_text(json.dumps({"size": [128, 256, 256]} | result))
-    assert result["median_ms"] < LIMIT, result
+    assert result["median_ms"] < LIMIT * max(1, result["probe_ms"] / PROBE), result
 
 
 @pytest.mark.parametrize("theme", ["Light", "Dark"])
@@ -247,10 +253,13 @@ def test_training_is_watched_held_and_stopped_from_the_keyboard(lab):
     page.keyboard.press("Enter")
     held = page.locator(".jp-OutputArea").get_by_text("held after step").first
     held.wait_for()
-    page.wait_for_timeout(LONG_ENOUGH)  # for the last drawing to arrive
-    said, shown = held.text_content(), picture.get_attribute("src")
-    page.wait_for_timeout(LONG_ENOUGH)
-    assert (held.text_content(), picture.get_attribute("src")) == (said, shown), "the training went on"
+    for _ in range(1000 * PATIENCE // LONG_ENOUGH):  # until the last drawing has arrived
+        said, shown = held.text_content(), picture.get_attribute("src")
+        page.wait_for_timeout(LONG_ENOUGH)
+        if (held.text_content(), picture.get_attribute("src")) == (said, shown):
+            break
+    else:
+        pytest.fail("the training went on")
     page.keyboard.press("Enter")
     notebook.wait_until(f"document.querySelector('.jp-OutputArea img').src !== {json.dumps(shown)}")
     page.keyboard.press("Tab")
@@ -265,6 +274,7 @@ def test_training_is_watched_held_and_stopped_from_the_keyboard(lab):
 def test_a_student_runs_a_lesson_solves_an_exercise_and_moves_a_slider(lab):
     from playwright.sync_api import expect
 
+    expect.set_options(timeout=1000 * PATIENCE)
     path = Path(shutil.copy(LESSON, lab.folder))
     sources = nbformat.read(path, as_version=4).cells
     (exercise,) = (place for place, cell in enumerate(sources) if cell.metadata.get("exercise") == "01.3")
@@ -285,7 +295,7 @@ def test_a_student_runs_a_lesson_solves_an_exercise_and_moves_a_slider(lab):
     page.keyboard.type("return queries @ (keys.T @ values)")
     for _ in range(2):
         page.keyboard.press("Shift+Enter")
-    expect(check.get_by_role("heading")).to_have_text(f"{title}: right", timeout=1000 * PATIENCE)
+    expect(check.get_by_role("heading")).to_have_text(f"{title}: right")
     colour = tuple(bytes.fromhex(COLOURS[RIGHT][1:]))
     expect(check.get_by_role("status")).to_have_css("border-left-color", f"rgb{colour}")
     assert sources[exercise].source.replace("...  # your code here", "return queries @ (keys.T @ values)") == "\n".join(
@@ -302,7 +312,7 @@ def test_a_student_runs_a_lesson_solves_an_exercise_and_moves_a_slider(lab):
         slider.get_by_role("slider").focus()
         page.keyboard.press(key)
         expect(slider.locator(".widget-readout")).to_have_text(value)
-        expect(picture).not_to_have_attribute("src", drawn, timeout=1000 * PATIENCE)
+        expect(picture).not_to_have_attribute("src", drawn)
         expect(words).not_to_have_text(said)
     explorer.scroll_into_view_if_needed()
     notebook.keep("lesson_slider")

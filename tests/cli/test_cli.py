@@ -136,7 +136,7 @@ def test_wrong_usage(arguments, message):
         (("train", *TRAIN, "--setting", "ema=1"), "unexpected keyword argument 'ema'"),
         (("predict", "nowhere", "x.png", "--out", "y"), "nowhere is no run directory"),
         (("evaluate", "nowhere", "nowhere"), "nowhere is missing"),
-        (("view", "nowhere.png"), "nowhere.png does not exist"),
+        (("view", "nowhere.png"), "nowhere.png is missing"),
         (("models", "--patch-size", "64"), "patch_size is (64,), expected a tuple of 2 or 3 whole numbers"),
     ],
 )

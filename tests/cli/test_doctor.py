@@ -1,9 +1,15 @@
 """What the doctor finds on machines of many kinds, each described to it."""
 
 import importlib.metadata
+import inspect
+import re
+import tomllib
 
 import pytest
+import typer
+from places import REPOSITORY
 
+from xlstm_unet_lab.cli import app
 from xlstm_unet_lab.cli import doctor as findings
 from xlstm_unet_lab.cli.doctor import Finding, doctor
 
@@ -26,6 +32,19 @@ def test_a_package_that_does_not_import_does_not_hide_the_rest(monkeypatch):
         "devices", "libcudart.so.12 is missing", False, "install what is missing: see packages"
     )
     assert "data" in found
+
+
+def test_what_the_doctor_names_exists():
+    """Options of `train`, targets of the Makefile, extras of the project: all that its advice tells to use."""
+    source = inspect.getsource(findings)
+    options = {name for one in typer.main.get_command(app).commands["train"].params for name in one.opts}
+    named = set(re.findall(r"--[a-z][a-z-]+", source))
+    assert named and named <= options
+    targets = re.findall(r"\bmake ([a-z]+) installs", source)
+    makefile = (REPOSITORY / "Makefile").read_text()
+    assert targets and [name for name in targets if not re.search(rf"^{name}:", makefile, re.MULTILINE)] == []
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert {*findings.EXTRAS, "nnunet"} <= set(extras)
 
 
 def test_python():

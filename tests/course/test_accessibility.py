@@ -1,96 +1,50 @@
-"""The gate: every picture and widget of every lesson can be read, told apart and used; bad ones are caught."""
-
-import re
-from pathlib import Path
+"""The gate: what is asked of a picture and of a widget to be read, told apart and used, and the watch in a kernel."""
 
 import ipywidgets
 import nbformat
 import numpy as np
 import pytest
-from places import REPOSITORY
+from kernel_watch import seen_by, undescribed, watched
 
-from xlstm_unet_lab.course import PROFILES
 from xlstm_unet_lab.course.authoring.accessibility import problems, widget_problems
-from xlstm_unet_lab.course.authoring.lesson import execute, read_master, solution_notebook
+from xlstm_unet_lab.course.authoring.lesson import execute
 from xlstm_unet_lab.figures.picture import PALETTE, Picture, new_figure
 
-MASTERS = sorted((REPOSITORY / "solutions").glob("[0-9][0-9]_*.py"))
-PROFILE = PROFILES["ci"]
 WORDS = "A line rises from 0 to 1 in 2 steps."
-# Runs before a lesson's own cells, in the same kernel.
-WATCH = """
-import ipywidgets as _ipywidgets
-from xlstm_unet_lab.figures.picture import Picture as _Picture
-
-_pictures, _widgets, _make = [], [], _Picture.__init__
-
-def _remember(self, *arguments, **named):
-    _make(self, *arguments, **named)
-    _pictures.append(self)
-
-_Picture.__init__ = _remember
-_ipywidgets.Widget.on_widget_constructed(_widgets.append)
-"""
-# Runs after them. Labels may have the colours that recipes give them.
-REPORT = """
-from xlstm_unet_lab.data.registry import get_recipe, recipe_names
-from xlstm_unet_lab.course.authoring.accessibility import problems, widget_problems
-
-_colours = {colour for name in recipe_names() for colour in get_recipe(name).colours.values()}
-_found = [f"{picture.description[:60]!r}: {fault}" for picture in _pictures for fault in problems(picture, _colours)]
-_found += [fault for widget in _widgets for fault in widget_problems(widget)]
-print("looked at", len(_pictures), "pictures and", len(_widgets), "widgets")
-assert not _found, "not accessible: " + "; ".join(dict.fromkeys(_found))
-"""
-
-
-def gate(cells: list, folder: Path) -> nbformat.NotebookNode:
-    """Run a lesson's cells between those that watch and those that report."""
-    before, after = (nbformat.v4.new_code_cell(source) for source in (WATCH, REPORT))
-    notebook = nbformat.v4.new_notebook(cells=[before, *cells, after])
-    return execute(notebook, folder, PROFILE.name, timeout=4 * PROFILE.seconds)
-
-
-def undescribed(notebook: nbformat.NotebookNode) -> list[str]:
-    """Outputs that are images without an alternative text, as a bare matplotlib figure gives them."""
-    outputs = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", ())]
-    return [
-        data.get("text/plain", "an image")
-        for data in outputs
-        if any(kind.startswith("image/") for kind in data)
-        and not re.search(r'<img\b[^>]*\balt="[^"]+"', data.get("text/html", ""))
-    ]
-
-
-@pytest.mark.parametrize("master", MASTERS, ids=lambda path: path.stem)
-def test_every_picture_and_widget_of_a_lesson_is_accessible(master):
-    executed = gate(solution_notebook(read_master(master)).cells, master.parent)
-    assert undescribed(executed) == []
-    looked_at = re.search(r"looked at (\d+) pictures", executed.cells[-1].outputs[0]["text"])
-    assert int(looked_at[1]) > 0
-
-
-def test_the_gate_sees_what_a_lesson_makes(tmp_path):
-    lesson = """
+LESSON = (
+    """
 from xlstm_unet_lab.figures.picture import Picture, new_figure
 figure = new_figure(2, 1)
 figure.add_subplot().plot([0, 1], color="#00FF00")
 Picture(figure, "")
 import ipywidgets
 slider = ipywidgets.IntSlider()
-"""
-    with pytest.raises(RuntimeError, match="not accessible") as error:
-        gate([nbformat.v4.new_code_cell(lesson)], tmp_path)
+""",
+    """
+import matplotlib.pyplot as plt
+plt.plot([0, 1])
+display(figure)
+Picture(figure, "The figure of the cell before, which is green.")
+""",
+)
+
+
+def test_the_watch_sees_what_a_lesson_makes(tmp_path):
+    """In a kernel, as on every notebook of the course (`tests/lessons/test_notebooks.py`)."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in LESSON])
+    execute(notebook, tmp_path, "ci", timeout=600, variables=watched(tmp_path))
+    seen = seen_by(tmp_path)
+    assert (seen.cells, seen.pictures) == (2, 2) and seen.widgets > 0
     for fault in ("'' is no sentence", "#00FF00, which is not in the palette", "IntSlider has no label"):
-        assert fault in str(error.value)
+        assert any(fault in one for one in seen.faults), seen.faults
+    assert sum(fault.startswith("an image without alternative text: <Figure") for fault in seen.faults) == 2
 
 
 def test_bare_figures_are_seen():
     picture = {"image/png": "aGVsbG8=", "text/plain": "<Figure>"}
-    outputs = [nbformat.v4.new_output("display_data", data=picture | extra) for extra in ({}, {"text/html": "<b>"})]
-    described = nbformat.v4.new_output("display_data", data=picture | {"text/html": '<img alt="A line." src="x">'})
-    cells = [nbformat.v4.new_code_cell("", outputs=[*outputs, described])]
-    assert undescribed(nbformat.v4.new_notebook(cells=cells)) == ["<Figure>", "<Figure>"]
+    assert undescribed(picture) == undescribed(picture | {"text/html": "<b>"}) == "<Figure>"
+    assert undescribed(picture | {"text/html": '<img alt="A line." src="x">'}) is None
+    assert undescribed({"text/plain": "<Figure>"}) is None
 
 
 def drawn(draw, description=WORDS, **options):

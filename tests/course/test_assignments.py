@@ -65,7 +65,7 @@ def test_an_unsolved_assignment_runs_and_solved_exercises_get_their_points(relea
     cells["exercise_00_1"].source = cells["exercise_00_1"].source.replace(
         "...", "return metrics.dice(prediction, truth)"
     )
-    executed = execute(released, tmp_path, "ci", timeout=120)
+    executed = execute(released, tmp_path, "ci", timeout=600)
     graded = {cell.metadata.nbgrader.grade_id: determine_grade(cell) for cell in executed.cells if is_grade(cell)}
     assert graded["check_00_1"] == (2, 2) and graded["check_00_2"] == (0, 2) and graded["check_00_4"] == (0, 3)
     assert graded["open_question"][0] == 0, "not answered"

@@ -68,5 +68,5 @@ def test_flaws_stand_with_their_scores():
     )
     panels = [np.unique(axes.images[0].get_array().reshape(-1, 3), axis=0) for axes in picture.figure.axes]
     assert [len(colours) for colours in panels] == [2, 3, 2]  # background; both, extra, missed where there are any
-    with pytest.raises(ValueError, match="the same"):
+    with pytest.raises(ValueError, match="must be equal"):
         comparison.flaws(truth, {"turned": truth.T}, {"turned": {}})

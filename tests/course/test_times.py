@@ -57,7 +57,7 @@ def test_the_watch_sees_time_and_memory_of_children_only():
 def test_a_budget_is_exceeded_by_work_not_by_waiting(seconds, processor, gigabytes, words):
     watch = Watch()
     watch.seconds, watch.gigabytes, watch._busy = seconds, gigabytes, {1: processor}
-    found = "".join(watch.exceeded(Budget(60, 2)))
+    found = "".join(watch.too_slow(Budget(60, 2)) + watch.too_large(Budget(60, 2)))
     assert words in found and bool(found) == bool(words)
 
 

@@ -91,7 +91,7 @@ def test_killed_and_called_again(originals, tmp_path, call):
         if status == 0:
             break
         assert status == -signal.SIGKILL
-        finished = {path.name for path in root.glob(".partial-*/.finished-*/T[rs]/*")}
+        finished = {path.name for path in root.glob(".partial-*/.finished-*/T[rs]/[!.]*")}
         before = worked_on(tmp_path)
         if prepared_folder(RECIPE, root) is None:
             prepare(RECIPE, root, source=originals["folder"], progress=False)

@@ -86,8 +86,8 @@ def picture(array, **options):
     return lambda path: imwrite(path, array, plugin="pillow", **options)
 
 
-def tiff(value):
-    return lambda path: tifffile.imwrite(path, np.array([[value, 1]]))
+def tiff(value, dtype=None):
+    return lambda path: tifffile.imwrite(path, np.array([[value, 1]], dtype))
 
 
 @pytest.mark.parametrize(
@@ -103,8 +103,9 @@ def tiff(value):
         ("colour.png", picture(np.eye(4, 12, dtype=np.uint8).reshape(4, 4, 3)), ValueError, "is in colour; a label"),
         ("lossy.jpg", picture(NUMBERS), ValueError, "cannot be read: it is a JPEG file, whose compression changes"),
         ("lossy.png", picture(NUMBERS, extension=".jpg"), ValueError, "it is a JPEG file, whose compression changes"),
-        ("negative.tif", tiff(-1), ValueError, r"holds \[-1\]; a label holds whole numbers from 0 to 2147483647"),
+        ("negative.tif", tiff(-1), ValueError, r"holds \[-1\]; a label holds whole numbers from 0 on, below 2\^31"),
         ("id.tif", tiff(2**31), ValueError, r"holds \[2147483648\]; a label"),
+        ("rounded.tif", tiff(2**31 - 1, np.float32), ValueError, r"holds \[2147483648\.0\]; a label"),
         ("float.tif", tiff(1e20), ValueError, r"holds \[1e\+20\]; a label"),
         ("slide.svs", lambda path: path.touch(), ValueError, "has an ending that cannot be read; known are"),
         ("gone.png", lambda path: None, FileNotFoundError, "is missing"),

@@ -1,6 +1,5 @@
 """What is prepared here passes the check that nnU-Net makes before it plans: labels, shapes, spacings, channels."""
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -8,18 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import absent
 
 from data_recipes.folder import RECIPE as FOLDER
 from xlstm_unet_lab.data.prepare import prepare
 
 CASES = 6
-
-
-@pytest.fixture(scope="module", autouse=True)
-def require_nnunet():
-    if importlib.util.find_spec("nnunetv2") is None:
-        absent("nnU-Net is not installed", "install the extra `nnunet`")
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ def test_streams_depend_on_the_seed_and_not_on_each_other():
     drawn = shapes.random(4)
     assert np.array_equal(drawn, same.random(4))
     assert not np.isin(drawn, noise.random(4)).any() and not np.isin(drawn, physics.streams(4)[0].random(4)).any()
-    with pytest.raises(ValueError, match="seed is -2; give 0 or more"):
+    with pytest.raises(ValueError, match="seed is -2, expected a whole number of at least 0"):
         physics.streams(-2)
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import nbformat
 
 ARTEFACTS = Path(os.environ.get("LAB_ARTEFACTS", Path(__file__).parent / "artefacts"))
-PATIENCE = 120  # seconds for a server, a page or a kernel to start, and for cells to run, on a busy machine
+PATIENCE = 600  # seconds for a server, a page or a kernel to start, and for cells to run, on a slow, busy machine
 CHROMIUM = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage")
 # Nothing from the network, no notices over the page, and every cell in the page even where it is not in view.
 SETTINGS = {
@@ -182,7 +182,7 @@ def _server(folder: Path) -> Iterator[tuple[str, str]]:
     finally:
         server.terminate()  # it ends its kernels first
         try:
-            server.wait(timeout=20)
+            server.wait(timeout=60)
         except subprocess.TimeoutExpired:
             server.kill()  # its kernels notice and end by themselves
             server.wait()

@@ -1,9 +1,11 @@
 """`import xlstm_unet_lab as lab`: the names others rely on, and timm knowing our models in either order of import."""
 
+import re
 import subprocess
 import sys
 
 import pytest
+from places import REPOSITORY
 
 import xlstm_unet_lab as lab
 
@@ -16,6 +18,14 @@ def test_every_public_name_loads_and_has_a_docstring(name):
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(AttributeError, match=r"bild.*build"):
         _ = lab.bild
+
+
+def test_type_checkers_see_the_same_names():
+    stub = (REPOSITORY / "xlstm_unet_lab" / "__init__.pyi").read_text()
+    named = {
+        name: module for module, name in re.findall(r"^from xlstm_unet_lab\.(\S+) import (\w+) as \2$", stub, re.M)
+    }
+    assert named == lab._HOME
 
 
 def test_dir_shows_what_is_there():

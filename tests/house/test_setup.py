@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import required_folder
 from imports import OURS, imported_modules, python_files
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -20,13 +19,11 @@ from places import REPOSITORY
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-INSTALLED = (
-    "notebooks",
-    "napari",
-    "nnunet",
-    "dev",
-)  # the extras that `make lab`, `make test` and environment.yml install
-NOT_FOR_PIP_ALONE = {"jupyterlab", "ipykernel", "ipywidgets", "napari", "nnunetv2", "pytest", "PyQt6"}
+FOR_STUDENTS = ("notebooks", "napari", "nnunet")  # the extras that `make lab` installs
+INSTALLED = (*FOR_STUDENTS, "dev", "site")  # those that `make test` and environment.yml install
+FOR_TESTS_ALONE = {"nbgrader", "nbval", "hypothesis", "pytest", "pytest-xdist", "playwright", "ruff"}
+COMES_WITH = {"triton": "torch", "mlstm_kernels": "xlstm"}  # imported only where it is there
+NOT_FOR_PIP_ALONE = {"jupyterlab", "ipykernel", "ipywidgets", "napari", "nnunetv2", "pytest", "PyQt6", "xlstm"}
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +76,7 @@ def test_environment_file_has_the_dependencies_of_the_project() -> None:
 
 
 def test_extras() -> None:
-    assert set(EXTRAS) == {"notebooks", "napari", "nnunet", "dev", "all"}
+    assert set(EXTRAS) == {*INSTALLED, "all"}
     (everything,) = map(Requirement, EXTRAS["all"])
     assert everything.name == PROJECT["name"]
     assert everything.extras == set(EXTRAS) - {"all"}
@@ -87,6 +84,12 @@ def test_extras() -> None:
 
 def test_base_install_has_neither_jupyter_nor_napari() -> None:
     assert not by_name(PROJECT["dependencies"]).keys() & {canonicalize_name(name) for name in NOT_FOR_PIP_ALONE}
+
+
+def test_students_get_no_test_tools() -> None:
+    declared = by_name([*PROJECT["dependencies"], *(line for extra in FOR_STUDENTS for line in EXTRAS[extra])])
+    assert not declared.keys() & {canonicalize_name(name) for name in FOR_TESTS_ALONE}
+    assert {canonicalize_name(name) for name in FOR_TESTS_ALONE} <= by_name(EXTRAS["dev"]).keys()
 
 
 def test_constraints_hold_plain_versions_only() -> None:
@@ -122,7 +125,7 @@ def third_party_imports(*folders: str) -> set[str]:
 @pytest.mark.parametrize(
     ("folders", "extras"),
     [
-        (("xlstm_unet_lab", "data_recipes"), ("notebooks", "napari", "nnunet")),
+        (("xlstm_unet_lab", "data_recipes"), FOR_STUDENTS),
         (("solutions",), ("notebooks", "napari")),
         (("tests", "benchmarks"), INSTALLED),
     ],
@@ -135,7 +138,10 @@ def test_every_import_is_declared(folders: tuple[str, ...], extras: tuple[str, .
         for name in third_party_imports(*folders)
         if not {canonicalize_name(one) for one in distributions.get(name, [name])} & declared.keys()
     }
-    assert undeclared - {"triton"} == set()  # comes with PyTorch where there is one, and nothing needs it
+    assert undeclared <= COMES_WITH.keys(), undeclared
+    for name in undeclared:
+        required = map(Requirement, importlib.metadata.requires(COMES_WITH[name]))
+        assert canonicalize_name(name) in {canonicalize_name(one.name) for one in required}
 
 
 def test_ci_runs_make_test_and_nothing_else() -> None:
@@ -145,21 +151,33 @@ def test_ci_runs_make_test_and_nothing_else() -> None:
         "#!/usr/bin/env bash",
         "set -euo pipefail",
         'cd "$(dirname "${BASH_SOURCE[0]}")/.."',
-        "CI=true make test",
+        "CI=true LAB_REQUIRE=shared,opengl,browser make test",
     ]
 
 
-def test_make_lab() -> None:
+@pytest.mark.parametrize(("target", "extras"), [("lab", FOR_STUDENTS), ("demo", FOR_STUDENTS), ("lint", INSTALLED)])
+def test_two_set_ups(target: str, extras: tuple[str, ...]) -> None:
+    what = f"--editable '.[{','.join(extras)}]' --constraint constraints.txt"
     install_in_order(
-        dry_run("lab", "LAB_ARGS=--no-browser --port 9999"),
-        "make lab: ",
+        dry_run(target),
         "-m venv",
-        f"pip install --disable-pip-version-check --editable '.[{','.join(INSTALLED)}]' --constraint constraints.txt",
+        "pip install --disable-pip-version-check --quiet uv --constraint constraints.txt",
+        f".venv/bin/uv pip install --python .venv/bin/python {what} || ",
+        f"pip install --disable-pip-version-check {what}",
         "ipykernel install --sys-prefix --name xlstm-unet-lab",
         "touch .venv/.stamp-",
-        "-m jupyterlab",
-        "--no-browser --port 9999",
     )
+
+
+def test_make_lab() -> None:
+    output = dry_run("lab", "LAB_ARGS=--no-browser --port 9999")
+    install_in_order(output, "make lab: ", "-m venv", "-m jupyterlab", "--no-browser --port 9999")
+
+
+def test_another_build_of_torch_can_be_asked_for() -> None:
+    output = dry_run("lab", "TORCH=cpu")
+    install_in_order(output, "uv pip install --python .venv/bin/python --torch-backend cpu --editable")
+    assert "||" not in output[output.index("--torch-backend") :].splitlines()[0], "pip knows no other build"
 
 
 def test_make_lab_keeps_the_token() -> None:
@@ -175,8 +193,18 @@ def test_make_test() -> None:
         "pip install",
         "ruff check .",
         "ruff format --check .",
-        "pytest -k mlstm",
+        "pytest --numprocesses 2 -k mlstm",
     )
+
+
+def test_make_check_leaves_out_what_is_slow() -> None:
+    steps = ("make check: ", "ruff check .", "ruff format --check .", 'pytest --numprocesses 4 -m "not slow" -x')
+    install_in_order(dry_run("check", "TEST_ARGS=-x", "WORKERS=4"), *steps)
+
+
+def test_the_types_are_checked_last() -> None:
+    for target in ("check", "test"):
+        install_in_order(dry_run(target, "TYPES=a-type-checker"), "pytest", "a-type-checker")
 
 
 @pytest.mark.parametrize(
@@ -187,6 +215,7 @@ def test_make_test() -> None:
         (["course-times"], "xlstm_unet_lab.course.authoring.build && exit $status"),
         (["nbgrader"], "xlstm_unet_lab.course.authoring.build --nbgrader runs/nbgrader"),
         (["bench"], "-m benchmarks"),
+        (["site"], "build/site_source build/site"),
         (["system"], "tools/system_packages.sh install"),
         (["lint"], "ruff check ."),
         (["format"], "ruff format ."),
@@ -218,7 +247,8 @@ def small_house(tmp_path: Path) -> Path:
         'echo "$*" >> calls\n'
         'case "$*" in\n'
         '    *"-m venv"*) mkdir -p .venv/bin; cp stand_in .venv/bin/python ;;\n'
-        '    *"pip install"*) test ! -e broken ;;\n'
+        '    *"pip install"*" uv "*) test ! -e no_uv && cp stand_in .venv/bin/uv ;;\n'
+        '    *"--editable"*) test ! -e broken ;;\n'
         "esac\n"
     )
     stand_in.chmod(0o755)
@@ -245,17 +275,54 @@ def test_second_run_installs_nothing_until_a_list_changes(small_house: Path) -> 
     (small_house / "constraints.txt").write_text("some==1\n")
     code, calls = make_in(small_house, "lint")
     assert code == 0 and "pip install" in calls and "-m venv" not in calls
-    assert len(list((small_house / ".venv").glob(".stamp*"))) == 1
+    assert len(stamps(small_house)) == 2
+
+
+def test_what_developers_have_is_enough_for_students_but_not_the_other_way_round(small_house: Path) -> None:
+    code, calls = make_in(small_house, "course")
+    assert code == 0 and ".[notebooks,napari,nnunet]" in calls and len(stamps(small_house)) == 1
+    code, calls = make_in(small_house, "lint")
+    assert code == 0 and ".[notebooks,napari,nnunet,dev,site]" in calls and len(stamps(small_house)) == 2
+    code, calls = make_in(small_house, "course")
+    assert code == 0 and "pip" not in calls and "authoring.build" in calls
+
+
+def test_uv_installs_once(small_house: Path) -> None:
+    code, calls = make_in(small_house, "lint")
+    assert code == 0 and calls.count("--editable") == 1
+    assert "pip install --python .venv/bin/python --editable" in calls, "as uv is asked"
+
+
+def test_pip_installs_where_uv_cannot_be_had(small_house: Path) -> None:
+    (small_house / "no_uv").touch()
+    code, calls = make_in(small_house, "lint")
+    assert code == 0 and calls.count("--editable") == 1
+    assert "-m pip install --disable-pip-version-check --editable" in calls
+    (small_house / "constraints.txt").write_text("some==1\n")
+    code, calls = make_in(small_house, "lint", "TORCH=cpu")
+    assert code != 0 and "--editable" not in calls, "pip would install another build of PyTorch"
+
+
+def test_python_may_keep_what_it_compiles(small_house: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    stand_in = small_house / "stand_in"
+    stand_in.write_text(stand_in.read_text().replace('"$*" >>', '"$PYTHONDONTWRITEBYTECODE:$*" >>'))
+    _, calls = make_in(small_house, "lint")
+    assert calls and all(line.startswith(":") for line in calls.splitlines())
 
 
 def test_failed_install_leaves_no_stamp(small_house: Path) -> None:
     (small_house / "broken").touch()
     code, calls = make_in(small_house, "lint")
-    assert code != 0 and "ruff" not in calls
-    assert not list((small_house / ".venv").glob(".stamp*"))
+    assert code != 0 and "ruff" not in calls and calls.count("--editable") == 2, "pip tries after uv"
+    assert stamps(small_house) == []
     (small_house / "broken").unlink()
     code, calls = make_in(small_house, "lint")
     assert code == 0 and "pip install" in calls
+
+
+def stamps(folder: Path) -> list[Path]:
+    return sorted((folder / ".venv").glob(".stamp*"))
 
 
 def test_old_python_is_refused_by_name(small_house: Path) -> None:
@@ -266,70 +333,3 @@ def test_old_python_is_refused_by_name(small_house: Path) -> None:
     assert run.returncode != 0
     assert "./old_python is older than Python 3.11 or missing" in run.stdout
     assert not (small_house / ".venv").exists()
-
-
-SYSTEM = REPOSITORY / "tools" / "system_packages.sh"
-
-
-def system_packages(argument: str, folder: Path, *, user: int, installed: str) -> subprocess.CompletedProcess:
-    """Run tools/system_packages.sh on a pretended machine where only the stand-ins in `folder` are commands."""
-    programs = {
-        "dpkg-query": f"echo '{installed}'",
-        "id": f"echo {user}",
-        "apt-get": 'echo "apt-get $*" >> "$RECORD"',
-        "apt-cache": 'test "$2" != xauth',
-    }
-    for name, body in programs.items():
-        (folder / name).write_text(f"#!/bin/sh\n{body}\n")
-        (folder / name).chmod(0o755)
-    return run_system_packages(argument, folder)
-
-
-def run_system_packages(argument: str, folder: Path) -> subprocess.CompletedProcess:
-    environment = {"PATH": str(folder), "RECORD": str(folder / "record")}
-    command = [shutil.which("bash"), str(SYSTEM), argument]
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
-
-
-def test_system_installs_what_is_missing_as_root(tmp_path: Path) -> None:
-    run = system_packages("install", tmp_path, user=0, installed="xvfb=installed xauth=config-files ")
-    first, second = (tmp_path / "record").read_text().splitlines()
-    assert first == "apt-get update -qq"
-    assert second.startswith("apt-get install -y") and " chromium" in second and " xvfb" not in second
-    # The pretended distribution has no package xauth: the others are installed and the gap is named.
-    assert " xauth" not in second and "no package named xauth" in run.stdout and run.returncode == 1
-
-
-def test_system_prints_the_command_for_others(tmp_path: Path) -> None:
-    run = system_packages("install", tmp_path, user=1000, installed="xvfb=installed ")
-    assert run.returncode == 1 and not (tmp_path / "record").exists()
-    assert "sudo apt-get update && sudo apt-get install --no-install-recommends xauth " in run.stdout
-
-
-def test_make_test_goes_on_without_system_libraries(tmp_path: Path) -> None:
-    run = system_packages("install-if-root", tmp_path, user=1000, installed="xvfb=installed ")
-    assert run.returncode == 0 and "missing: xauth " in run.stdout and "Going on without them" in run.stdout
-
-
-def test_system_without_apt_says_so(tmp_path: Path) -> None:
-    run = run_system_packages("install", tmp_path)
-    assert run.returncode == 1 and "this machine has no apt-get" in run.stdout and "libegl1" in run.stdout
-
-
-def test_nothing_missing_is_silent_in_make_test(tmp_path: Path) -> None:
-    listed = system_packages("missing", tmp_path, user=1000, installed="").stdout.split()
-    everything = "".join(f"{name}=installed " for name in listed)
-    run = system_packages("install-if-root", tmp_path, user=1000, installed=everything)
-    assert len(listed) > 10 and run.returncode == 0 and run.stdout + run.stderr == ""
-
-
-@pytest.mark.parametrize(("continuous_integration", "outcome"), [("true", pytest.fail), ("", pytest.skip)])
-def test_absent_data_fails_in_ci_and_skips_elsewhere(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, continuous_integration: str, outcome
-) -> None:
-    monkeypatch.setenv("CI", continuous_integration)
-    monkeypatch.setenv("LAB_DEMO", str(tmp_path / "nowhere"))
-    with pytest.raises(outcome.Exception, match=r"no demo data in .*nowhere: set LAB_DEMO to the folder that holds it"):
-        required_folder("LAB_DEMO", tmp_path, "demo data")
-    monkeypatch.delenv("LAB_DEMO")
-    assert required_folder("LAB_DEMO", tmp_path, "demo data") == tmp_path

@@ -14,7 +14,8 @@ from xlstm_unet_lab.data.images import read_label
 from xlstm_unet_lab.data.normalise import normalise
 from xlstm_unet_lab.data.pictures import to_uint8
 from xlstm_unet_lab.inference.files import case_name, find_cases, predict_files, read_case
-from xlstm_unet_lab.inference.predictor import EIGHT_BITS, Predictor
+from xlstm_unet_lab.inference.predictor import Predictor
+from xlstm_unet_lab.inference.trained import EIGHT_BITS
 
 
 class BrightAndRight(nn.Module):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from xlstm_unet_lab.ops import mlstm, mlstm_chunkwise
+from xlstm_unet_lab.ops import mlstm, mlstm_chunkwise, mlstm_triton
 
 NATIVE_KERNELS = ("parallel--native_{}", "parallel--native_stablef_{}", "chunkwise--native_{}")
 STATE_NAMES = ("state.C", "state.n", "state.m")
@@ -334,7 +334,10 @@ def test_bad_chunk_size(size):
         mlstm.chunkwise(*make_inputs(), chunk_size=size)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="the Triton kernels need an NVIDIA GPU")
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or bool(mlstm_triton.library_obstacle()),
+    reason="the Triton kernels need an NVIDIA GPU, and a Triton older than 3.9",
+)
 @pytest.mark.parametrize("length", [128, 300, 1024])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-2), (torch.bfloat16, 4e-2)])
 def test_triton(dtype, tolerance, length):

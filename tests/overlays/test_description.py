@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from xlstm_unet_lab.data.dataset import load_dataset
+from xlstm_unet_lab.evaluation.cases import Predictions
+from xlstm_unet_lab.evaluation.report import Outcome
 from xlstm_unet_lab.figures.picture import PALETTE
 from xlstm_unet_lab.inference.uncertainty import entropy
-from xlstm_unet_lab.overlays.description import overlay, overlay_case
+from xlstm_unet_lab.overlays.description import overlay, overlay_case, overlay_outcome
 from xlstm_unet_lab.overlays.text import amount, largest_error, sides
 
 SIZES = {2: (12, 16), 3: (8, 12, 16)}
@@ -208,6 +210,19 @@ def test_a_case_of_a_data_set_brings_names_colours_and_licence():
     assert shown.labels == {"interior": (1,), "boundary": (2,)} and shown.scores == {"interior": 1.0, "boundary": 1.0}
     assert shown.colours == {1: "#0072B2", 2: "#E69F00"} and "Licence: CC0 1.0" in shown.describe()
     assert shown.title == dataset.names[0]
+
+
+def test_a_case_of_predictions_shows_labels_that_the_truth_lacks():
+    label, truth = np.array([[0, 1], [1, 9]]), np.array([[0, 1], [1, 1]])
+    outcome = Outcome("cell 1", label, truth, (1.0, 1.0))
+    scoring, image = {"labels": {"cell": 1}, "unit": "pixel"}, np.zeros((1, 2, 2))
+    predictions = Predictions(("cell 1",), lambda name: outcome, lambda name: image, scoring, {1: "#D55E00"}, "CC0")
+    shown = overlay_outcome(predictions, "cell 1")
+    assert shown.labels == {"cell": (1,), "label 9": (9,)} and shown.colours[1] == "#D55E00"
+    assert (shown.title, shown.unit, shown.credit, shown.anatomical) == ("cell 1", "px", "CC0", False)
+    assert np.count_nonzero(shown.errors) == 1
+    with pytest.raises(KeyError, match="did you mean 'cell 1'"):
+        overlay_outcome(predictions, "cell 2")
 
 
 def test_replacing_a_part_computes_the_rest_anew():

@@ -75,7 +75,7 @@ def packages() -> list[Finding]:
 
 def _versions(requirements: Collection[str]) -> tuple[str, list[str]]:
     """What is installed of the distributions that these lines begin with, as text, and the names of those missing."""
-    names = [re.match(r"[\w.-]+", line).group() for line in requirements]
+    names = [re.split(r"[^\w.-]", line, maxsplit=1)[0] for line in requirements]
     versions = {name: version_of(name) for name in names}
     text = ", ".join(f"{name} {version or 'not installed'}" for name, version in versions.items())
     return text, [name for name, version in versions.items() if version is None]
@@ -100,7 +100,9 @@ def devices() -> list[Finding]:
     if torch.backends.mps.is_available():
         found.append(Finding("gpu", "Apple (mps)", advice="train with --accelerator mps"))
     if len(found) == 1:
-        found.append(Finding("gpu", "none", advice="everything runs without one; trainings in 3-D take hours instead"))
+        found.append(
+            Finding("gpu", "none", advice="everything runs without one; training takes longer, in 3-D above all")
+        )
     return found
 
 
@@ -180,13 +182,14 @@ def data(root: str | Path | None) -> Finding:
 
 
 def nnunet(version: str | None, environ: Mapping[str, str]) -> Finding:
-    """Which nnU-Net v2 is there, and the folders it needs to be told of."""
+    """Which nnU-Net v2 is there, and the folders it needs to be told of: `prepare` writes what the first one holds."""
     if version is None:
-        return Finding("nnU-Net", "not installed", advice=f"to train inside it: pip install '{DISTRIBUTION}[nnunet]'")
+        installing = f"to train it on prepared data: pip install '{DISTRIBUTION}[nnunet]'"
+        return Finding("nnU-Net", "not installed", advice=installing)
     folders = {name: environ.get(name) for name in NNUNET_FOLDERS}
     value = ", ".join([f"nnunetv2 {version}", *(f"{name}={folder or 'not set'}" for name, folder in folders.items())])
     wrong = [name for name, folder in folders.items() if folder and not Path(folder).is_dir()]
     unset = [name for name, folder in folders.items() if not folder]
     advice = [f"make the folder {folders[name]}, or let {name} name another" for name in wrong]
-    advice += [f"to train inside it set {', '.join(unset)}, a folder each"] if unset else []
+    advice += [f"to train it on prepared data, set {', '.join(unset)}, a folder each"] if unset else []
     return Finding("nnU-Net", value, not wrong, "; ".join(advice))

@@ -115,8 +115,14 @@ def _network(name: str, recipe: Recipe, patch_size: tuple[int, ...], seed: int, 
     from xlstm_unet_lab.models.presets import build
 
     torch.manual_seed(seed)
-    facts = {"spatial_dims": recipe.spatial_dims, "in_channels": len(recipe.channel_names)}
-    return build(name, **facts, num_classes=recipe.num_classes, patch_size=patch_size, **options)
+    return build(
+        name,
+        spatial_dims=recipe.spatial_dims,
+        in_channels=len(recipe.channel_names),
+        num_classes=recipe.num_classes,
+        patch_size=patch_size,
+        **options,
+    )
 
 
 def _speaks() -> bool:

@@ -40,8 +40,16 @@ def view(
     if is_run(shown):
         if given := [name for name, file in of_image.items() if file is not None]:
             raise typer.BadParameter(f"{shown} is a run, whose cases have labels: leave out {' and '.join(given)}")
-        chosen = {"split": split, "fold": fold, "which": which, "root": root, "device": device or best_device()}
-        predictions = from_run(shown, **chosen, mirror=mirror, track=bar_of_a_case())
+        predictions = from_run(
+            shown,
+            split=split,
+            fold=fold,
+            which=which,
+            mirror=mirror,
+            device=device or best_device(),
+            root=root,
+            track=bar_of_a_case(),
+        )
         overlay = overlay_outcome(predictions, case or predictions.names[0])
     elif case is not None:
         raise typer.BadParameter(f"{shown} is no run directory: --case names a case of a run")
@@ -70,11 +78,12 @@ def _of_image(image: Path, labels: Path | None, truth: Path | None) -> Overlay:
     from xlstm_unet_lab.overlays.description import overlay
 
     case = read_case(image)
-    read = {"prediction": labels, "truth": truth}
+    predicted, true = (None if file is None else read_label(file)[0] for file in (labels, truth))
     in_colour = case.unit == "pixel" and len(case.image) == 3
     return overlay(
         case.image,
-        **{what: read_label(file)[0] for what, file in read.items() if file is not None},
+        prediction=predicted,
+        truth=true,
         spacing=case.spacing,
         channel_names=("red", "green", "blue") if in_colour else None,
         unit="px" if case.unit == "pixel" else case.unit,

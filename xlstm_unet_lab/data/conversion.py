@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from xlstm_unet_lab.data.files import sync_tree
-from xlstm_unet_lab.data.kept_cases import fingerprint
+from xlstm_unet_lab.data.files import fingerprint, whole_folder
 from xlstm_unet_lab.data.recipe import Track
 
 FACTS = "case.json"
@@ -42,15 +41,9 @@ def convert_cases(
         folder, made_of = finished / job.part / job.name, [fingerprint(file) for file in job.files]
         facts = json.loads((folder / FACTS).read_text()) if (folder / FACTS).exists() else {}
         if facts.get("made_of") != made_of:
-            aside = finished / "unfinished"
-            for stale in (folder, aside):
-                shutil.rmtree(stale, ignore_errors=True)
-            aside.mkdir(parents=True)
-            facts = {"made_of": made_of, "counts": dict(write(job, aside) or {})}
-            (aside / FACTS).write_text(json.dumps(facts))
-            sync_tree(aside)
-            folder.parent.mkdir(exist_ok=True)
-            aside.rename(folder)
+            with whole_folder(folder) as aside:
+                facts = {"made_of": made_of, "counts": dict(write(job, aside) or {})}
+                (aside / FACTS).write_text(json.dumps(facts))
         for file in folder.glob("*/*"):
             target = out / file.relative_to(folder)
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -12,8 +12,9 @@ import torch
 from torch.utils.data import Dataset
 
 from xlstm_unet_lab.data.cases import Facts
+from xlstm_unet_lab.data.files import fingerprint
 from xlstm_unet_lab.data.images import read_case, read_label
-from xlstm_unet_lab.data.kept_cases import KeptCases, Place, fingerprint
+from xlstm_unet_lab.data.kept_cases import KeptCases, Place
 from xlstm_unet_lab.data.nnunet_raw import FOLDS
 from xlstm_unet_lab.data.normalise import NORMALISED, normalise
 from xlstm_unet_lab.data.prepare import prepare

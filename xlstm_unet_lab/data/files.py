@@ -1,7 +1,9 @@
-"""Folders: written to disk for certain, and their files by name."""
+"""Folders: whole or not there, written to disk for certain, and their files by name."""
 
 import os
-from collections.abc import Sequence, Set
+import shutil
+from collections.abc import Iterator, Sequence, Set
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -19,6 +21,32 @@ def sync_tree(folder: Path, recurse: bool = True) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill beside its place, which it takes when it is filled and on the disk: whole, or not at all.
+
+    What lay there goes, and so does what a killed process left. One process at a time may do so for a place.
+    """
+    partial = folder.with_name(f".partial-{folder.name}")
+    for stale in (folder, partial):
+        shutil.rmtree(stale, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        sync_tree(partial)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def fingerprint(file: Path) -> list:
+    """What tells whether a file is still the one it was: path, size and date; a missing one has neither."""
+    if not file.exists():
+        return [str(file), None, None]
+    facts = file.stat()
+    return [str(file), facts.st_size, facts.st_mtime_ns]
 
 
 def files_by_name(folder: Path, endings: Sequence[str]) -> dict[str, Path]:

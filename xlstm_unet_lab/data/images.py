@@ -95,11 +95,19 @@ def read_label(path: str | Path) -> tuple[np.ndarray, tuple[float, ...]]:
 def whole_numbers(what: str, label: np.ndarray) -> np.ndarray:
     """The numbers of a label as int32; ValueError, with some of them, unless all are whole and from 0 on."""
     whole = np.rint(label) if label.dtype.kind == "f" else label
-    right = (whole == label) & (whole >= 0) & (whole <= np.iinfo(np.int32).max)
+    right = (whole == label) & (whole >= 0) & (whole < 2**31)
     if not right.all():
         wrong = np.unique(label[~right])[:3].tolist()
-        raise ValueError(f"{what} holds {wrong}; a label holds whole numbers from 0 to {np.iinfo(np.int32).max}")
+        raise ValueError(f"{what} holds {wrong}; a label holds whole numbers from 0 on, below 2^31")
     return whole.astype(np.int32)
+
+
+def whole_label(what: str, label: np.ndarray, values: set[int]) -> np.ndarray:
+    """The label as uint8; ValueError when it holds anything but the whole numbers in `values`, all below 256."""
+    numbers = whole_numbers(what, label)
+    if unknown := set(np.unique(numbers).tolist()) - values:
+        raise ValueError(f"{what} holds {sorted(unknown)[:5]}; known are {sorted(values)}")
+    return numbers.astype(np.uint8)
 
 
 def ending(path: Path) -> str:

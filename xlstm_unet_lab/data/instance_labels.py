@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from xlstm_unet_lab.ops.checks import whole_number
+
 INTERIOR, BOUNDARY = 1, 2
 LABELS = {"background": 0, "interior": INTERIOR, "boundary": BOUNDARY}
 COLOURS = {"interior": "#0072B2", "boundary": "#E69F00"}  # told apart by colour-blind readers (Okabe and Ito)
@@ -25,8 +27,7 @@ def interior_and_boundary(instances: np.ndarray, thickness: int = BOUNDARY_THICK
     """
     from scipy.ndimage import maximum_filter, minimum_filter
 
-    if thickness < 0:
-        raise ValueError(f"thickness is {thickness}; give 0 or more pixels")
+    thickness = whole_number("thickness", thickness, at_least=0, fix=" pixels")
     if instances.dtype.kind not in "iu" or (instances.size and instances.min() < 0):
         raise ValueError(f"instances of dtype {instances.dtype} must be integers from 0 on")
     interior = np.zeros(instances.shape, bool)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from xlstm_unet_lab.data.files import sync_tree
+from xlstm_unet_lab.data.files import whole_folder
 from xlstm_unet_lab.data.patches import Foreground
 
 FACTS = "case.json"
@@ -25,14 +25,6 @@ class Place(NamedTuple):
 
     folder: Path
     made_of: list  # anything JSON holds
-
-
-def fingerprint(file: Path) -> list:
-    """What tells whether a file is still the one it was: path, size and date; a missing one has neither."""
-    if not file.exists():
-        return [str(file), None, None]
-    facts = file.stat()
-    return [str(file), facts.st_size, facts.st_mtime_ns]
 
 
 class KeptCases:
@@ -113,23 +105,17 @@ def _write(case: dict, place: Place, size: int) -> None:
     """Write a case whole or not at all; of several processes that want to, one does."""
     import filelock
 
-    folder, partial = place.folder, place.folder.with_name(f".partial-{place.folder.name}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(folder.with_name(f".{folder.name}.lock")):
+    beside = place.folder.parent
+    beside.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(beside / f".{place.folder.name}.lock"):
         if _opened(place):
             return
-        for stale in (folder, partial):
-            shutil.rmtree(stale, ignore_errors=True)
-        if shutil.disk_usage(folder.parent).free < size + SPARE_DISK:
+        shutil.rmtree(place.folder, ignore_errors=True)
+        if shutil.disk_usage(beside).free < size + SPARE_DISK:
             raise OSError(errno.ENOSPC, f"less than {SPARE_DISK:,} bytes would be left free")
-        try:
-            partial.mkdir()
+        with whole_folder(place.folder) as folder:
             for name, tensor in _tensors(case).items():
-                np.save(partial / f"{name}.npy", tensor.numpy(), allow_pickle=False)
+                np.save(folder / f"{name}.npy", tensor.numpy(), allow_pickle=False)
             facts = {"name": case["name"], "spacing": case["spacing"], "made_of": place.made_of}
             facts |= {"classes": case["foreground"].classes, "ends": case["foreground"].ends}
-            (partial / FACTS).write_text(json.dumps(facts))
-            sync_tree(partial)
-            partial.rename(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            (folder / FACTS).write_text(json.dumps(facts))

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xlstm_unet_lab.data.files import check_pairs
-from xlstm_unet_lab.data.volumes import check_grid, voxels, whole_label
+from xlstm_unet_lab.data.images import whole_label
+from xlstm_unet_lab.data.volumes import check_grid, voxels
 
 if TYPE_CHECKING:
     import nibabel
@@ -49,10 +50,7 @@ def write_case(
             )
         arrays[f"instances{part}/{name}.png"] = instances.astype(np.uint16)
     for path, array in arrays.items():
-        if (out / path).exists():
-            raise ValueError(f"case {name} was written already: case names must differ")
-        (out / path).parent.mkdir(parents=True, exist_ok=True)
-        imwrite(out / path, array, plugin="pillow")
+        imwrite(_new(out / path, name), array, plugin="pillow")
 
 
 def write_volume(
@@ -67,20 +65,26 @@ def write_volume(
     import nibabel
 
     check_part(part)
-    whats = [*(f"case {name}: channel {channel}" for channel in range(len(images))), f"case {name}: label"]
-    for what, volume in zip(whats, [*images, label], strict=True):
-        check_grid(what, volume, images[0])
-    arrays = [_intensities(what, image) for what, image in zip(whats, images, strict=False)]
-    arrays.append(whole_label(whats[-1], voxels(whats[-1], label), values))
-    paths = [out / f"images{part}" / f"{name}_{channel:04d}.nii.gz" for channel in range(len(images))]
-    paths.append(out / f"labels{part}" / f"{name}.nii.gz")
-    for path, array in zip(paths, arrays, strict=True):
-        if path.exists():
-            raise ValueError(f"case {name} was written already: case names must differ")
-        path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {}
+    for channel, image in enumerate(images):
+        what = f"case {name}: channel {channel}"
+        check_grid(what, image, images[0])
+        arrays[f"images{part}/{name}_{channel:04d}.nii.gz"] = _intensities(what, image)
+    what = f"case {name}: label"
+    check_grid(what, label, images[0])
+    arrays[f"labels{part}/{name}.nii.gz"] = whole_label(what, voxels(what, label), values)
+    for path, array in arrays.items():
         volume = nibabel.as_closest_canonical(nibabel.Nifti1Image(array, images[0].affine))
         volume.header.set_xyzt_units("mm")
-        nibabel.save(volume, path)
+        nibabel.save(volume, _new(out / path, name))
+
+
+def _new(path: Path, name: str) -> Path:
+    """The path of a file still to be written, in a folder that is there; ValueError if the case has one already."""
+    if path.exists():
+        raise ValueError(f"case {name} was written already: case names must differ")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def _intensities(what: str, image: nibabel.Nifti1Image) -> np.ndarray:

@@ -5,12 +5,15 @@ Everything is drawn from uniform numbers in float64. Positions are in mm, in the
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import overload
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import ndimage
+
+from xlstm_unet_lab.ops.checks import is_whole, whole_number
 
 Box = tuple[slice, ...]
 
@@ -20,10 +23,7 @@ def streams(seed: int) -> tuple[np.random.Generator, np.random.Generator]:
 
     Raises ValueError for a negative seed.
     """
-    seed = operator.index(seed)
-    if seed < 0:
-        raise ValueError(f"seed is {seed}; give 0 or more")
-    shapes, noise = np.random.SeedSequence(seed).spawn(2)
+    shapes, noise = np.random.SeedSequence(whole_number("seed", seed, at_least=0)).spawn(2)
     return np.random.Generator(np.random.PCG64(shapes)), np.random.Generator(np.random.PCG64(noise))
 
 
@@ -42,15 +42,21 @@ def numbered(
 
 def checked_size(size: Sequence[int], least: tuple[int, int, int]) -> tuple[int, ...]:
     """The size (y, x) or (z, y, x) as a tuple; ValueError unless each length is at least that of `least` (z, y, x)."""
-    size = tuple(operator.index(length) for length in size)
-    if len(size) not in (2, 3) or any(length < low for length, low in zip(size, least[-len(size) :], strict=True)):
+    size = tuple(size)
+    if len(size) not in (2, 3) or not all(map(is_whole, size, least[-len(size) :])):
         z, y, x = least
         rows = f"y and x at least {y}" if y == x else f"y at least {y}, x at least {x}"
         raise ValueError(f"size is {size}; give (y, x) or (z, y, x) with {rows} and z at least {z}")
-    return size
+    return tuple(map(int, size))
 
 
-def uniform(random: np.random.Generator, low: float, high: float, shape: int | tuple = ()) -> np.ndarray:
+@overload
+def uniform(random: np.random.Generator, low: float, high: float) -> float: ...
+@overload
+def uniform(random: np.random.Generator, low: float, high: float, shape: int | tuple[int, ...]) -> np.ndarray: ...
+def uniform(
+    random: np.random.Generator, low: float, high: float, shape: int | tuple[int, ...] = ()
+) -> np.ndarray | float:
     """Uniform numbers: the one distribution whose stream NumPy keeps from version to version."""
     return low + (high - low) * random.random(shape)
 
@@ -104,7 +110,7 @@ def ripples(
     random: np.random.Generator, points: np.ndarray, wavelengths: tuple[float, float], count: int = 4
 ) -> np.ndarray:
     """The mean of `count` sine waves at points (*size, dims): (*size), smooth, between -1 and 1."""
-    return sum(_waves(random, points, wavelengths, count)) / count
+    return sum(_waves(random, points, wavelengths, count), np.zeros(points.shape[:-1])) / count
 
 
 def displacement(
@@ -112,9 +118,8 @@ def displacement(
 ) -> np.ndarray:
     """A smooth movement of points (*size, dims), about `amplitude` long: no two patients are shaped alike."""
     ways = uniform(random, -amplitude, amplitude, (count, points.shape[-1]))
-    return sum(
-        wave[..., None] * way for wave, way in zip(_waves(random, points, wavelengths, count), ways, strict=True)
-    )
+    waves = zip(_waves(random, points, wavelengths, count), ways, strict=True)
+    return sum((wave[..., None] * way for wave, way in waves), np.zeros(points.shape))
 
 
 class Anatomy:
@@ -142,23 +147,23 @@ class Anatomy:
         return tuple(box)
 
     def ellipsoid(
-        self, centre: Sequence[float], half_lengths: Sequence[float], axes: np.ndarray | None = None
+        self, centre: ArrayLike, half_lengths: ArrayLike, axes: np.ndarray | None = None
     ) -> tuple[Box, np.ndarray]:
-        """An ellipsoid; axes (dims, dims) are the unit vectors that its half lengths go along."""
-        centre, half_lengths = np.asarray(centre, float), np.asarray(half_lengths, float)
-        axes = np.eye(len(centre)) if axes is None else axes
-        reach = half_lengths.max()
-        box = self.box(centre - reach, centre + reach)
-        scaled = (self.points[box] - centre) @ (axes / half_lengths[:, None]).T
+        """An ellipsoid; axes (dims, dims) are the unit vectors that its half lengths (dims) go along."""
+        middle, lengths = np.asarray(centre, float), np.asarray(half_lengths, float)
+        axes = np.eye(len(middle)) if axes is None else axes
+        reach = lengths.max()
+        box = self.box(middle - reach, middle + reach)
+        scaled = (self.points[box] - middle) @ (axes / lengths[:, None]).T
         return box, np.sqrt((scaled**2).sum(axis=-1))
 
-    def tube(self, path: Sequence[Sequence[float]], radii: Sequence[float]) -> tuple[Box, np.ndarray]:
-        """A tube along straight pieces between the points of `path`, its radius changing evenly on each."""
-        path, radii = np.asarray(path, float), np.asarray(radii, float)
-        box = self.box(path.min(axis=0) - radii.max(), path.max(axis=0) + radii.max())
+    def tube(self, path: ArrayLike, radii: ArrayLike) -> tuple[Box, np.ndarray]:
+        """A tube along straight pieces between the points of `path` (n, dims), its radii (n) change evenly between."""
+        stops, widths = np.asarray(path, float), np.asarray(radii, float)
+        box = self.box(stops.min(axis=0) - widths.max(), stops.max(axis=0) + widths.max())
         points = self.points[box]
         nearest = np.full(points.shape[:-1], np.inf)
-        for start, stop, first, last in zip(path[:-1], path[1:], radii[:-1], radii[1:], strict=True):
+        for start, stop, first, last in zip(stops[:-1], stops[1:], widths[:-1], widths[1:], strict=True):
             step = stop - start
             share = np.clip((points - start) @ step / (step @ step), 0, 1)
             distance = np.sqrt(((points - start - share[..., None] * step) ** 2).sum(axis=-1))

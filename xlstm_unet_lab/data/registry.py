@@ -46,6 +46,12 @@ def get_recipe(name: str, root: str | Path | None = None) -> Recipe:
     return recipe
 
 
+def recipe_in(folder: Path, root: str | Path | None = None) -> Recipe | None:
+    """The recipe that prepared a folder; None where none did. `root`: of a user's own files, where it was prepared."""
+    marker = folder / MARKER
+    return get_recipe(json.loads(marker.read_text())["name"], root or folder.parent) if marker.is_file() else None
+
+
 def own_recipes(root: str | Path | None = None) -> dict[str, Recipe]:
     """The data sets prepared from users' own files under `root`: name -> recipe, with the facts `prepare` recorded."""
     recorded = (json.loads(path.read_text()).get("own") for path in sorted(data_root(root).glob(f"Dataset*/{MARKER}")))

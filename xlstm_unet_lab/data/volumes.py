@@ -1,4 +1,4 @@
-"""NIfTI volumes: open them, take their voxels, and hold their grids and labels against what is expected."""
+"""NIfTI volumes: open them, take their voxels, and hold their grids against each other."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def load_volume(path: Path) -> nibabel.Nifti1Image:
         volume.header.get_xyzt_units()  # fails for a code of a unit that there is not
     except Exception as error:  # nibabel has its own for every kind of fault in a header
         raise ValueError(
-            f"{path} is not a NIfTI file that can be read ({type(error).__name__}: {error}); get it again"
+            f"{path} is not a NIfTI file that can be read, or a code in its header is unknown "
+            f"({type(error).__name__}: {error}); get it again"
         ) from error
     return volume
 
@@ -65,14 +66,3 @@ def check_grid(what: str, volume: nibabel.Nifti1Image, reference: nibabel.Nifti1
             f"{what} lies up to {furthest:.3g} mm off the first image (affine {volume.affine.round(3).tolist()}, the "
             f"first image's {reference.affine.round(3).tolist()}); resample it to the first image's grid"
         )
-
-
-def whole_label(what: str, label: np.ndarray, values: set[int]) -> np.ndarray:
-    """The label as uint8; ValueError when it holds anything but the whole numbers in `values`, all below 256."""
-    with np.errstate(invalid="ignore"):  # NaN turns into some number and is found to differ from it
-        whole = label.astype(np.uint8)
-    present = np.flatnonzero(np.bincount(whole.ravel()))
-    if not values.issuperset(present.tolist()) or not np.array_equal(whole, label):
-        unknown = [value for value in np.unique(label).tolist() if value not in values]
-        raise ValueError(f"{what} holds {unknown[:5]}; known are the whole numbers {sorted(values)}")
-    return whole

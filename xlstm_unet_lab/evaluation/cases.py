@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from xlstm_unet_lab.data.files import check_pairs, files_by_name
 from xlstm_unet_lab.data.images import ENDINGS, ending, read_case, read_label
 from xlstm_unet_lab.data.instance_labels import LABELS
 from xlstm_unet_lab.data.recipe import Recipe
-from xlstm_unet_lab.data.registry import MARKER, get_recipe
+from xlstm_unet_lab.data.registry import get_recipe, recipe_in
 from xlstm_unet_lab.data.volumes import check_grid, load_volume
 from xlstm_unet_lab.evaluation.report import Outcome, evaluate_cases
 from xlstm_unet_lab.inference.files import find_cases
@@ -115,9 +114,8 @@ def from_folders(
     if not wanted:
         raise ValueError(f"{truth} holds no label files: known endings are {', '.join(ENDINGS)}")
     check_pairs(f"{predictions} against {truth}", found.keys(), wanted.keys())
-    marker = truth.absolute().parent / MARKER
-    if recipe is None and marker.is_file():
-        recipe = get_recipe(json.loads(marker.read_text())["name"], root or marker.parents[1])
+    if recipe is None:
+        recipe = recipe_in(truth.absolute().parent, root)
     recipe = get_recipe(recipe, root) if isinstance(recipe, str) else recipe
     channels = None if images is None else find_cases(images)
     if channels is not None and (missing := sorted(wanted.keys() - channels.keys())):

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 
 from xlstm_unet_lab.data.colours import in_colour
-from xlstm_unet_lab.data.images import ENDINGS, LABEL_ENDINGS, ending, read_case
+from xlstm_unet_lab.data.images import ENDINGS, LABEL_ENDINGS, Case, ending, read_case
 from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.inference.instances import instances_from_classes
-from xlstm_unet_lab.inference.predictor import Predictor
+from xlstm_unet_lab.inference.trained import TrainedNetwork
 from xlstm_unet_lab.inference.uncertainty import entropy, mirrored_disagreement, predicted_probability
 
 CHANNEL_DIGITS = 4  # nnU-Net's file names end in _0000, _0001, ... for the channels of a case
-# Folders of what is written beside labels
-BESIDE = ("coloured", "instances", "probability", "entropy", "disagreement")
+BESIDE = (  # folders of what is written beside labels, under the same names and on the same grids
+    "coloured",  # if asked for, of pictures: the labels in colour
+    "instances",  # of a network that learnt interior and boundary: a number for each object
+    # With uncertainty, as float32, in TIFF files where the labels are PNG:
+    "probability",  # of what was predicted
+    "entropy",  # of all probabilities, as a share of the largest there can be
+    "disagreement",  # of mirrored predictions, where there is an axis to mirror along
+)
 Source = str | Path | Sequence[str | Path]  # a file, a folder, or the channel files of one case
 
 
@@ -63,7 +68,7 @@ def _files_of(entry: Path) -> list[Path]:
 
 
 def predict_files(
-    predictor: Predictor,
+    predictor: TrainedNetwork,
     inputs: Source | Sequence[Source],
     out_folder: str | Path,
     *,
@@ -74,25 +79,39 @@ def predict_files(
 ) -> Iterator[Path]:
     """Predict image files and write their labels to `out_folder`, one file a case; yields each path when it is written.
 
-    inputs: as in `find_cases`. A label has its case's name and the grid of its input: NIfTI stays NIfTI with the
-    input's orientation and affine, TIFF keeps its resolution, pictures become grey PNG whose values are the labels.
-    Labels of a predictor that learnt a user's own files have the numbers of those. Grey pictures called NAME_0000,
-    NAME_0001, ..., as many as the network reads channels, are one case. Volumes from NIfTI are resampled to the
-    network's spacing, other images are used as they are. Further files of the same names and grids lie in folders
-    beside: `instances`, of a network that learnt interior and boundary, with a number for each object (16 bits where
-    they suffice); `coloured`, of pictures, if asked for; and with `uncertainty`, the axes of the patch to mirror along
-    (True: those along which the data allows it; (): none), `probability` of what was predicted, `entropy` and, of at
-    least one axis, `disagreement` of the mirrored predictions (float32; TIFF where the labels are PNG). Uncertainty
-    holds the probabilities of a whole image in memory, and takes as many predictions more as there are mirror images.
+    inputs: as in `find_cases`. A label lies on the grid of its input: NIfTI stays NIfTI with the input's orientation
+    and affine, TIFF keeps its resolution, pictures become grey PNG whose values are the labels. `BESIDE` says what else
+    is written. uncertainty: True, or the axes of the patch to mirror along (none: ()); it takes as many predictions
+    more as there are mirror images, and memory for the probabilities of a whole image.
     options: the fields of `predictor.Windows`; `track_cases` wraps the cases.
     Inputs are looked for at once; files of earlier runs are replaced, each as a whole, a case's label last.
     Raises ValueError (FileNotFoundError) naming the file that is missing, cannot be read or does not fit the network,
-    when an input would be replaced, for grey pictures so numbered of which the network reads another number, and for
-    colours of a predictor that knows none.
+    and when an input would be replaced.
     """
     if coloured and not predictor.colours:
         raise ValueError("the predictor knows no labels that have colours: leave out coloured, in a shell --coloured")
     cases, folder = _channels_together(find_cases(inputs), predictor), Path(out_folder)
+    _check_no_input_is_lost(cases, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def predicted() -> Iterator[Path]:
+        for name, files in track_cases(cases.items()):
+            case = read_case(files, spatial_dims=predictor.spatial_dims)
+            try:
+                found = _everything(predictor, case, uncertainty, options)
+                label = found.pop("label")
+                if coloured and case.ending == ".png":
+                    found["coloured"] = in_colour(label, predictor.colours)
+                for what, array in found.items():
+                    case.write(folder / what, name, array)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{files[0]}: {error}") from error
+            yield case.write(folder, name, predictor.numbered(label))
+
+    return predicted()
+
+
+def _check_no_input_is_lost(cases: dict[str, list[Path]], folder: Path) -> None:
     given = {file.resolve() for files in cases.values() for file in files}
     beside = {(folder / what).resolve() for what in BESIDE}
     for name, files in cases.items():
@@ -100,31 +119,9 @@ def predict_files(
         lost = [file for file in files if file.resolve().parent in beside] or [target] * (target.resolve() in given)
         if lost:
             raise ValueError(f"{lost[0]} is an input and would be replaced: choose another out_folder")
-    axes = predictor.mirror_axes if uncertainty is True else uncertainty
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def predicted() -> Iterator[Path]:
-        for name, files in track_cases(cases.items()):
-            case = read_case(files, spatial_dims=predictor.spatial_dims)
-            spacing = case.spacing if case.unit == "mm" else None
-            try:
-                found = _everything(predictor, case.as_prepared(), spacing, axes, options)
-                label = found.pop("label")
-                if coloured and case.ending == ".png":
-                    found["coloured"] = in_colour(label, predictor.colours)
-                if predictor.label_numbers:
-                    numbers = [0, *predictor.label_numbers.values()]
-                    label = np.array(numbers, np.min_scalar_type(max(numbers)))[label]
-                for what, array in found.items():
-                    case.write(folder / what, name, array)
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"{files[0]}: {error}") from error
-            yield case.write(folder, name, label)
-
-    return predicted()
 
 
-def _channels_together(cases: dict[str, list[Path]], predictor: Predictor) -> dict[str, list[Path]]:
+def _channels_together(cases: dict[str, list[Path]], predictor: TrainedNetwork) -> dict[str, list[Path]]:
     """The cases, with grey pictures that are named as the channels of one put together; those in colour are frames."""
     channels = predictor.in_channels or 1
     numbered: dict[str, list[str]] = {}
@@ -146,27 +143,25 @@ def _channels_together(cases: dict[str, list[Path]], predictor: Predictor) -> di
 
 
 def _everything(
-    predictor: Predictor,
-    image: np.ndarray,
-    spacing: Sequence[float] | None,
-    uncertainty: Literal[False] | Sequence[int],
-    options: dict,
+    predictor: TrainedNetwork, case: Case, uncertainty: bool | Sequence[int], options: dict
 ) -> dict[str, np.ndarray]:
     """The "label" of one image and what is written beside it, by the name of its folder; each (*spatial)."""
-    found = {}
+    image, spacing = case.as_prepared(), case.spacing if case.unit == "mm" else None
     if uncertainty is False:
-        found["label"] = predictor(image, spacing, **options)
+        found = {"label": predictor(image, spacing, **options)}
     else:
         probabilities = predictor.probabilities(image, spacing, **options)
-        found["label"] = predictor.labels_of(torch.from_numpy(probabilities)).numpy()
-        found["probability"] = predicted_probability(probabilities, exclusive=predictor.exclusive)
-        found["entropy"] = entropy(probabilities, exclusive=predictor.exclusive)
-        if uncertainty:
+        found = {
+            "label": predictor.labels_of(torch.from_numpy(probabilities)).numpy(),
+            "probability": predicted_probability(probabilities, exclusive=predictor.exclusive),
+            "entropy": entropy(probabilities, exclusive=predictor.exclusive),
+        }
+        if axes := predictor.mirror_axes if uncertainty is True else uncertainty:
             mirrored = options | {"mirror": False}
-            found["disagreement"] = mirrored_disagreement(predictor, image, spacing, axes=uncertainty, **mirrored)
+            found["disagreement"] = mirrored_disagreement(predictor, image, spacing, axes=axes, **mirrored)
     if predictor.finds_objects:
         objects = instances_from_classes(found["label"])
-        found["instances"] = objects.astype(np.min_scalar_type(max(objects.max(), 256)))
+        found["instances"] = objects.astype(np.min_scalar_type(max(objects.max(), 256)))  # 16 bits where they suffice
     return found
 
 

@@ -12,7 +12,8 @@ from xlstm_unet_lab.data.cases import Facts
 from xlstm_unet_lab.data.recipe import Recipe
 from xlstm_unet_lab.data.registry import get_recipe, recipe_of
 from xlstm_unet_lab.data.targets import Targets
-from xlstm_unet_lab.inference.predictor import Predictor, known_of
+from xlstm_unet_lab.inference.predictor import Predictor
+from xlstm_unet_lab.inference.trained import known_of
 from xlstm_unet_lab.models.presets import build
 from xlstm_unet_lab.models.weights import load_tensors, load_weights
 

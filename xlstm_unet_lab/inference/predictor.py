@@ -1,4 +1,4 @@
-"""A trained network as one thing: the network, and all that must be known to bring an image to it and read its answer.
+"""A trained network at work: images in, labels and probabilities out, NumPy to NumPy, or files to files.
 
 predictor = load_predictor("runs/first")      a run directory, or one file that `predictor.save` wrote
 labels = predictor(image, spacing)            image (C, *spatial) as stored -> labels (*spatial)
@@ -6,37 +6,24 @@ labels = predictor(image, spacing)            image (C, *spatial) as stored -> l
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from xlstm_unet_lab.data.cases import Cases, Facts, median_spacing
-from xlstm_unet_lab.data.colours import label_colours
-from xlstm_unet_lab.data.instance_labels import LABELS
 from xlstm_unet_lab.data.normalise import normalise
-from xlstm_unet_lab.data.pictures import to_uint8
 from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.data.resample import resampled_size, resized
-from xlstm_unet_lab.data.targets import Targets
-from xlstm_unet_lab.inference.mirror import Mirrored, checked_axes
+from xlstm_unet_lab.inference.files import predict_files
+from xlstm_unet_lab.inference.mirror import Mirrored
 from xlstm_unet_lab.inference.sliding_window import check_rank, resized_slabs, sliding_slabs, whole_from_slabs
-from xlstm_unet_lab.models.presets import arguments_of
-from xlstm_unet_lab.models.weights import save_weights
-from xlstm_unet_lab.ops.checks import checked_spacing, sizes
+from xlstm_unet_lab.inference.trained import DONE, TrainedNetwork
+from xlstm_unet_lab.ops.checks import checked_spacing
 
-# What happens to an image before the network sees it. Prepared pictures have 8 bits, so deeper ones are brought to 8
-# first, and a grey one fills the channels of a network for colour. What comes from a data set needs nothing any more.
-Z_SCORE, EIGHT_BITS, DONE = NORMALISATIONS = ("z-score", "8 bits, then z-score", "done")
-# What is known of networks that were trained or loaded here, for those who hand on the network alone.
-_KNOWN: WeakKeyDictionary[nn.Module, dict] = WeakKeyDictionary()
 WINDOWS_AT_ONCE = {2: 4, 3: 1}  # by spatial dimensions
 
 
@@ -54,96 +41,9 @@ class Windows:
 
 
 @dataclass(frozen=True)
-class Predictor:
-    """A network, and what it was trained on; raises ValueError for facts that contradict each other.
-
-    Options of its methods are the fields of `Windows`: overlap, mirror, batch_size, device, track.
-    """
-
-    network: nn.Module
-    patch_size: tuple[int, ...]  # in the order (z, y, x), as all that is given by axis
-    spacing: tuple[float, ...] | None = None  # images are brought to it, in `unit`; None: they are used as they are
-    targets: Targets | None = None  # what its channels stand for; None: as many classes, numbered from 0
-    channel_names: tuple[str, ...] = ()  # of the images it reads; empty where nobody said
-    colours: Mapping[int, str] = field(default_factory=dict)  # label value -> "#RRGGBB"
-    label_numbers: Mapping[str, int] = field(default_factory=dict)  # of labels 1, 2, ... in a user's own files
-    slice_axis: int | None = None  # of a network for slices: the axis of a volume they are cut across
-    mirror_axes: tuple[int, ...] | None = None  # of the patch, along which a mirror image is as likely; None: all
-    normalisation: str = Z_SCORE
-    unit: str = "mm"  # of the spacing; "pixel" for pictures
-    credit: str = ""  # whose data it learnt from, and its licence
-    card: Mapping[str, Any] = field(default_factory=dict)  # whatever else is to be known: training, scores, limits
-
-    def __post_init__(self) -> None:
-        axes = range(len(self.patch_size)) if self.mirror_axes is None else self.mirror_axes
-        settled = {
-            "patch_size": sizes("patch_size", self.patch_size, 2, 3),
-            "spacing": self.spacing and checked_spacing(self.spacing, len(self.patch_size)),
-            "mirror_axes": checked_axes("mirror_axes", axes, len(self.patch_size)),
-        }
-        for name, value in settled.items():
-            object.__setattr__(self, name, value)
-        if self.normalisation not in NORMALISATIONS:
-            raise ValueError(f"normalisation is {self.normalisation!r}; expected one of {NORMALISATIONS}")
-        if self.slice_axis not in (None, 0, 1, 2) or (self.slice_axis is not None and len(self.patch_size) != 2):
-            raise ValueError(
-                f"slice_axis is {self.slice_axis!r} with patch_size={self.patch_size}; slices are cut across axis 0, 1 "
-                "or 2, for a network with a 2-D patch"
-            )
-
-    @classmethod
-    def trained_on(
-        cls,
-        network: nn.Module,
-        cases: Cases,
-        patch_size: Sequence[int],
-        spacing: Sequence[float] | None = None,
-        targets: Targets | None = None,
-    ) -> Predictor:
-        """The predictor of a network that these cases train: spacing and targets are theirs where none are given."""
-        spacing = median_spacing(cases) if spacing is None else spacing
-        return cls(network, tuple(patch_size), tuple(spacing), **known_of(cases.facts, targets))
-
-    @classmethod
-    def known(cls, network: nn.Module, patch_size: Sequence[int]) -> Predictor:
-        """The predictor of a network that was trained or loaded here; of another one, nothing more is known."""
-        return cls(network, **_KNOWN.get(network, {}) | {"patch_size": tuple(patch_size)})
-
-    @classmethod
-    def from_json(cls, network: nn.Module, facts: Mapping) -> Predictor:
-        """The predictor that `to_json` described, around this network; ValueError for facts that are none."""
-        if strangers := facts.keys() - {one.name for one in fields(cls)}:
-            raise ValueError(f"{sorted(strangers)} are not known here: the file may come from a newer version")
-        read = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
-        read["targets"] = read.get("targets") and Targets.from_json(read["targets"])
-        read["colours"] = {int(value): colour for value, colour in read.get("colours", {}).items()}
-        return cls(network, **read)
-
-    @property
-    def spatial_dims(self) -> int:
-        """Dimensions of the images it takes: 3 for a network that sees volumes slice by slice."""
-        return len(self.patch_size) + (self.slice_axis is not None)
-
-    @property
-    def in_channels(self) -> int | None:
-        """Channels of the images it takes; None where the network does not say."""
-        return getattr(getattr(self.network, "config", None), "in_channels", None)
-
-    @property
-    def exclusive(self) -> bool:
-        """Whether its channels are classes, of which each position has one, and no regions."""
-        return self.targets is None or self.targets.exclusive
-
-    @property
-    def finds_objects(self) -> bool:
-        """Whether it learnt interior and boundary, from which objects can be told apart."""
-        return self.targets == Targets.classes(LABELS)
-
-    @property
-    def label_names(self) -> dict[str, tuple[int, ...]]:
-        """Name -> label values of all that it may find, background left out."""
-        channels = self.targets or self._targets(self.network.config.num_classes)
-        return channels.foreground
+class Predictor(TrainedNetwork):
+    """A trained network at work. Options of its methods are the fields of `Windows`: overlap, mirror, batch_size,
+    device, track."""
 
     def __call__(self, image: np.ndarray, spacing: Sequence[float] | None = None, **options) -> np.ndarray:
         """The label at every position: (*spatial), uint8 (uint16 where label values pass 255).
@@ -176,58 +76,7 @@ class Predictor:
 
     def files(self, inputs, out: str | Path, **options) -> Iterator[Path]:
         """Predict image files and write label files to `out`, one a case: see `inference.files.predict_files`."""
-        from xlstm_unet_lab.inference.files import predict_files
-
         return predict_files(self, inputs, out, **options)
-
-    def labels_of(self, probabilities: Tensor) -> Tensor:
-        """(channels, *spatial) probabilities -> the labels of a call, (*spatial), uint8 or uint16."""
-        targets = self._targets(len(probabilities))
-        largest = max(targets.painted or (values[0] for values in targets.values))
-        return targets.labels(probabilities).to(torch.uint8 if largest < 256 else torch.uint16)
-
-    def as_prepared(self, image: np.ndarray) -> np.ndarray:
-        """The image as a prepared data set holds it: a picture in 8 bits, a grey one in all channels of a network for
-        colour. A volume stays as it is."""
-        if self.normalisation != EIGHT_BITS:
-            return image
-        picture, _ = to_uint8(image)
-        return np.repeat(picture, 3, axis=0) if (len(picture), self.in_channels) == (1, 3) else picture
-
-    def mirrored_along(self, mirror: bool | Sequence[int]) -> tuple[int, ...]:
-        """The axes of the patch that `mirror` stands for; ValueError where it is True and the data allows none."""
-        if not isinstance(mirror, bool):
-            return checked_axes("mirror", mirror, len(self.patch_size))
-        if mirror and not self.mirror_axes:
-            raise ValueError(
-                "no mirror image of the data this network was trained on is as likely as the image: leave out mirror, "
-                "in a shell --mirror"
-            )
-        return self.mirror_axes if mirror else ()
-
-    def to_json(self) -> dict:
-        """All that is known beside the network's weights, as JSON can hold it, for `from_json`."""
-        facts = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "network"}
-        facts["targets"] = self.targets and self.targets.to_json()
-        return json.loads(json.dumps({"build": arguments_of(self.network), "trained_on": facts}))
-
-    def save(self, path: str | Path) -> Path:
-        """Write network and facts to one safetensors file: nothing else is needed to use it on another machine.
-
-        Raises ValueError for a network that `build` did not make, OSError when the disk refuses.
-        """
-        facts = self.to_json()
-        if facts["build"] is None:
-            raise ValueError(
-                "the network does not say how it was built, because xlstm_unet_lab.build did not make it: keep its "
-                "weights with models.weights.save_weights and build it yourself"
-            )
-        return save_weights(self.network, path, facts)
-
-    def remembered(self) -> Predictor:
-        """Let `predict` know these facts when it is handed this network alone; returns the predictor."""
-        _KNOWN[self.network] = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "network"}
-        return self
 
     def _by_slice(
         self, function: Callable[..., np.ndarray], image: np.ndarray, spacing: Sequence[float] | None, windows: Windows
@@ -268,7 +117,7 @@ class Predictor:
         return probabilities if working_size == size else resized_slabs(probabilities, working_size, size)
 
     def _probabilities_of(self, logits: Tensor) -> Tensor:
-        return self._targets(len(logits)).probabilities(logits)
+        return self.targets_of(len(logits)).probabilities(logits)
 
     def _working_size(self, size: tuple[int, ...], spacing: tuple[float, ...] | None) -> tuple[int, ...]:
         """The grid size at which the image has the network's spacing."""
@@ -282,30 +131,3 @@ class Predictor:
             )
             return size
         return resampled_size(size, spacing, self.spacing)
-
-    def _targets(self, channels: int) -> Targets:
-        if self.targets is None:
-            return Targets.classes({f"class {value}": value for value in range(channels)})
-        if len(self.targets.names) != channels:
-            raise ValueError(
-                f"targets name {len(self.targets.names)} channels {self.targets.names}, the model gives {channels}"
-            )
-        return self.targets
-
-
-def known_of(facts: Facts, targets: Targets | None = None) -> dict[str, Any]:
-    """What a Predictor must know of the data that its network learns from, by the names of its fields."""
-    recipe = facts.recipe
-    if recipe is None:
-        return {"targets": targets}
-    return {
-        "targets": targets or recipe.targets,
-        "channel_names": tuple(recipe.channel_names),
-        "colours": label_colours(recipe.labels, recipe.colours),
-        "label_numbers": dict(recipe.label_numbers),
-        "slice_axis": facts.slice_axis,
-        "mirror_axes": facts.flip_axes,
-        "normalisation": EIGHT_BITS if recipe.file_ending == ".png" else Z_SCORE,
-        "unit": recipe.spacing_unit,
-        "credit": recipe.credit,
-    }

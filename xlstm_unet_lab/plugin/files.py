@@ -12,10 +12,9 @@ import torch
 
 from xlstm_unet_lab.data.colours import GREY
 from xlstm_unet_lab.data.dataset import SegmentationDataset, load_dataset
-from xlstm_unet_lab.data.images import read_case, read_label
+from xlstm_unet_lab.data.images import read_case, read_label, whole_label
 from xlstm_unet_lab.data.recipe import Track
-from xlstm_unet_lab.data.registry import MARKER, get_recipe
-from xlstm_unet_lab.data.volumes import whole_label
+from xlstm_unet_lab.data.registry import recipe_in
 from xlstm_unet_lab.inference.files import case_name, find_cases
 from xlstm_unet_lab.inference.load import facts_of_run, is_run, load_predictor
 from xlstm_unet_lab.overlays.description import Overlay, overlay, overlay_case
@@ -47,8 +46,7 @@ def case_overlay(path: str | Path) -> Overlay:
     """
     path = Path(path).absolute()
     folder, part, name = path.parents[1], path.parent.name[-2:], case_name(path)
-    if (folder / MARKER).is_file():
-        recipe = get_recipe(json.loads((folder / MARKER).read_text())["name"], folder.parent)
+    if recipe := recipe_in(folder):
         return overlay_case(SegmentationDataset(recipe, folder, part, [name]), 0)
     facts = json.loads((folder / "dataset.json").read_text())
     named = {label: values for label, values in facts["labels"].items() if label != "background"}

@@ -9,7 +9,8 @@ import torch
 from xlstm_unet_lab.data.cases import Cases, evenly_spaced
 from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.evaluation.metrics import dice
-from xlstm_unet_lab.inference.predictor import DONE, Predictor
+from xlstm_unet_lab.inference.predictor import Predictor
+from xlstm_unet_lab.inference.trained import DONE
 from xlstm_unet_lab.training.config import TrainConfig
 
 Scored = Mapping[str, tuple[int, ...]]  # what is scored: name -> the label values that belong to it

@@ -81,16 +81,18 @@ class Watch:
         """Processor time of all those processes together, until they were last seen."""
         return sum(self._busy.values())
 
-    def exceeded(self, allowed: Budget) -> list[str]:
-        """Say what is over a budget. Time is over only if the processors worked as long: waiting for others is not."""
-        cores = os.cpu_count() or 1
-        found = []
-        if min(self.seconds, self.processor_seconds) > allowed.seconds:
-            worked = f"{self.processor_seconds:.0f} s of processor time on {cores} cores"
-            found.append(f"took {self.seconds:.0f} s, {worked}; allowed are {allowed.seconds} s")
-        if self.gigabytes > allowed.gigabytes:
-            found.append(f"held {self.gigabytes:.2f} GB of memory; allowed are {allowed.gigabytes} GB")
-        return found
+    def too_slow(self, allowed: Budget) -> list[str]:
+        """What is over the budget of time, if the processors worked as long: waiting for others is not work."""
+        if min(self.seconds, self.processor_seconds) <= allowed.seconds:
+            return []
+        worked = f"{self.processor_seconds:.0f} s of processor time on {os.cpu_count() or 1} cores"
+        return [f"took {self.seconds:.0f} s, {worked}; allowed are {allowed.seconds} s"]
+
+    def too_large(self, allowed: Budget) -> list[str]:
+        """What is over the budget of memory."""
+        if self.gigabytes <= allowed.gigabytes:
+            return []
+        return [f"held {self.gigabytes:.2f} GB of memory; allowed are {allowed.gigabytes} GB"]
 
     def _look(self) -> None:
         while not self._done.wait(INTERVAL):
@@ -119,7 +121,7 @@ def measure(master: Path, profile: str) -> tuple[Watch, list[str]]:
             executed = execute(solution_notebook(notebook), master.parent, profile, patience, record_timing=True)
     except (ValueError, RuntimeError) as error:
         raise type(error)(f"{master.name}: {error}") from error
-    return watch, [*watch.exceeded(allowed), *slow_cell_faults(executed)]
+    return watch, [*watch.too_slow(allowed), *watch.too_large(allowed), *slow_cell_faults(executed)]
 
 
 def slow_cell_faults(executed: NotebookNode) -> Iterator[str]:

@@ -1,0 +1,164 @@
+"""A trained network as one thing: what is known of it goes to disk and back with it, and no file is trusted."""
+
+import json
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+from tiny_problem import boxes, case, cases
+from torch import nn
+
+import xlstm_unet_lab as lab
+from xlstm_unet_lab.data.cases import Facts, Listed
+from xlstm_unet_lab.data.pictures import to_uint8
+from xlstm_unet_lab.data.targets import Targets
+from xlstm_unet_lab.inference.load import load_predictor
+from xlstm_unet_lab.inference.predictor import Predictor
+from xlstm_unet_lab.inference.trained import EIGHT_BITS, Z_SCORE
+from xlstm_unet_lab.models.weights import load_tensors, save_tensors, save_weights
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+REGIONS = Targets(("whole", "core"), ((1, 2), (2,)), (1, 2))
+
+
+def network(spatial_dims=2, num_classes=2, in_channels=1):
+    torch.manual_seed(0)
+    facts = {"spatial_dims": spatial_dims, "in_channels": in_channels, "num_classes": num_classes}
+    return lab.build("unet", **facts, patch_size=(16,) * spatial_dims, features=(4, 8))
+
+
+def full(spatial_dims=2):
+    """A predictor of which every fact differs from the default."""
+    return Predictor(
+        network(spatial_dims),
+        (16,) * spatial_dims,
+        (2.0, 1.0, 0.5)[:spatial_dims],
+        REGIONS,
+        channel_names=("T1",),
+        colours={1: "#0072B2", 2: "#E69F00"},
+        label_numbers={"edge": 7, "core": 300},
+        slice_axis=1 if spatial_dims == 2 else None,
+        mirror_axes=(1,),
+        normalisation=EIGHT_BITS,
+        unit="pixel",
+        credit="Data: boxes.",
+        card={"minutes": 3, "limits": ["made here"]},
+    )
+
+
+def facts_of(predictor):
+    return {one.name: getattr(predictor, one.name) for one in fields(predictor) if one.name != "network"}
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_one_file_holds_all_that_is_needed(tmp_path, spatial_dims):
+    saved = full(spatial_dims)
+    loaded = lab.load_predictor(saved.save(tmp_path / "boxes.safetensors"))
+    assert facts_of(loaded) == facts_of(saved)
+    image = np.random.default_rng(0).integers(0, 255, (1, *(20, 18, 17)[:spatial_dims])).astype(np.uint8)
+    assert np.array_equal(loaded(image), saved(image)) and not loaded.network.training
+    assert [path.name for path in tmp_path.iterdir()] == ["boxes.safetensors"]
+
+
+def test_any_u_net_can_be_saved_however_it_was_made(tmp_path):
+    plan = {"features": (4, 8), "strides": ((1, 1), (2, 2)), "kernel_sizes": ((3, 3),) * 2}
+    blocks = {"encoder_blocks": (2, 2), "decoder_blocks": (1,)}
+    config = lab.published_config(
+        "bot", spatial_dims=2, in_channels=1, num_classes=3, patch_size=(16, 16), **plan, **blocks
+    )
+    saved = Predictor(lab.UNet(config), (16, 16))
+    loaded = load_predictor(saved.save(tmp_path / "published.safetensors"))
+    assert loaded.network.config == config
+    image = np.random.default_rng(0).random((1, 16, 16))
+    assert np.array_equal(loaded.probabilities(image), saved.probabilities(image))
+    with pytest.raises(ValueError, match="does not say how it was built"):
+        Predictor(nn.Conv2d(1, 2, 1), (8, 8)).save(tmp_path / "unknown.safetensors")
+
+
+def test_a_run_its_checkpoint_and_the_model_in_memory_are_one(tmp_path):
+    model, facts = network(), Facts(boxes(flip_axes=(1,)))
+    config = lab.TrainConfig(patch_size=(16, 16), steps=3, batch_size=2, accelerator="cpu")
+    train, val = Listed(cases(range(2)), facts), Listed(cases([3]), facts)
+    assert len(list(lab.fit(model, train, val, config, tmp_path))) == 3
+    made = Predictor.trained_on(model, train, config.patch_size)
+    assert made.spacing == (2.0, 1.0) and made.mirror_axes == (1,) and made.normalisation == EIGHT_BITS
+    assert made.label_names == {"box": (1,)} and made.colours == {1: "#0072B2"} and "boxes" not in made.credit
+    for found in (
+        load_predictor(tmp_path),
+        load_predictor(tmp_path / "best.safetensors"),
+        Predictor.known(model, (16, 16)),
+    ):
+        assert facts_of(found) == facts_of(made)
+    image = case(4)["image"].numpy()
+    assert np.array_equal(lab.predict(model, image, patch_size=(16, 16), spacing=(1.0, 1.0)), made(image, (1.0, 1.0)))
+
+
+def test_runs_of_before_predictors_are_read(tmp_path):
+    """Their checkpoints hold spacing and targets alone; the rest follows from the recipe that the run names."""
+    model = network(num_classes=3)
+    targets = Targets.classes({"background": 0, "interior": 1, "boundary": 2})
+    header = {"facts": {}, "training_spacing": [1.5, 1.0], "targets": targets.to_json()}
+    save_tensors(model.state_dict(), tmp_path / "last.safetensors", header)
+    build = {"name": "unet", "spatial_dims": 2, "in_channels": 1, "num_classes": 3, "patch_size": [16, 16]}
+    (tmp_path / "model.json").write_text(
+        json.dumps({"build": build | {"features": [4, 8]}, "recipe": "phantom_microscopy"})
+    )
+    (tmp_path / "config.json").write_text('{"patch_size": [16, 16]}')
+    found = load_predictor(tmp_path)
+    assert (found.spacing, found.targets, found.patch_size) == ((1.5, 1.0), targets, (16, 16))
+    assert found.normalisation == EIGHT_BITS and found.finds_objects and found.credit
+
+
+def test_deep_pictures_are_brought_to_8_bits_and_grey_ones_to_colour():
+    predictor = Predictor(network(in_channels=3), (16, 16), normalisation=EIGHT_BITS)
+    picture = np.random.default_rng(0).integers(0, 5000, (1, 20, 20)).astype(np.uint16)
+    picture[0, 0, 0] = 65535
+    prepared = np.repeat(to_uint8(picture)[0], 3, axis=0)
+    assert np.array_equal(predictor.as_prepared(picture), prepared)
+    assert np.array_equal(predictor.as_prepared(prepared), prepared)
+    assert np.array_equal(predictor(picture), replace(predictor, normalisation=Z_SCORE)(prepared))
+
+
+def test_mirroring_keeps_to_the_axes_of_the_data():
+    image = np.random.default_rng(0).random((1, 16, 16))
+    one = Predictor(network(), (16, 16), mirror_axes=(1,))
+    assert np.array_equal(one(image, mirror=True), one(image, mirror=(1,)))
+    assert Predictor(network(), (16, 16)).mirror_axes == (0, 1)
+    with pytest.raises(ValueError, match="no mirror image of the data"):
+        replace(one, mirror_axes=())(image, mirror=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"patch_size": [0, 16]}, "patch_size"),
+        ({"spacing": [1.0]}, "must have 2 finite sizes"),
+        ({"spacing": [1.0, -1.0]}, "above 0"),
+        ({"mirror_axes": [0, 2]}, "mirror_axes"),
+        ({"normalisation": "guess"}, "normalisation is 'guess'"),
+        ({"slice_axis": 3}, "slice_axis is 3"),
+        ({"colours": {"1": "red; background: url(x)"}}, "colours"),
+        ({"colours": {"one": "#0072B2"}}, "colours"),
+        ({"targets": {"names": ["a"], "values": [], "painted": []}}, "as many entries"),
+        ({"later": 1}, "'later'.*newer version"),
+    ],
+)
+def test_what_a_file_says_is_checked(tmp_path, change, message):
+    path = full().save(tmp_path / "boxes.safetensors")
+    tensors, header = load_tensors(path)
+    header["facts"]["trained_on"] |= change
+    save_tensors(tensors, path, header)
+    with pytest.raises(ValueError, match=message):
+        load_predictor(path)
+
+
+def test_files_without_a_predictor_are_refused_with_the_way_out(tmp_path):
+    path = save_weights(network(), tmp_path / "weights.safetensors")
+    with pytest.raises(ValueError, match=r"holds weights alone: build their network and use load_weights"):
+        load_predictor(path)
+    (tmp_path / "text.safetensors").write_text("no tensors")
+    with pytest.raises(ValueError, match="no complete safetensors file"):
+        load_predictor(tmp_path / "text.safetensors")
+    with pytest.raises(FileNotFoundError, match="is no run directory"):
+        load_predictor(tmp_path / "nowhere")
