@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -104,7 +105,8 @@ def turned(
         move = Affine(
             affine=affine, spatial_size=tuple(patch_size[-axes:]), mode=mode, padding_mode="zeros", image_only=True
         )
-        results.append(move(planes).as_tensor().view(tensor.shape[0], *patch_size).to(tensor.dtype))
+        moved = cast(torch.Tensor, move(planes))  # image_only: without the affine map
+        results.append(moved.as_subclass(torch.Tensor).view(tensor.shape[0], *patch_size).to(tensor.dtype))
     return results[0], results[1][0]
 
 
@@ -162,7 +164,7 @@ def _recolour(image: torch.Tensor, generator: torch.Generator, settings: Augment
 def _blurred(image: torch.Tensor, deviation: float) -> torch.Tensor:
     from monai.transforms import GaussianSmooth
 
-    return GaussianSmooth(deviation)(image).as_tensor().to(image.dtype)
+    return GaussianSmooth(deviation)(image).as_subclass(torch.Tensor).to(image.dtype)
 
 
 def _coarse(image: torch.Tensor, share: float) -> torch.Tensor:

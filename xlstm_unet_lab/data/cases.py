@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 import numpy as np
 from torch.utils.data import Dataset, Subset
@@ -60,8 +60,10 @@ class Cases(Protocol):
 class Listed(Dataset):
     """A sequence of cases that knows nothing of itself: each is as `Cases.view` says, and as it is stored."""
 
+    names: Sequence[str] = ()
+
     def __init__(self, cases: Sequence[dict], facts: Facts | None = None):
-        self.cases, self.facts, self.names = cases, facts or Facts(), ()
+        self.cases, self.facts = cases, facts or Facts()
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -81,7 +83,7 @@ class Chosen(Dataset):
     def __init__(self, subset: Subset):
         self.cases, self.indices = as_cases(subset.dataset), list(subset.indices)
         self.facts = self.cases.facts
-        self.names = [self.cases.names[index] for index in self.indices] if self.cases.names else ()
+        self.names: Sequence[str] = [self.cases.names[index] for index in self.indices] if self.cases.names else ()
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -97,7 +99,9 @@ def as_cases(dataset: Cases | Dataset | Sequence[dict]) -> Cases:
     """A data set of this package as it is; a Subset of one, and any other sequence of dicts, behind the protocol."""
     if isinstance(dataset, Cases):
         return dataset
-    return Chosen(dataset) if isinstance(dataset, Subset) else Listed(dataset)
+    if isinstance(dataset, Subset):
+        return Chosen(dataset)
+    return Listed(cast(Sequence[dict], dataset))  # any other Dataset is one too, by its __len__ and __getitem__
 
 
 def evenly_spaced(total: int, wanted: int | None) -> list[int]:

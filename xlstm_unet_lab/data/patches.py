@@ -112,9 +112,9 @@ def _places_to_start(patch_size: Sequence[int], size: Sequence[int]) -> list[tup
 
 def cut_box(tensor: torch.Tensor, box: Sequence[tuple[int, int]], fill: float) -> torch.Tensor:
     """A copy of the box, (start, stop) for each of the last axes, filled where it reaches beyond the tensor."""
-    inside = [slice(max(low, 0), max(high, 0)) for low, high in box]
+    inside = [slice(None)] * (tensor.ndim - len(box)) + [slice(max(low, 0), max(high, 0)) for low, high in box]
     pads = []
     for (low, high), size in zip(reversed(box), reversed(tensor.shape), strict=False):  # F.pad begins at the last axis
         pads += [max(-low, 0), max(high - size, 0)]
-    piece = tensor[(..., *inside)]
+    piece = tensor[tuple(inside)]
     return F.pad(piece, pads, value=fill) if any(pads) else piece.clone()

@@ -43,6 +43,7 @@ def prepare(
     source = None if source is None else Path(source).expanduser().absolute()
     if recipe.from_source is not None:
         _check_source(recipe, source)
+        assert source is not None  # files of one's own are somewhere
         recipe = own_recipe(recipe, source, root)
     folder = recipe.folder(root)
     if _is_ready(recipe, source, root):  # before any lock: a course's shared folder may be read-only

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -24,8 +24,8 @@ def load_volume(path: Path) -> nibabel.Nifti1Image:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} is missing")
     try:
-        volume = nibabel.load(path)
-        volume.header.get_xyzt_units()  # fails for a code of a unit that there is not
+        volume = cast("nibabel.Nifti1Image", nibabel.load(path))
+        volume.header.get_xyzt_units()  # fails for another format, and for a code of a unit that there is not
     except Exception as error:  # nibabel has its own for every kind of fault in a header
         raise ValueError(
             f"{path} is not a NIfTI file that can be read, or a code in its header is unknown "

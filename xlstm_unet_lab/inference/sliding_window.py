@@ -56,6 +56,7 @@ def whole_from_slabs(slabs: Iterable[Tensor], rows: int, axis: int) -> Tensor:
             whole = slab.new_empty(*slab.shape[:axis], rows, *slab.shape[axis + 1 :])
         whole.narrow(axis, row, slab.shape[axis]).copy_(slab)
         row += slab.shape[axis]
+    assert whole is not None  # an image has rows
     return whole
 
 
@@ -116,6 +117,7 @@ def sliding_slabs(
                 place = (slice(window[0].start - top, window[0].stop - top), *window[1:])
                 totals[(slice(-1), *place)].addcmul_(answer, weights)
                 totals[(-1, *place)] += weights
+        assert totals is not None  # an image has windows
         yield from _weighted_means(totals, top, padded.shape[1], inside)
 
 

@@ -61,10 +61,10 @@ class TrainedNetwork(ABC):
             object.__setattr__(self, name, value)
         if self.normalisation not in NORMALISATIONS:
             raise ValueError(f"normalisation is {self.normalisation!r}; expected one of {NORMALISATIONS}")
-        for value, colour in self.colours.items():  # they end in pages of HTML
-            if not isinstance(value, int) or not re.fullmatch("#[0-9A-Fa-f]{6}", str(colour)):
+        for label, colour in self.colours.items():  # they end in pages of HTML
+            if not isinstance(label, int) or not re.fullmatch("#[0-9A-Fa-f]{6}", str(colour)):
                 raise ValueError(
-                    f'colours has {value!r}: {colour!r}; expected a label value and a colour like "#0072B2"'
+                    f'colours has {label!r}: {colour!r}; expected a label value and a colour like "#0072B2"'
                 )
         if self.slice_axis not in (None, 0, 1, 2) or (self.slice_axis is not None and len(self.patch_size) != 2):
             raise ValueError(
@@ -95,7 +95,7 @@ class TrainedNetwork(ABC):
         """The predictor that `to_json` described, around this network; ValueError for facts that are none."""
         if strangers := facts.keys() - {one.name for one in fields(cls)}:
             raise ValueError(f"{sorted(strangers)} are not known here: the file may come from a newer version")
-        read = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
+        read: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in facts.items()}
         read["targets"] = read.get("targets") and Targets.from_json(read["targets"])
         read["colours"] = {
             int(value) if value.isdecimal() else value: colour for value, colour in read.get("colours", {}).items()
@@ -125,8 +125,8 @@ class TrainedNetwork(ABC):
     @property
     def label_names(self) -> dict[str, tuple[int, ...]]:
         """Name -> label values of all that it may find, background left out."""
-        channels = self.targets or self.targets_of(self.network.config.num_classes)
-        return channels.foreground
+        config: Any = self.network.config
+        return (self.targets or self.targets_of(config.num_classes)).foreground
 
     @abstractmethod
     def __call__(self, image: np.ndarray, spacing: Sequence[float] | None = None, **options) -> np.ndarray:
@@ -161,12 +161,14 @@ class TrainedNetwork(ABC):
         """The axes of the patch that `mirror` stands for; ValueError where it is True and the data allows none."""
         if not isinstance(mirror, bool):
             return checked_axes("mirror", mirror, len(self.patch_size))
-        if mirror and not self.mirror_axes:
+        if not mirror:
+            return ()
+        if not self.mirror_axes:
             raise ValueError(
                 "no mirror image of the data this network was trained on is as likely as the image: leave out mirror, "
                 "in a shell --mirror"
             )
-        return self.mirror_axes if mirror else ()
+        return self.mirror_axes
 
     def to_json(self) -> dict:
         """All that is known beside the network's weights, as JSON can hold it, for `from_json`."""

@@ -48,12 +48,14 @@ def disagreement(members: Iterable[np.ndarray], *, exclusive: bool = True) -> np
     members do not share, where each of them may be certain. Raises ValueError as `entropy`, and for no member at all.
     Source: Houlsby et al. 2011 (arXiv 1112.5745), eq. 1.
     """
-    total, own, count = 0.0, 0.0, 0
+    total: np.ndarray | float = 0.0
+    own: np.ndarray | float = 0.0
+    count = 0
     for member in members:
         total, own, count = total + np.asarray(member), own + entropy(member, exclusive=exclusive), count + 1
     if not count:
         raise ValueError("members is empty: give the probabilities of at least one prediction, two to disagree")
-    return np.maximum(entropy(total / count, exclusive=exclusive) - own / count, 0).astype(np.float32)
+    return np.maximum(entropy(np.asarray(total / count), exclusive=exclusive) - own / count, 0).astype(np.float32)
 
 
 def mirrored_disagreement(
@@ -74,7 +76,7 @@ def mirrored_disagreement(
     def turned_predictions() -> Iterator[np.ndarray]:
         for chosen in mirrorings(predictor.mirrored_along(axes)):
             # Axes of the image, behind its channels; a patch of a slice has not the one that is cut across.
-            turned = [1 + axis + (cut is not None and axis >= cut) for axis in chosen]
+            turned = tuple(1 + axis + (cut is not None and axis >= cut) for axis in chosen)
             yield np.flip(predictor.probabilities(np.flip(image, turned), spacing, **options), turned)
 
     return disagreement(turned_predictions(), exclusive=predictor.exclusive)

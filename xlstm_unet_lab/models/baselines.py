@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -181,11 +182,12 @@ def encoder_is_tied(name: str) -> bool:
     """Whether timm builds this encoder for one size of image."""
     import timm
 
-    return bool(timm.get_pretrained_cfg(name).fixed_input_size)
+    known = timm.get_pretrained_cfg(name)
+    return known is not None and bool(known.fixed_input_size)
 
 
-def timm_encoder(name: str, pretrained: bool, in_channels: int, patch_size: tuple[int, ...]) -> nn.Module:
-    """The encoder as timm makes it.
+def timm_encoder(name: str, pretrained: bool, in_channels: int, patch_size: tuple[int, ...]) -> Any:
+    """The encoder as timm makes it: a module of one of several classes, all of them with `feature_info`.
 
     Raises ValueError for one that does not serve, OSError when its trained weights are out of reach.
     """
@@ -197,7 +199,7 @@ def timm_encoder(name: str, pretrained: bool, in_channels: int, patch_size: tupl
         raise ValueError(f"encoder is {name!r}, which timm does not have: {advice}timm.list_models() lists all")
     if pretrained and not timm.is_model_pretrained(name):
         raise ValueError(f"timm has no trained weights for encoder={name!r}: use pretrained=False or another encoder")
-    size = {"img_size": patch_size} if encoder_is_tied(name) else {}
+    size: dict[str, Any] = {"img_size": patch_size} if encoder_is_tied(name) else {}
     try:
         return timm.create_model(name, pretrained=pretrained, features_only=True, in_chans=in_channels, **size)
     except Exception as error:  # timm and the hub below it raise errors of a dozen libraries

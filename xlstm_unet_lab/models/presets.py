@@ -8,7 +8,7 @@ import json
 import math
 import operator
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xlstm_unet_lab.models.baselines import BASELINES, Model
 from xlstm_unet_lab.models.plan import PerStage, plan
@@ -100,7 +100,7 @@ def build(
         raise ValueError(f"{name!r} has no {spatial_dims}-D form: {_names_with(spatial_dims=spatial_dims)} have")
     if deep_supervision and not model.deep_supervision:
         raise ValueError(f"{name!r} has no deep supervision: {_names_with(spatial_dims, deep_supervision=True)} have")
-    network = model.make(facts, overrides)
+    network: Any = model.make(facts, overrides)  # with a config of its own class
     # Weights trained elsewhere only start a network: who rebuilds one brings its own.
     again = {"pretrained": False} if "pretrained" in overrides else {}
     arguments = {"name": name, **facts, **overrides, **again}
@@ -155,15 +155,17 @@ def list_models(
         dimensions = ", ".join(map(str, model.spatial_dims))
         row = {"name": name, "family": model.family, "spatial_dims": dimensions, "source": model.source}
         if patch_size is not None:
-            row |= _measured(name, spatial_dims, in_channels, num_classes, patch_size)
+            row |= _measured(name, in_channels, num_classes, patch_size)
         rows.append(row)
     return pandas.DataFrame(rows)
 
 
-def _measured(name: str, spatial_dims: int, in_channels: int, num_classes: int, patch_size: tuple[int, ...]) -> dict:
-    facts = {"spatial_dims": spatial_dims, "in_channels": in_channels, "num_classes": num_classes}
+def _measured(name: str, in_channels: int, num_classes: int, patch_size: tuple[int, ...]) -> dict:
+    dims = len(patch_size)
     try:
-        network = build(name, **facts, patch_size=patch_size)
+        network = build(
+            name, spatial_dims=dims, in_channels=in_channels, num_classes=num_classes, patch_size=patch_size
+        )
     except ValueError as error:
         return {"parameters": math.nan, "multiply_adds": math.nan, "fits": str(error)}
     parameters = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
@@ -222,15 +224,15 @@ def published_config(
         mixers = ("none", "resblock", *alternating("vil")(stages)[2:])
     else:
         mixers = tuple("resblock" if s < 3 else "vil" for s in range(stages))
+    # Lists serve as well: UNetConfig makes tuples of them.
+    shapes: dict[str, Any] = {"patch_size": patch_size, "strides": strides, "kernel_sizes": kernel_sizes}
     cut_encoder, cut_decoder = math.ceil(stages / 2), math.ceil((stages - 1) / 2 + 0.5)
     return UNetConfig(
         spatial_dims=spatial_dims,
         in_channels=in_channels,
         num_classes=num_classes,
-        patch_size=patch_size,
         features=features,
-        strides=strides,
-        kernel_sizes=kernel_sizes,
+        **shapes,
         encoder_blocks=tuple(1 if s >= cut_encoder else blocks for s, blocks in enumerate(encoder_blocks)),
         decoder_blocks=tuple(1 if s >= cut_decoder else blocks for s, blocks in enumerate(decoder_blocks)),
         mixers=mixers,

@@ -4,7 +4,7 @@ Our modules carry other names than the released ones. The rules below are that d
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -48,7 +48,7 @@ CLASSIFIER = (
     (r"^legacy_norm\.", "second_norm."),
 )
 # The training run names norms by where they stand, we by which of the two the paper draws.
-CLASSIFIER_NORMS = {
+CLASSIFIER_NORMS: dict[str, tuple[tuple[str, str], ...]] = {
     "v1": ((r"^post_blocks_norm\.", "second_norm."), (r"^head\.0\.", "norm.")),
     "v2": ((r"^post_blocks_norm\.", "norm."), (r"^head\.0\.", "second_norm.")),
 }
@@ -76,7 +76,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     # nnU-Net logs its scores as NumPy numbers; these types only rebuild plain values. NumPy 1 gave them another path.
     scalar = getattr(numpy, "_core", numpy).multiarray.scalar
     paths = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    plain = [*paths, numpy.dtype, *(type(numpy.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "b1"))]
+    kinds = [type(numpy.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "b1")]
+    plain: list[Callable | tuple[Callable, str]] = [*paths, numpy.dtype, *kinds]
     try:
         with torch.serialization.safe_globals(plain):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -102,7 +103,7 @@ def translate(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor
     """Released names to ours; the two gate maps become one. Repeats and unused parameters are left out."""
     wanted = set(model.state_dict())
     last = max((int(name.split(".")[2]) for name in wanted if name.startswith("encoder.mixers.")), default=0)
-    rules = (*UNET, *CLASSIFIER, *CLASSIFIER_NORMS.get(getattr(model, "version", None), ()), *LAYER)
+    rules = (*UNET, *CLASSIFIER, *CLASSIFIER_NORMS.get(getattr(model, "version", ""), ()), *LAYER)
     renamed = {}
     for name, tensor in state.items():
         name = WRAPPERS.sub("", name)

@@ -22,7 +22,7 @@ class AfterTimm(MetaPathFinder):
         self.asking = True
         spec = importlib.util.find_spec("timm")
         self.asking = False
-        if spec is not None:
+        if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
             def execute_and_register(module):
@@ -31,7 +31,7 @@ class AfterTimm(MetaPathFinder):
                 execute(module)
                 importlib.import_module(REGISTERS)
 
-            spec.loader.exec_module = execute_and_register
+            spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]  # to learn of the import
         return spec
 
 

@@ -198,7 +198,7 @@ class UNet(nn.Module):
         self.decoder = Decoder(config)
         initialise_convolutions(self)
         for head in self.decoder.heads.values():
-            nn.init.normal_(head.weight, std=HEAD_DEVIATION)
+            nn.init.normal_(head.get_parameter("weight"), std=HEAD_DEVIATION)
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         c = self.config

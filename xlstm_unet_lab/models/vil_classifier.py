@@ -5,6 +5,7 @@ Source: Alkin et al., Vision-LSTM (arXiv 2406.04303), figure 2 and table 7. Impo
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,8 @@ BLOCKS = 24
 
 def pair(value: int | Sequence[int], name: str) -> tuple[int, int]:
     """One number for both axes, or two; ValueError for anything else."""
-    return sizes(name, value, 2) if isinstance(value, list | tuple) else (whole_number(name, value),) * 2
+    y, x = sizes(name, value, 2) if isinstance(value, list | tuple) else (whole_number(name, value),) * 2
+    return y, x
 
 
 class VisionLSTM(nn.Module):
@@ -67,8 +69,8 @@ class VisionLSTM(nn.Module):
         )
         self.num_features = self.head_hidden_size = dim * (2 if version == "v2" else 1)
         if version == "v2":
-            self.norm = OffsetLayerNorm(dim, bias=True, eps=EPSILON)
-            self.second_norm = nn.LayerNorm(self.num_features) if second_norm else nn.Identity()
+            self.norm: nn.Module = OffsetLayerNorm(dim, bias=True, eps=EPSILON)
+            self.second_norm: nn.Module = nn.LayerNorm(self.num_features) if second_norm else nn.Identity()
         else:
             self.norm = nn.LayerNorm(dim, eps=EPSILON)
             self.second_norm = OffsetLayerNorm(dim) if second_norm else nn.Identity()
@@ -89,7 +91,8 @@ class VisionLSTM(nn.Module):
     def grid_size(self, image_size: Sequence[int]) -> tuple[int, int]:
         """Patches along y and x; ValueError where the patch size does not divide the image."""
         steps = enumerate(zip(image_size, self.patch_size, strict=True))
-        return tuple(require_divisible(extent, step, f"image_size[{axis}]") for axis, (extent, step) in steps)
+        y, x = (require_divisible(extent, step, f"image_size[{axis}]") for axis, (extent, step) in steps)
+        return y, x
 
     def embed(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Tokens (B, S, dim) with their positions added, and the grid they form."""
@@ -126,11 +129,11 @@ class VisionLSTM(nn.Module):
         wanted = range(count)[count - last :] if isinstance(last, int) else last
         if bad := [index for index in wanted if not -count <= index < count]:
             raise ValueError(f"indices holds {bad[0]}, expected numbers from {-count} to {count - 1}")
-        wanted, maps = {index % count for index in wanted}, []
+        chosen, maps = {index % count for index in wanted}, []
         tokens, grid = self.embed(image)
         for index, block in enumerate(self.blocks):
             tokens = block(tokens.flip(1), grid).flip(1) if index % 2 else block(tokens, grid)
-            if index in wanted:
+            if index in chosen:
                 maps.append(to_grid(self.norm(tokens) if norm else tokens, grid))
         return maps if intermediates_only else (tokens, maps)
 
@@ -188,7 +191,7 @@ def _register(size: str, version: str) -> None:
     def create(pretrained: bool = False, **options) -> nn.Module:
         if pretrained:
             raise ValueError("timm cannot fetch these weights: create the model, then lab.load_published(model, path)")
-        settings = {"version": version, "dim": SIZES[size]} | options
+        settings: dict[str, Any] = {"version": version, "dim": SIZES[size]} | options
         return build_model_with_cfg(
             _in_timms_words, create.__name__, False, feature_cfg={"feature_cls": "getter"}, **settings
         )

@@ -3,13 +3,13 @@
 Source: Ma et al., U-Mamba (arXiv 2401.04722), and Chen et al., xLSTM-UNet (arXiv 2407.01530): the same residual U-Net.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+CONV: dict[int, Callable[..., nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the tensor's number of axes
 SLOPE = 0.01  # of the leaky ReLU
 
@@ -63,11 +63,11 @@ class ResBlock(nn.Module):
         self.projection = conv(in_channels, out_channels, 1) if project else nn.Identity()
         # A 1x1 convolution with this stride would be the same, but on CPUs its backward pass corrupts memory for
         # channels-last images of fewer than 16 channels (torch 2.15 with oneDNN 3.13).
-        self.kept = tuple(slice(None, None, step) for step in stride)
+        self.kept = tuple(slice(None, None, step) for step in (1, 1, *stride))
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.leaky_relu(self.norm1(self.conv1(x)), SLOPE, inplace=True)
-        return F.leaky_relu(self.norm2(self.conv2(y)) + self.projection(x[(..., *self.kept)]), SLOPE, inplace=True)
+        return F.leaky_relu(self.norm2(self.conv2(y)) + self.projection(x[self.kept]), SLOPE, inplace=True)
 
 
 class Upsample(nn.Module):
@@ -87,7 +87,7 @@ class Upsample(nn.Module):
         y = F.interpolate(self.conv(x), scale_factor=[float(step) for step in self.stride], mode="nearest")
         if y.shape[2:] == tuple(size):
             return y
-        return y[(..., *(slice(extent) for extent in size))]
+        return y[tuple(slice(extent) for extent in (*y.shape[:2], *size))]
 
 
 def initialise_convolutions(network: nn.Module) -> None:
@@ -95,4 +95,5 @@ def initialise_convolutions(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Conv3d) and module.groups == 1:
             nn.init.kaiming_normal_(module.weight, a=SLOPE)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

@@ -5,6 +5,7 @@ Letters: B batch, S tokens, E inner width, N state size, R rank of the step size
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -76,6 +77,7 @@ class MambaLayer(nn.Module):
         A = -torch.exp(self.log_decay)
         u, delta, B, C = (x.transpose(1, 2) for x in (x, delta, B, C))  # the scan wants time last
         y = selective_scan(u, delta, A, B, C, self.skip, check_values=False)  # a look at values would hold up a GPU
+        assert isinstance(y, Tensor)  # and no pair, since the last state was not asked for
         return self.output_projection(y.transpose(1, 2) * F.silu(z))
 
 
@@ -86,7 +88,7 @@ class MambaBlock(nn.Module):
     raised are those of MambaLayer.
     """
 
-    def __init__(self, width: int, *, residual: bool = True, **layer_options: int | None):
+    def __init__(self, width: int, *, residual: bool = True, **layer_options: Any):
         super().__init__()
         self.layer = MambaLayer(width, **layer_options)
         self.norm = nn.LayerNorm(width)

@@ -10,6 +10,7 @@ import math
 import operator
 from collections.abc import Iterable
 from numbers import Integral, Real
+from typing import TypeGuard
 
 BOUNDS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
 
@@ -23,7 +24,7 @@ def did_you_mean(word: object, known: Iterable[str]) -> str:
 
 def one_of(name: str, value: object, known: Iterable[str]) -> str:
     """The word, which is one of those known."""
-    if value in known:
+    if isinstance(value, str) and value in known:
         return value
     raise ValueError(f"{name} is {value!r}: {did_you_mean(value, known)}")
 
@@ -35,9 +36,9 @@ def flag(name: str, value: object) -> bool:
     raise ValueError(f"{name} is {value!r}, expected True or False")
 
 
-def is_whole(value: object, at_least: int = 1) -> bool:
+def is_whole(value: object, at_least: int = 1) -> TypeGuard[Integral]:
     """Whether this is a whole number, and not below `at_least`."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and value >= at_least
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= at_least
 
 
 def whole_number(name: str, value: object, at_least: int = 1, fix: str = "") -> int:
@@ -56,18 +57,22 @@ def checked_spatial_dims(spatial_dims: object) -> int:
 
 def sizes(name: str, values: object, *dimensions: int) -> tuple[int, ...]:
     """A list or tuple of whole numbers of at least 1, as many as one of `dimensions` says; any number without."""
-    as_many = isinstance(values, list | tuple) and (not dimensions or len(values) in dimensions)
-    if as_many and all(map(is_whole, values)):
+    if (
+        isinstance(values, list | tuple)
+        and (not dimensions or len(values) in dimensions)
+        and all(map(is_whole, values))
+    ):
         return tuple(map(int, values))
     count = f"{' or '.join(map(str, dimensions))} " if dimensions else ""
     order = ", in the order (z, y, x)" if dimensions else ""
     raise ValueError(f"{name} is {values!r}, expected a tuple of {count}whole numbers of at least 1{order}")
 
 
-def is_number(value: object, **bounds: float) -> bool:
+def is_number(value: object, **bounds: float) -> TypeGuard[Real]:
     """Whether this is a finite number within bounds: `at_least`, `above`, `at_most`, `below`."""
-    finite = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    return finite and all(BOUNDS[bound](value, limit) for bound, limit in bounds.items())
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        return False
+    return all(BOUNDS[bound](value, limit) for bound, limit in bounds.items())
 
 
 def number(name: str, value: object, fix: str = "", **bounds: float) -> float:
@@ -80,7 +85,6 @@ def number(name: str, value: object, fix: str = "", **bounds: float) -> float:
 
 def checked_spacing(spacing: object, dimensions: int) -> tuple[float, ...]:
     """A list or tuple of sizes of a voxel, finite and above 0, one for each of `dimensions`."""
-    one_each = isinstance(spacing, list | tuple) and len(spacing) == dimensions
-    if one_each and all(is_number(size, above=0) for size in spacing):
+    if isinstance(spacing, list | tuple) and len(spacing) == dimensions and all(is_number(x, above=0) for x in spacing):
         return tuple(map(float, spacing))
     raise ValueError(f"spacing is {spacing!r}, expected {dimensions} finite numbers above 0, one a spatial axis")

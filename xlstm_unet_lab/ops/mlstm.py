@@ -41,13 +41,8 @@ class MLSTMState(NamedTuple):
 
 def empty_state(q: Tensor, v: Tensor) -> MLSTMState:
     """The state before the first token: nothing stored. q (B, H, ..., D), v (B, H, ..., V)."""
-    where = {"device": q.device, "dtype": widest(q)}
-    size = (*q.shape[:2], q.shape[-1])
-    return MLSTMState(
-        torch.zeros(*size, v.shape[-1], **where),
-        torch.zeros(size, **where),
-        torch.full(q.shape[:2], -torch.inf, **where),
-    )
+    C = torch.zeros(*q.shape[:2], q.shape[-1], v.shape[-1], device=q.device, dtype=widest(q))
+    return MLSTMState(C, C.new_zeros(C.shape[:3]), C.new_full(C.shape[:2], -torch.inf))
 
 
 def step(state: MLSTMState | None, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> tuple[Tensor, MLSTMState]:
@@ -76,8 +71,8 @@ def _step(state: MLSTMState, q, k, v, i, f) -> tuple[Tensor, MLSTMState]:
 
 def _computed(form, inputs, initial_state, return_state, check_values):
     """Check the input, compute in at least float32 outside autocast, give h back in q's dtype."""
-    check_inputs(*inputs, initial_state, check_values)
-    q, _, v, _, _ = inputs
+    q, k, v, i, f = inputs
+    check_inputs(q, k, v, i, f, initial_state, check_values)
     with torch.autocast(q.device.type, enabled=False):
         h, state = form(*(x.to(widest(q)) for x in inputs), _start(initial_state, q, v))
     return (h.to(q.dtype), state) if return_state else h.to(q.dtype)

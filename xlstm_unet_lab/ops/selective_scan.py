@@ -130,7 +130,7 @@ class _SelectiveScan(torch.autograd.Function):
         with torch.autocast(u.device.type, enabled=False):
             for state, start in zip(reversed(states), reversed(range(0, u.shape[-1], ctx.chunk_size)), strict=True):
                 chunk = _time_first(start, ctx.chunk_size, A.dtype, u, delta, B, C, grad_y)
-                grad_h, grad_A_chunk, grad_u, *others = _chunk_backward(*chunk, A_rows, state, grad_h)
+                grad_h, grad_A_chunk, grad_u, *others = _chunk_backward(A_rows, state, grad_h, *chunk)
                 grad_A += grad_A_chunk
                 grad_D += (chunk[0] * chunk[-1]).sum((0, 1))
                 grads.append((grad_u + D * chunk[-1], *others))
@@ -147,7 +147,7 @@ class _SelectiveScan(torch.autograd.Function):
         )
 
 
-def _chunk_backward(u, delta, B, C, grad_y, A_rows, state, grad_last) -> tuple[Tensor, ...]:
+def _chunk_backward(A_rows, state, grad_last, u, delta, B, C, grad_y) -> tuple[Tensor, ...]:
     """Gradients of sum_n C_t h_t in one chunk: (state before it, A, u, delta, B, C).
 
     u, delta, grad_y (L, batch, W); B, C (L, batch, N); state and grad_last, the gradient of the last state,

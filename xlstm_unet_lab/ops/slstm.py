@@ -45,7 +45,7 @@ def step(
     z's dtype. Meaning of the weights, dtypes, errors and source as in `scan`.
     """
     _check(z, i, f, o, recurrent_weights, state, "(B, H, D)")
-    h, state = _run(*(x.unsqueeze(2) for x in (z, i, f, o)), recurrent_weights, state)
+    h, state = _run(recurrent_weights, state, *(x.unsqueeze(2) for x in (z, i, f, o)))
     return h.squeeze(2), state
 
 
@@ -70,11 +70,11 @@ def scan(
     finite, and an initial state whose normaliser is not positive. Source: arXiv 2405.04517, equations 8 to 17.
     """
     _check(z, i, f, o, recurrent_weights, initial_state, "(B, H, S, D)", check_values)
-    h, state = _run(z, i, f, o, recurrent_weights, initial_state)
+    h, state = _run(recurrent_weights, initial_state, z, i, f, o)
     return (h, state) if return_state else h
 
 
-def _run(z, i, f, o, recurrent_weights, state: SLSTMState | None) -> tuple[Tensor, SLSTMState]:
+def _run(recurrent_weights: Tensor | None, state: SLSTMState | None, z, i, f, o) -> tuple[Tensor, SLSTMState]:
     dtype = widest(z, i, f, o, recurrent_weights, *(state or ()))
     gates = torch.stack([x.to(dtype) for x in (z, i, f, o)], dim=3)  # (B, H, S, 4, D)
     # (S, H, B, 4 D): heads first, so that one batched product serves all

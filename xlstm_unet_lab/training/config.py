@@ -1,5 +1,6 @@
 """The settings of a training run, checked where they are written down, and the learning rate they ask for."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,7 +13,9 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 # Fields that may be None too.
 OPTIONAL = ("validate_every", "validation_cases", "save_every", "warmup_steps", "gradient_clip", "ema_decay")
-RULES = {  # what checks a field, from its name and value, and gives it back as a plain number
+RULES: dict[
+    str, Callable[[str, object], object]
+] = {  # what checks a field, from its name and value, and gives it back as a plain number
     **dict.fromkeys(("steps", "batch_size", "devices", "num_nodes"), whole_number),
     **dict.fromkeys(("validate_every", "validation_cases", "save_every"), whole_number),
     **dict.fromkeys(("workers", "seed", "warmup_steps"), partial(whole_number, at_least=0)),

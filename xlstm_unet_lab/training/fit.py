@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,7 +99,7 @@ def _train(
     config: TrainConfig,
     run: RunDirectory | None,
 ) -> Iterator[Record]:
-    clock, state = Clock(), None
+    clock, state, folder = Clock(), None, None if run is None else run.path
     with modes_kept(model):
         try:
             with quiet_lightning():
@@ -115,7 +116,7 @@ def _train(
             for step in range(progress.step + 1, config.steps + 1):
                 clock.lap()  # what the caller did between records is not training
                 rate = state.set_learning_rate(learning_rate_at(step, config))
-                loss = _train_step(state, next(batches), predictor.targets, step, config, run and run.path)
+                loss = _train_step(state, next(batches), predictor.targets, step, config, folder)
                 step_seconds = clock.lap()
                 last = step == config.steps
                 due = last or (config.validate_every is not None and step % config.validate_every == 0)
@@ -137,11 +138,11 @@ def _train(
 def described(train: Cases) -> dict:
     """What a run directory notes of the data it is trained on: other data are another run."""
     recipe, fold, slice_axis = train.facts.recipe, train.facts.fold, train.facts.slice_axis
-    data = {"recipe": recipe and recipe.name, "fold": fold, "cases": len(train)}
+    data: dict[str, Any] = {"recipe": recipe and recipe.name, "fold": fold, "cases": len(train)}
     if slice_axis is not None:
         data["slice_axis"] = slice_axis
-    if recipe is not None and recipe.read_by is not None:  # where the run predicts, a user's own data may be unknown
-        own = own_facts(recipe)
+    own = None if recipe is None else own_facts(recipe)
+    if own is not None:  # where the run predicts, a user's own data may be unknown
         data["own"] = {what: fact for what, fact in own.items() if what not in ("dataset_id", "version")}
     return data | {"names": zlib.crc32("\n".join(train.names).encode())}
 
@@ -162,9 +163,11 @@ def _batches(fabric, train: Cases, config: TrainConfig, done: int) -> Iterator[d
         foreground_probability=config.foreground_probability,
     )
     starts = range(done * config.batch_size, total, config.batch_size)
+    # Ranges stand for the lists that PyTorch names, and stay small in a long run.
+    batches: list[Any] = [range(s + fabric.global_rank, s + config.batch_size, fabric.world_size) for s in starts]
     loader = DataLoader(
         patches,
-        batch_sampler=[range(s + fabric.global_rank, s + config.batch_size, fabric.world_size) for s in starts],
+        batch_sampler=batches,
         num_workers=config.workers,
         pin_memory=fabric.device.type == "cuda",
         generator=torch.Generator(),  # a loader draws a number when it starts; dropout's must not depend on that

@@ -1,6 +1,7 @@
 """What training makes small: Dice plus cross-entropy, at one resolution or at every one the network gives."""
 
 from collections.abc import Callable, Sequence
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -52,7 +53,8 @@ def deep_supervision_loss(
     _check_shapes(outputs[0], label, targets)
     weights = [0.5**level for level in range(len(outputs))]
     losses = [segmentation_loss(logits, resized_label(label, logits.shape[2:]), targets, add_up) for logits in outputs]
-    return sum(weight * loss for weight, loss in zip(weights, losses, strict=True)) / sum(weights)
+    weighted = [weight * loss for weight, loss in zip(weights, losses, strict=True)]
+    return sum(weighted, start=torch.zeros_like(losses[0])) / sum(weights)
 
 
 def _dice_loss(probabilities: Tensor, truth: Tensor, add_up: AddUp | None) -> Tensor:
@@ -65,7 +67,7 @@ def _dice_loss(probabilities: Tensor, truth: Tensor, add_up: AddUp | None) -> Te
     return 1 - ((2 * overlap + SMOOTHING) / (sizes + SMOOTHING)).mean()
 
 
-def _overlap(targets: Targets | None) -> bool:
+def _overlap(targets: Targets | None) -> TypeGuard[Targets]:
     return targets is not None and not targets.exclusive
 
 

@@ -28,7 +28,7 @@ def make_fabric(config: TrainConfig):
             accelerator=config.accelerator,
             devices=config.devices,
             num_nodes=config.num_nodes,
-            precision=config.precision,
+            precision=config.precision,  # type: ignore[arg-type]  # TrainConfig has checked the word
         )
     if config.precision == "16-mixed" and fabric.device.type == "cpu":
         raise ValueError("precision='16-mixed' needs a GPU and this run is on the CPU: use 'bf16-mixed' or '32-true'")

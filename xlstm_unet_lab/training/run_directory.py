@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -29,6 +30,9 @@ from xlstm_unet_lab.models.weights import load_tensors, load_weights, save_tenso
 from xlstm_unet_lab.ops.files import write_whole
 from xlstm_unet_lab.training.config import TrainConfig
 from xlstm_unet_lab.training.state import Progress, TrainingState
+
+if TYPE_CHECKING:
+    import filelock
 
 PATIENCE = 10  # seconds; the workers that load a killed run's data may hold its lock for half of that
 
@@ -42,7 +46,7 @@ class RunDirectory:
 
     def __init__(self, path: str | Path, config: TrainConfig, model: nn.Module, data: Mapping, scored: Sequence[str]):
         self.path = Path(path).expanduser().absolute()
-        self._lock = None
+        self._lock: filelock.BaseFileLock | None = None
         self.columns = [*("step", "loss", "learning_rate", "seconds", "images_per_second", "memory"), *scored]
         with self._clear_errors():
             self.path.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """What a run changes as it goes, and how all of it becomes tensors on disk and comes back."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +24,10 @@ class Progress:
 class TrainingState:
     """The network, its optimiser, the running mean of its weights, and the random numbers still to come."""
 
-    fabric: object
+    fabric: Any  # Lightning's Fabric, which says of no result more than that it is a tensor or a collection
     model: nn.Module  # the caller's, on its device
     network: nn.Module  # the same one, wrapped for mixed precision and several processes
-    optimizer: torch.optim.Optimizer  # as Fabric wraps it
+    optimizer: Any  # AdamW as Fabric wraps it, in a class that is private
     average: AveragedModel | None
 
     @classmethod
@@ -37,7 +38,7 @@ class TrainingState:
                 parameter.data = parameter.data.contiguous(memory_format=memory_format(config))
         vectors = [parameter for parameter in model.parameters() if parameter.ndim < 2]
         matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
-        groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
         network, optimizer = fabric.setup(torch.compile(model) if config.compile else model, optimizer)
         average = None
