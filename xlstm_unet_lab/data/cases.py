@@ -99,9 +99,8 @@ def as_cases(dataset: Cases | Dataset | Sequence[dict]) -> Cases:
     """A data set of this package as it is; a Subset of one, and any other sequence of dicts, behind the protocol."""
     if isinstance(dataset, Cases):
         return dataset
-    if isinstance(dataset, Subset):
-        return Chosen(dataset)
-    return Listed(cast(Sequence[dict], dataset))  # any other Dataset is one too, by its __len__ and __getitem__
+    # Any other Dataset is a sequence too, by its __len__ and __getitem__.
+    return Chosen(dataset) if isinstance(dataset, Subset) else Listed(cast(Sequence[dict], dataset))
 
 
 def evenly_spaced(total: int, wanted: int | None) -> list[int]:

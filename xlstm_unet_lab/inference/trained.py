@@ -125,8 +125,10 @@ class TrainedNetwork(ABC):
     @property
     def label_names(self) -> dict[str, tuple[int, ...]]:
         """Name -> label values of all that it may find, background left out."""
+        if self.targets is not None:
+            return self.targets.foreground
         config: Any = self.network.config
-        return (self.targets or self.targets_of(config.num_classes)).foreground
+        return self.targets_of(config.num_classes).foreground
 
     @abstractmethod
     def __call__(self, image: np.ndarray, spacing: Sequence[float] | None = None, **options) -> np.ndarray:

@@ -161,10 +161,9 @@ def list_models(
 
 
 def _measured(name: str, in_channels: int, num_classes: int, patch_size: tuple[int, ...]) -> dict:
-    dims = len(patch_size)
     try:
         network = build(
-            name, spatial_dims=dims, in_channels=in_channels, num_classes=num_classes, patch_size=patch_size
+            name, spatial_dims=len(patch_size), in_channels=in_channels, num_classes=num_classes, patch_size=patch_size
         )
     except ValueError as error:
         return {"parameters": math.nan, "multiply_adds": math.nan, "fits": str(error)}

@@ -13,9 +13,8 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 # Fields that may be None too.
 OPTIONAL = ("validate_every", "validation_cases", "save_every", "warmup_steps", "gradient_clip", "ema_decay")
-RULES: dict[
-    str, Callable[[str, object], object]
-] = {  # what checks a field, from its name and value, and gives it back as a plain number
+# What checks a field, from its name and value, and gives it back as a plain number.
+RULES: dict[str, Callable[[str, object], object]] = {
     **dict.fromkeys(("steps", "batch_size", "devices", "num_nodes"), whole_number),
     **dict.fromkeys(("validate_every", "validation_cases", "save_every"), whole_number),
     **dict.fromkeys(("workers", "seed", "warmup_steps"), partial(whole_number, at_least=0)),

@@ -99,7 +99,8 @@ def _train(
     config: TrainConfig,
     run: RunDirectory | None,
 ) -> Iterator[Record]:
-    clock, state, folder = Clock(), None, None if run is None else run.path
+    clock, state = Clock(), None
+    folder = None if run is None else run.path
     with modes_kept(model):
         try:
             with quiet_lightning():
