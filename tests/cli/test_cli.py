@@ -132,12 +132,12 @@ def test_wrong_usage(arguments, message):
         (("train", "phantom_microscop"), "did you mean 'phantom_microscopy'"),
         (("train", TRAIN[0], "--model", "unett"), "no model is named 'unett': did you mean 'unet'"),
         (("train", *TRAIN, "--model-option", "feature=[4,8]"), "did you mean 'features'"),
-        (("train", *TRAIN, "--precision", "8bit"), "precision='8bit' must be one of 32-true"),
+        (("train", *TRAIN, "--precision", "8bit"), "precision is '8bit': there are 32-true"),
         (("train", *TRAIN, "--setting", "ema=1"), "unexpected keyword argument 'ema'"),
         (("predict", "nowhere", "x.png", "--out", "y"), "nowhere is no run directory"),
         (("evaluate", "nowhere", "nowhere"), "nowhere is missing"),
         (("view", "nowhere.png"), "nowhere.png is missing"),
-        (("models", "--patch-size", "64"), "spatial_dims is 1, expected 2 or 3"),
+        (("models", "--patch-size", "64"), "patch_size is (64,), expected a tuple of 2 or 3 whole numbers"),
     ],
 )
 def test_errors_of_the_library_are_one_line(arguments, message):

@@ -90,7 +90,7 @@ def test_an_image_without_foreground_still_gives_patches():
 
 @pytest.mark.parametrize("patch_size", [(4,), (4, 4, 4), (0, 4), (4, -1), (4.5, 4), 4])
 def test_bad_patch_sizes(patch_size):
-    with pytest.raises(ValueError, match=r"patch_size=.* must be 2 whole numbers of at least 1"):
+    with pytest.raises(ValueError, match=r"patch_size is .*, expected a tuple of 2 whole numbers of at least 1"):
         sample_patch(*pair(2), patch_size, random_source())
 
 
@@ -162,9 +162,9 @@ def test_augmentation_can_be_chosen(cases):
 def test_patch_dataset_bad_input(cases):
     with pytest.raises(ValueError, match="has no cases"):
         PatchDataset([], (8, 8), 3, seed=0)
-    with pytest.raises(ValueError, match="length is 0 and seed 0"):
+    with pytest.raises(ValueError, match="length is 0, expected a whole number of at least 1"):
         PatchDataset(cases, (8, 8), 0, seed=0)
-    with pytest.raises(ValueError, match=r"patch_size=.* must be 2 whole numbers"):
+    with pytest.raises(ValueError, match=r"patch_size is .*, expected a tuple of 2 whole numbers"):
         PatchDataset(cases, (8, 8, 8), 3, seed=0)
     with pytest.raises(IndexError, match="patch 3 was asked for; there are 3"):
         PatchDataset(cases, (8, 8), 3, seed=0)[3]

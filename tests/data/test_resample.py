@@ -74,5 +74,5 @@ def test_sizes_keep_the_length(size, spacing, wanted):
 
 @pytest.mark.parametrize("spacing", [(1.0,), (1.0, 0.0), (1.0, float("nan")), (1.0, -1.0), "ab", 1.0])
 def test_bad_spacing(spacing):
-    with pytest.raises(ValueError, match="must have 2 finite sizes above 0"):
+    with pytest.raises(ValueError, match="expected 2 finite numbers above 0"):
         ResampledDataset([ramp_case(2, (1.0, 1.0))], spacing)

@@ -9,7 +9,7 @@ from monai.inferers import sliding_window_inference
 from torch import nn
 
 from xlstm_unet_lab.data.patches import sample_patch
-from xlstm_unet_lab.inference.sliding_window import joined, sliding_slabs, sliding_window
+from xlstm_unet_lab.inference.sliding_window import sliding_slabs, sliding_window, whole_from_slabs
 
 
 def network(spatial_dims, num_classes=3):
@@ -76,9 +76,9 @@ def test_half_precision_weights_are_added_up_in_float32():
     assert logits.dtype == torch.float32 and torch.isfinite(logits).all()
 
 
-def test_joined_along_any_axis():
+def test_a_whole_from_slabs_along_any_axis():
     parts = [torch.arange(6).reshape(2, 3), torch.arange(4).reshape(2, 2)]
-    assert joined(iter(parts), rows=5, axis=1).tolist() == torch.cat(parts, 1).tolist()
+    assert whole_from_slabs(iter(parts), rows=5, axis=1).tolist() == torch.cat(parts, 1).tolist()
 
 
 def test_an_answer_of_another_size_is_refused():

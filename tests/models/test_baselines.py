@@ -133,7 +133,7 @@ def test_one_position_at_the_deepest_is_refused():
             {"mixers": ("none", "vil", "vil")},
             "mixers=.* is no option of 'nnunet': .*there are decoder_blocks",
         ),
-        ("nnunet", {"num_classes": 0}, "num_classes is 0, expected whole numbers"),
+        ("nnunet", {"num_classes": 0}, "num_classes is 0, expected a whole number"),
         ("unetr", {"in_channels": 1.0}, "in_channels is 1.0, expected a whole number"),
         ("timm_unet", {"spatial_dims": 3, "patch_size": (32,) * 3}, "'timm_unet' has no 3-D form: unet, .* have"),
         (

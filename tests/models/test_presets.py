@@ -189,9 +189,9 @@ def test_list_models_measures_for_a_patch_size(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"spatial_dims": 3, "patch_size": (64, 64)}, r"patch_size is \(64, 64\), expected 3 sizes"),
-        ({"patch_size": (64,)}, "spatial_dims is 1, expected 2 or 3"),
-        ({"patch_size": 64}, "patch_size is 64, expected a sequence"),
+        ({"spatial_dims": 3, "patch_size": (64, 64)}, r"patch_size is \(64, 64\), expected a tuple of 3 whole numbers"),
+        ({"patch_size": (64,)}, r"patch_size is \(64,\), expected a tuple of 2 or 3 whole numbers"),
+        ({"patch_size": 64}, "patch_size is 64, expected a tuple of 2"),
     ],
 )
 def test_list_models_refuses(options, message):
@@ -254,15 +254,18 @@ def test_name_like_none_lists_all():
         ({"deep_supervison": True}, "deep_supervison=True is no option of 'unet': did you mean 'deep_supervision'"),
         ({"zzz": 1}, "zzz=1 is no option of 'unet': there are .*decoder_blocks"),
         ({"spatial_dims": 4, "patch_size": (8,) * 4}, "spatial_dims is 4, expected 2 or 3"),
-        ({"patch_size": (64, 64, 64)}, r"patch_size is \(64, 64, 64\), expected 2 whole numbers of 1 or more"),
-        ({"patch_size": (64, 0)}, r"patch_size is \(64, 0\), expected 2 whole numbers of 1 or more"),
-        ({"patch_size": (64, 32.0)}, r"patch_size is \(64, 32\.0\), expected 2 whole numbers"),
-        ({"patch_size": 64}, "patch_size is 64, expected a sequence"),
+        (
+            {"patch_size": (64, 64, 64)},
+            r"patch_size is \(64, 64, 64\), expected a tuple of 2 whole numbers of at least 1",
+        ),
+        ({"patch_size": (64, 0)}, r"patch_size is \(64, 0\), expected a tuple of 2 whole numbers of at least 1"),
+        ({"patch_size": (64, 32.0)}, r"patch_size is \(64, 32\.0\), expected a tuple of 2 whole numbers"),
+        ({"patch_size": 64}, "patch_size is 64, expected a tuple of 2"),
         ({"features": 32}, "features is 32, expected"),
-        ({"strides": (1, 2, 2, 2, 2)}, r"strides is \(1, 2, 2, 2, 2\), expected"),
+        ({"strides": (1, 2, 2, 2, 2)}, r"strides\[0\] is 1, expected a tuple of 2 whole numbers"),
         ({"strides": ((1, 1), (2, 2))}, "expected 5 entries"),
         ({"mixers": ("vil", "none")}, "expected 5 entries"),
-        ({"num_classes": 0}, "num_classes is 0, expected whole numbers of 1 or more"),
+        ({"num_classes": 0}, "num_classes is 0, expected a whole number of at least 1"),
     ],
 )
 def test_refused(options, message):
@@ -304,7 +307,7 @@ def test_a_configuration_made_by_hand_shares_nothing_with_its_caller():
 
 
 def test_published_config_names_what_is_no_sequence():
-    with pytest.raises(ValueError, match="features is 4, expected a sequence"):
+    with pytest.raises(ValueError, match="features is 4, expected a tuple of whole numbers"):
         lab.published_config(
             "enc",
             spatial_dims=2,

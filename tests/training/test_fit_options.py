@@ -90,7 +90,7 @@ def test_cases_of_mixed_spacing_are_brought_to_one():
     records = list(fit(model, train, cases([3]), config(spacing=(1.0, 1.0))))
     assert Predictor.known(model, (16, 16)).spacing == (1.0, 1.0)
     assert len(records) == 8 and 0 <= records[-1].metrics["mean"] <= 1
-    with pytest.raises(ValueError, match=r"spacing=\(1\.0, 1\.0, 1\.0\) must have 2 finite sizes"):
+    with pytest.raises(ValueError, match=r"spacing is \(1\.0, 1\.0, 1\.0\), expected 2 finite numbers"):
         config(spacing=(1.0, 1.0, 1.0))
 
 

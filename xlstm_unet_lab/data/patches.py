@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+
+from xlstm_unet_lab.ops.checks import number, sizes
 
 PAD_IMAGE = 0.0  # the mean of a normalised image, and what sliding-window prediction pads with
 PAD_LABEL = 0  # background, not "ignore": prediction pads too, and there the network must answer that nothing is there
@@ -50,6 +51,12 @@ def check_pair(image: torch.Tensor, label: torch.Tensor) -> None:
         )
 
 
+def padding(patch_size: Sequence[int], size: Sequence[int]) -> list[tuple[int, int]]:
+    """What an image of this size needs before and after it, an axis each, to be as large as the patch."""
+    missing = [max(wanted - there, 0) for wanted, there in zip(patch_size, size, strict=True)]
+    return [(margin // 2, margin - margin // 2) for margin in missing]
+
+
 def _random_below(limit: int, generator: torch.Generator) -> int:
     return int(torch.randint(limit, (), generator=generator))
 
@@ -74,9 +81,8 @@ def sample_patch(
     Raises ValueError for a patch size of another rank or below 1 and for a probability outside 0 to 1.
     """
     check_pair(image, label)
-    patch_size = checked_patch_size(patch_size, label.ndim)
-    if not 0 <= foreground_probability <= 1:
-        raise ValueError(f"foreground_probability is {foreground_probability}; give a share from 0 to 1")
+    patch_size = sizes("patch_size", patch_size, label.ndim)
+    number("foreground_probability", foreground_probability, at_least=0, at_most=1)
     on_foreground = torch.rand((), generator=generator) < foreground_probability
     foreground = (foreground or Foreground.of(label)) if on_foreground else None
     if foreground and foreground.classes:
@@ -99,34 +105,16 @@ def start_around(middle: Sequence[int], patch_size: Sequence[int], size: Sequenc
 
 def _places_to_start(patch_size: Sequence[int], size: Sequence[int]) -> list[tuple[int, int]]:
     """The first and the last place to start, an axis each; a patch larger than the image starts outside of it."""
-    room = [there - wanted for wanted, there in zip(patch_size, size, strict=True)]
-    return [(0, free) if free >= 0 else (-(-free // 2),) * 2 for free in room]
+    firsts = [-before for before, _ in padding(patch_size, size)]
+    room = [max(there - wanted, 0) for wanted, there in zip(patch_size, size, strict=True)]
+    return [(first, first + free) for first, free in zip(firsts, room, strict=True)]
 
 
 def cut_box(tensor: torch.Tensor, box: Sequence[tuple[int, int]], fill: float) -> torch.Tensor:
     """A copy of the box, (start, stop) for each of the last axes, filled where it reaches beyond the tensor."""
-    sizes = tensor.shape[-len(box) :]
     inside = [slice(max(low, 0), max(high, 0)) for low, high in box]
-    # F.pad counts axes from the last one.
-    pads = [
-        side
-        for (low, high), size in reversed(list(zip(box, sizes, strict=True)))
-        for side in (max(-low, 0), max(high - size, 0))
-    ]
+    pads = []
+    for (low, high), size in zip(reversed(box), reversed(tensor.shape), strict=False):  # F.pad begins at the last axis
+        pads += [max(-low, 0), max(high - size, 0)]
     piece = tensor[(..., *inside)]
     return F.pad(piece, pads, value=fill) if any(pads) else piece.clone()
-
-
-def checked_patch_size(patch_size: Sequence[int], spatial_dims: int | None = None) -> tuple[int, ...]:
-    """The patch size as a tuple of ints, in the order (z, y, x).
-
-    Raises ValueError unless it has `spatial_dims` whole numbers (None: 2 or 3) of at least 1.
-    """
-    sizes = tuple(patch_size) if isinstance(patch_size, Sequence) else (patch_size,)
-    count = len(sizes) in ((2, 3) if spatial_dims is None else (spatial_dims,))
-    if not count or not all(isinstance(size, Integral) and size >= 1 for size in sizes):
-        raise ValueError(
-            f"patch_size={patch_size} must be {spatial_dims or '2 or 3'} whole numbers of at least 1, in the order "
-            "(z, y, x)"
-        )
-    return tuple(map(int, sizes))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,18 +13,10 @@ from torch.utils.data import Dataset
 from xlstm_unet_lab.data.cases import Cases, as_cases
 from xlstm_unet_lab.data.kept_cases import KeptCases, Place
 from xlstm_unet_lab.data.patches import Foreground
+from xlstm_unet_lab.ops.checks import checked_spacing
 
 SAME_SPACING = 0.01  # spacings that differ by less than this share are taken as equal
 RESAMPLED = 1  # count up when resampling gives other numbers: cases kept on disk are then made anew
-
-
-def checked_spacing(spacing: Sequence[float], spatial_dims: int) -> tuple[float, ...]:
-    """The spacing as a tuple of floats; ValueError unless it has `spatial_dims` finite sizes above 0."""
-    sizes = tuple(spacing) if isinstance(spacing, Sequence) else (spacing,)
-    numbers = all(isinstance(size, (int, float)) and math.isfinite(size) and size > 0 for size in sizes)
-    if len(sizes) != spatial_dims or not numbers:
-        raise ValueError(f"spacing={spacing!r} must have {spatial_dims} finite sizes above 0, one a spatial axis")
-    return tuple(map(float, sizes))
 
 
 def resampled_size(size: Sequence[int], spacing: Sequence[float], wanted: Sequence[float]) -> tuple[int, ...]:

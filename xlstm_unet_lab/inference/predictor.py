@@ -17,11 +17,12 @@ from torch import Tensor
 
 from xlstm_unet_lab.data.normalise import normalise
 from xlstm_unet_lab.data.recipe import Track
-from xlstm_unet_lab.data.resample import checked_spacing, resampled_size, resized
+from xlstm_unet_lab.data.resample import resampled_size, resized
 from xlstm_unet_lab.inference.files import predict_files
 from xlstm_unet_lab.inference.mirror import Mirrored
-from xlstm_unet_lab.inference.sliding_window import check_rank, joined, resized_slabs, sliding_slabs
+from xlstm_unet_lab.inference.sliding_window import check_rank, resized_slabs, sliding_slabs, whole_from_slabs
 from xlstm_unet_lab.inference.trained import DONE, TrainedNetwork
+from xlstm_unet_lab.ops.checks import checked_spacing
 
 WINDOWS_AT_ONCE = {2: 4, 3: 1}  # by spatial dimensions
 
@@ -57,7 +58,7 @@ class Predictor(TrainedNetwork):
 
         def labels(image: np.ndarray, spacing, windows: Windows) -> np.ndarray:
             slabs = self._slabs(image, spacing, windows)
-            return joined(map(self.labels_of, slabs), rows=image.shape[1], axis=0).numpy()
+            return whole_from_slabs(map(self.labels_of, slabs), rows=image.shape[1], axis=0).numpy()
 
         return self._by_slice(labels, image, spacing, Windows(**options))
 
@@ -69,7 +70,7 @@ class Predictor(TrainedNetwork):
 
         def probabilities(image: np.ndarray, spacing, windows: Windows) -> np.ndarray:
             slabs = self._slabs(image, spacing, windows)
-            return joined(map(Tensor.float, slabs), rows=image.shape[1], axis=1).numpy()
+            return whole_from_slabs(map(Tensor.float, slabs), rows=image.shape[1], axis=1).numpy()
 
         return self._by_slice(probabilities, image, spacing, Windows(**options))
 

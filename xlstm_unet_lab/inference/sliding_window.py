@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xlstm_unet_lab.data.patches import checked_patch_size
+from xlstm_unet_lab.data.patches import PAD_IMAGE, padding
 from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.data.resample import resized
+from xlstm_unet_lab.ops.checks import number, sizes, whole_number
+from xlstm_unet_lab.ops.tensors import widest
 
 PIECE = 2**24  # logits that are handed out at once, about
 
@@ -43,10 +45,10 @@ def sliding_window(
 ) -> Tensor:
     """Logits of the whole image, (num_classes, *spatial), from overlapping windows. Arguments as `sliding_slabs`."""
     slabs = sliding_slabs(network, image, patch_size=patch_size, overlap=overlap, batch_size=batch_size)
-    return joined(slabs, rows=image.shape[1], axis=1)
+    return whole_from_slabs(slabs, rows=image.shape[1], axis=1)
 
 
-def joined(slabs: Iterable[Tensor], rows: int, axis: int) -> Tensor:
+def whole_from_slabs(slabs: Iterable[Tensor], rows: int, axis: int) -> Tensor:
     """Successive slabs put together along `axis`, where they have `rows` in all; one slab at a time is in memory."""
     whole, row = None, 0
     for slab in slabs:
@@ -78,21 +80,15 @@ def sliding_slabs(
     Raises ValueError for an image of another rank or channel count, a patch size below 1, an overlap outside [0, 1),
     and a network whose answer has another size than its window.
     """
-    patch_size = checked_patch_size(patch_size)
-    if not 0 <= overlap < 1:
-        raise ValueError(f"overlap={overlap} must be at least 0 and below 1: 0.5 lets windows share half their size")
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} must be at least 1 window")
+    patch_size = sizes("patch_size", patch_size, 2, 3)
+    number("overlap", overlap, at_least=0, below=1, fix=": 0.5 lets windows share half their size")
+    whole_number("batch_size", batch_size)
     _check_image(network, image, patch_size)
     from monai.data.utils import compute_importance_map, dense_patch_slices
 
     reference = next(network.parameters(), torch.empty(0))
-    dtype = torch.promote_types(reference.dtype, torch.float32)  # windows are added up in full precision
-    size = image.shape[1:]
-    margins = [max(patch - length, 0) for patch, length in zip(patch_size, size, strict=True)]
-    sides = [side for margin in reversed(margins) for side in (margin // 2, margin - margin // 2)]
-    padded = F.pad(image.cpu(), sides) if any(margins) else image.cpu()
-    inside = [slice(margin // 2, margin // 2 + length) for margin, length in zip(margins, size, strict=True)]
+    dtype = widest(reference)  # windows are added up in full precision
+    padded, inside = _padded(image.cpu(), patch_size)
     weights = compute_importance_map(patch_size, mode="gaussian", dtype=dtype)
     windows = dense_patch_slices(padded.shape[1:], patch_size, [max(1, int(n * (1 - overlap))) for n in patch_size])
 
@@ -121,6 +117,15 @@ def sliding_slabs(
                 totals[(slice(-1), *place)].addcmul_(answer, weights)
                 totals[(-1, *place)] += weights
         yield from _weighted_means(totals, top, padded.shape[1], inside)
+
+
+def _padded(image: Tensor, patch_size: Sequence[int]) -> tuple[Tensor, list[slice]]:
+    """An image (C, *spatial) of at least the patch's size, padded as training does, and where the given one lies."""
+    size = image.shape[1:]
+    margins = padding(patch_size, size)
+    sides = [side for margin in reversed(margins) for side in margin]  # F.pad begins at the last axis
+    inside = [slice(before, before + length) for (before, _), length in zip(margins, size, strict=True)]
+    return F.pad(image, sides, value=PAD_IMAGE) if any(sides) else image, inside
 
 
 def _weighted_means(totals: Tensor, top: int, bottom: int, inside: Sequence[slice]) -> Iterator[Tensor]:

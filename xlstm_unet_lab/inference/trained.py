@@ -18,13 +18,12 @@ from torch import Tensor, nn
 from xlstm_unet_lab.data.cases import Cases, Facts, median_spacing
 from xlstm_unet_lab.data.colours import label_colours
 from xlstm_unet_lab.data.instance_labels import LABELS
-from xlstm_unet_lab.data.patches import checked_patch_size
 from xlstm_unet_lab.data.pictures import to_uint8
-from xlstm_unet_lab.data.resample import checked_spacing
 from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.inference.mirror import checked_axes
 from xlstm_unet_lab.models.presets import arguments_of
 from xlstm_unet_lab.models.weights import save_weights
+from xlstm_unet_lab.ops.checks import checked_spacing, sizes
 
 # What happens to an image before the network sees it. Prepared pictures have 8 bits, so deeper ones are brought to 8
 # first, and a grey one fills the channels of a network for colour. What comes from a data set needs nothing any more.
@@ -54,7 +53,7 @@ class TrainedNetwork(ABC):
     def __post_init__(self) -> None:
         axes = range(len(self.patch_size)) if self.mirror_axes is None else self.mirror_axes
         settled = {
-            "patch_size": checked_patch_size(self.patch_size),
+            "patch_size": sizes("patch_size", self.patch_size, 2, 3),
             "spacing": self.spacing and checked_spacing(self.spacing, len(self.patch_size)),
             "mirror_axes": checked_axes("mirror_axes", axes, len(self.patch_size)),
         }

@@ -47,10 +47,6 @@ class BaselineConfig:
     built_by: Mapping | None = field(default=None, compare=False, repr=False)  # the arguments of `presets.build`
 
     def __post_init__(self):
-        for name in ("in_channels", "num_classes"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is {value!r}, expected a whole number of 1 or more")
         self.check_size("patch_size", self.patch_size)
 
     def check_size(self, what: str, size: Sequence[int]) -> None:
@@ -61,7 +57,8 @@ class BaselineConfig:
         nearest = []
         for rounded in (math.floor, math.ceil):
             counts = [max(1, rounded(extent / step)) for extent, step in zip(size, steps, strict=True)]
-            counts[-1] += math.prod(counts) == 1
+            if math.prod(counts) == 1:
+                counts[-1] = 2
             nearest.append(tuple(count * step for count, step in zip(counts, steps, strict=True)))
         raise ValueError(
             f"{what} is {tuple(size)}, expected multiples of {steps} with more than one of them in all: use "
@@ -196,10 +193,8 @@ def timm_encoder(name: str, pretrained: bool, in_channels: int, patch_size: tupl
 
     if not timm.is_model(name):
         nearest = difflib.get_close_matches(str(name), timm.list_models(), n=3)
-        raise ValueError(
-            f"encoder is {name!r}, which timm does not have{': did you mean ' * bool(nearest)}{' or '.join(nearest)}? "
-            "timm.list_models() lists all"
-        )
+        advice = f"did you mean {' or '.join(nearest)}? " if nearest else ""
+        raise ValueError(f"encoder is {name!r}, which timm does not have: {advice}timm.list_models() lists all")
     if pretrained and not timm.is_model_pretrained(name):
         raise ValueError(f"timm has no trained weights for encoder={name!r}: use pretrained=False or another encoder")
     size = {"img_size": patch_size} if encoder_is_tied(name) else {}

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from xlstm_unet_lab.models.unet import SEQUENCES, UNetConfig, frozen
+from xlstm_unet_lab.models.unet import PER_STAGE, UNetConfig, checked_per_stage
 
 WIDEST = {2: 512, 3: 320}  # channels of the deepest stages, as nnU-Net plans them
 FIRST_WIDTH = 32
@@ -35,10 +35,12 @@ def plan(facts: Mapping, options: Mapping, **defaults: PerStage) -> UNetConfig:
     `patch_size` decides how many stages there are, unless an option with one entry a stage does. Every default is a
     function of that number. Raises ValueError as UNetConfig does.
     """
-    options = {key: frozen(key, value) if key in SEQUENCES else value for key, value in options.items()}
+    dims, options = facts["spatial_dims"], dict(options)
+    for name in PER_STAGE:
+        if name in options:
+            options[name] = checked_per_stage(name, options[name], dims)
     stages = next((len(options[key]) for key in ("features", "strides", "mixers") if key in options), None)
     strides = options.setdefault("strides", plan_strides(facts["patch_size"], stages))
-    dims = facts["spatial_dims"]
     per_stage: dict[str, PerStage] = {
         "features": lambda stages: tuple(min(FIRST_WIDTH * 2**s, WIDEST[dims]) for s in range(stages)),
         "kernel_sizes": lambda stages: ((3,) * dims,) * stages,

@@ -6,13 +6,14 @@ Each preset says only where its mixers stand. `published_config` follows the rel
 import dataclasses
 import json
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from xlstm_unet_lab.models.baselines import BASELINES, Model
 from xlstm_unet_lab.models.plan import PerStage, plan
-from xlstm_unet_lab.models.unet import UNet, UNetConfig, check_spatial_dims, frozen
-from xlstm_unet_lab.ops.checks import did_you_mean
+from xlstm_unet_lab.models.unet import UNet, UNetConfig
+from xlstm_unet_lab.ops.checks import checked_spatial_dims, did_you_mean, flag, one_of, sizes, whole_number
 
 if TYPE_CHECKING:
     import pandas
@@ -84,13 +85,12 @@ def build(
     if name not in MODELS:
         raise KeyError(f"no model is named {name!r}: {did_you_mean(name, MODELS)}")
     model = MODELS[name]
-    check_spatial_dims(spatial_dims)
     facts = {
-        "spatial_dims": spatial_dims,
-        "in_channels": in_channels,
-        "num_classes": num_classes,
-        "patch_size": frozen("patch_size", patch_size),
-        "deep_supervision": deep_supervision,
+        "spatial_dims": checked_spatial_dims(spatial_dims),
+        "in_channels": whole_number("in_channels", in_channels),
+        "num_classes": whole_number("num_classes", num_classes),
+        "patch_size": sizes("patch_size", patch_size, spatial_dims),
+        "deep_supervision": flag("deep_supervision", deep_supervision),
     }
     for key in overrides:
         if key not in model.options:
@@ -100,13 +100,11 @@ def build(
         raise ValueError(f"{name!r} has no {spatial_dims}-D form: {_names_with(spatial_dims=spatial_dims)} have")
     if deep_supervision and not model.deep_supervision:
         raise ValueError(f"{name!r} has no deep supervision: {_names_with(spatial_dims, deep_supervision=True)} have")
-    size = facts["patch_size"]
-    if len(size) != spatial_dims or any(not isinstance(extent, int) or extent < 1 for extent in size):
-        raise ValueError(f"patch_size is {size}, expected {spatial_dims} whole numbers of 1 or more")
     network = model.make(facts, overrides)
     # Weights trained elsewhere only start a network: who rebuilds one brings its own.
     again = {"pretrained": False} if "pretrained" in overrides else {}
-    arguments = json.loads(json.dumps({"name": name, **facts, **overrides, **again}))
+    arguments = {"name": name, **facts, **overrides, **again}
+    arguments = json.loads(json.dumps(arguments, default=operator.index))  # NumPy's whole numbers become Python's
     network.config = dataclasses.replace(network.config, built_by=arguments)
     return network
 
@@ -146,13 +144,10 @@ def list_models(
     """
     import pandas
 
+    known = (2, 3) if spatial_dims is None else (checked_spatial_dims(spatial_dims),)
     if patch_size is not None:
-        patch_size = frozen("patch_size", patch_size)
-        spatial_dims = spatial_dims or len(patch_size)
-    if spatial_dims is not None:
-        check_spatial_dims(spatial_dims)
-        if patch_size is not None and len(patch_size) != spatial_dims:
-            raise ValueError(f"patch_size is {patch_size}, expected {spatial_dims} sizes, as spatial_dims says")
+        patch_size = sizes("patch_size", patch_size, *known)
+        spatial_dims = len(patch_size)
     rows = []
     for name, model in MODELS.items():
         if spatial_dims is not None and spatial_dims not in model.spatial_dims:
@@ -217,9 +212,9 @@ def published_config(
     positions are no more than channels.
     Source: code released with arXiv 2407.01530. Raises ValueError for an unknown variant and for what does not fit.
     """
-    if variant not in ("bot", "enc"):
-        raise ValueError(f"variant is {variant!r}, expected 'bot' or 'enc'")
-    features = frozen("features", features)
+    one_of("variant", variant, ("bot", "enc"))
+    features = sizes("features", features)
+    encoder_blocks, decoder_blocks = sizes("encoder_blocks", encoder_blocks), sizes("decoder_blocks", decoder_blocks)
     stages = len(features)
     if variant == "bot":
         mixers = bottleneck("vil")(stages)

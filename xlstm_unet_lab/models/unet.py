@@ -13,22 +13,25 @@ from torch import Tensor, nn
 from xlstm_unet_lab.nn.conv import CONV, ResBlock, Upsample, initialise_convolutions
 from xlstm_unet_lab.nn.mixer import SEQUENCE_KINDS, BlockChoice, ChannelMixer, Mixer
 from xlstm_unet_lab.nn.vil import VERSIONS
+from xlstm_unet_lab.ops.checks import checked_spatial_dims, flag, one_of, sizes, whole_number
 from xlstm_unet_lab.ops.mlstm import check_form
 from xlstm_unet_lab.ops.scan_order import DIRECTIONS
 
 MIXER_KINDS = ("none", "resblock", *SEQUENCE_KINDS)
 HEAD_DEVIATION = 1e-2  # logits start near zero, so the loss starts at that of guessing
-SEQUENCES = ("patch_size", "features", "strides", "kernel_sizes", "encoder_blocks", "decoder_blocks", "mixers")
+PER_STAGE = ("features", "strides", "kernel_sizes", "encoder_blocks", "decoder_blocks", "mixers")
+FLAGS = ("deep_supervision", "full_resolution_skip", "mamba_residual", "channel_tokens")
 
 
-def frozen(name: str, value: Sequence) -> tuple:
-    """A sequence as a tuple, for strides and kernel sizes a tuple of tuples; ValueError for anything else."""
-    nested = name in ("strides", "kernel_sizes")
-    is_sequence = [isinstance(x, list | tuple) for x in (value, *value)] if isinstance(value, list | tuple) else [False]
-    if not all(is_sequence if nested else is_sequence[:1]):
-        example = "((1, 1), (2, 2))" if nested else "(32, 64)"
-        raise ValueError(f"{name} is {value!r}, expected a sequence{' of sequences' * nested}, such as {example}")
-    return tuple(tuple(entry) for entry in value) if nested else tuple(value)
+def checked_per_stage(name: str, entries: Sequence, spatial_dims: int) -> tuple:
+    """A field with one entry a stage as a tuple, its sizes as tuples too; ValueError for anything else."""
+    if not isinstance(entries, list | tuple):
+        raise ValueError(f"{name} is {entries!r}, expected a tuple with an entry for every stage")
+    if name == "mixers":
+        return tuple(one_of(f"mixers[{stage}]", mixer, MIXER_KINDS) for stage, mixer in enumerate(entries))
+    if name in ("strides", "kernel_sizes"):
+        return tuple(sizes(f"{name}[{stage}]", entry, spatial_dims) for stage, entry in enumerate(entries))
+    return sizes(name, entries)
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,18 @@ class UNetConfig:
     built_by: Mapping | None = field(default=None, compare=False, repr=False)  # the arguments of `presets.build`
 
     def __post_init__(self):
-        check_spatial_dims(self.spatial_dims)
-        for name in SEQUENCES:  # a configuration shares no list with its caller
-            object.__setattr__(self, name, frozen(name, getattr(self, name)))
-        check_config(self)
+        checked: dict[str, object] = {"spatial_dims": checked_spatial_dims(self.spatial_dims)}
+        checked["patch_size"] = sizes("patch_size", self.patch_size, self.spatial_dims)
+        checked |= {name: whole_number(name, getattr(self, name)) for name in ("in_channels", "num_classes")}
+        checked |= {name: checked_per_stage(name, getattr(self, name), self.spatial_dims) for name in PER_STAGE}
+        checked |= {name: flag(name, getattr(self, name)) for name in FLAGS}
+        for name, value in checked.items():  # a configuration shares no list with its caller
+            object.__setattr__(self, name, value)
+        check_stages(self)
+        one_of("vil_version", self.vil_version, VERSIONS)
+        one_of("directions", self.directions, DIRECTIONS)
+        check_form(self.mlstm_form)
+        check_patch_size(self)
 
     def grid_sizes(self, size: Sequence[int] | None = None) -> list[tuple[int, ...]]:
         """The feature map's size at every stage for an image of this size, by default `patch_size`."""
@@ -70,41 +81,19 @@ class UNetConfig:
         return sizes
 
 
-def check_spatial_dims(spatial_dims: int) -> None:
-    if spatial_dims not in (2, 3):
-        raise ValueError(f"spatial_dims is {spatial_dims!r}, expected 2 or 3")
-
-
-def check_config(c: UNetConfig) -> None:
-    """Raise ValueError that names the field, its value, what was expected, and the fix."""
+def check_stages(c: UNetConfig) -> None:
+    """Raise ValueError, naming the field, where the stages do not fit one another."""
     stages = len(c.features)
-    lengths = {"strides": stages, "kernel_sizes": stages, "encoder_blocks": stages, "mixers": stages}
-    for name, length in (lengths | {"decoder_blocks": stages - 1, "patch_size": c.spatial_dims}).items():
+    for name in PER_STAGE:
+        length = stages - 1 if name == "decoder_blocks" else stages
         if len(getattr(c, name)) != length:
             raise ValueError(f"{name} is {getattr(c, name)}, expected {length} entries ({stages} stages)")
     if stages < 2:
         raise ValueError(f"features is {c.features}, expected 2 widths or more: a U-Net has at least 2 stages")
-    for name in ("strides", "kernel_sizes"):
-        if any(len(entry) != c.spatial_dims for entry in getattr(c, name)):
-            raise ValueError(f"{name} is {getattr(c, name)}, expected {c.spatial_dims} numbers an entry (spatial_dims)")
-    numbers = [("in_channels", (c.in_channels,)), ("num_classes", (c.num_classes,)), ("patch_size", c.patch_size)]
-    numbers += [(name, getattr(c, name)) for name in ("features", "encoder_blocks", "decoder_blocks")]
-    numbers += [(name, sum(getattr(c, name), ())) for name in ("strides", "kernel_sizes")]
-    for name, values in numbers:
-        if any(not isinstance(value, int) or value < 1 for value in values):
-            raise ValueError(f"{name} is {getattr(c, name)}, expected whole numbers of 1 or more")
     if set(c.strides[0]) != {1}:
         raise ValueError(f"strides[0] is {c.strides[0]}, expected all ones: the first stage keeps full resolution")
     if even := [size for kernel in c.kernel_sizes for size in kernel if size % 2 == 0]:
         raise ValueError(f"kernel_sizes holds {even[0]}, expected odd numbers, which keep a feature map's size")
-    for mixer in c.mixers:
-        if mixer not in MIXER_KINDS:
-            raise ValueError(f"mixers holds {mixer!r}, expected entries of {MIXER_KINDS}")
-    for name, known in (("vil_version", VERSIONS), ("directions", DIRECTIONS)):
-        if getattr(c, name) not in known:
-            raise ValueError(f"{name} is {getattr(c, name)!r}, expected one of {known}")
-    check_form(c.mlstm_form)
-    check_patch_size(c)
 
 
 def check_patch_size(c: UNetConfig) -> None:
@@ -173,22 +162,17 @@ class Decoder(nn.Module):
 
     def __init__(self, c: UNetConfig):
         super().__init__()
-        levels = list(zip(c.features[::-1], c.features[-2::-1], c.kernel_sizes[-2::-1], c.strides[:0:-1], strict=False))
-        self.takes_skip = [True] * (len(levels) - 1) + [c.full_resolution_skip]
-        self.upsamplings = nn.ModuleList(Upsample(deep, shallow, stride) for deep, shallow, _, stride in levels)
-        self.stages = nn.ModuleList(
-            residual_blocks(blocks, (1 + skip) * shallow, shallow, kernel)
-            for blocks, skip, (_, shallow, kernel, _) in zip(c.decoder_blocks, self.takes_skip, levels, strict=True)
-        )
-        # Without deep supervision only the last head exists: a head nobody reads would hold weights nobody trains.
-        head = CONV[c.spatial_dims]
-        self.heads = nn.ModuleDict(
-            {
-                str(position): head(shallow, c.num_classes, 1)
-                for position, (_, shallow, _, _) in enumerate(levels)
-                if c.deep_supervision or position == len(levels) - 1
-            }
-        )
+        self.upsamplings, self.stages, self.heads = nn.ModuleList(), nn.ModuleList(), nn.ModuleDict()
+        self.takes_skip = []
+        for position, blocks in enumerate(c.decoder_blocks):
+            stage = len(c.features) - 2 - position  # of the encoder, at the same resolution
+            width, kernel, takes_skip = c.features[stage], c.kernel_sizes[stage], stage > 0 or c.full_resolution_skip
+            self.takes_skip.append(takes_skip)
+            self.upsamplings.append(Upsample(c.features[stage + 1], width, c.strides[stage + 1]))
+            self.stages.append(residual_blocks(blocks, 2 * width if takes_skip else width, width, kernel))
+            # Without deep supervision only the last head exists: one nobody reads would hold weights nobody trains.
+            if c.deep_supervision or stage == 0:
+                self.heads[str(position)] = CONV[c.spatial_dims](width, c.num_classes, 1)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         x, logits = features[-1], []

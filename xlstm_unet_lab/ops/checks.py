@@ -47,6 +47,13 @@ def whole_number(name: str, value: object, at_least: int = 1, fix: str = "") -> 
     raise ValueError(f"{name} is {value!r}, expected a whole number of at least {at_least}{fix}")
 
 
+def checked_spatial_dims(spatial_dims: object) -> int:
+    """The number of spatial dimensions, which is 2 or 3."""
+    if is_whole(spatial_dims) and spatial_dims in (2, 3):
+        return int(spatial_dims)
+    raise ValueError(f"spatial_dims is {spatial_dims!r}, expected 2 or 3")
+
+
 def sizes(name: str, values: object, *dimensions: int) -> tuple[int, ...]:
     """A list or tuple of whole numbers of at least 1, as many as one of `dimensions` says; any number without."""
     as_many = isinstance(values, list | tuple) and (not dimensions or len(values) in dimensions)

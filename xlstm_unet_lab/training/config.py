@@ -1,43 +1,28 @@
 """The settings of a training run, checked where they are written down, and the learning rate they ask for."""
 
-import math
 from dataclasses import dataclass
+from functools import partial
 
 from xlstm_unet_lab.data.augment import Augmentation
-from xlstm_unet_lab.data.patches import checked_patch_size
-from xlstm_unet_lab.data.resample import checked_spacing
 from xlstm_unet_lab.data.targets import Targets
+from xlstm_unet_lab.ops.checks import checked_spacing, flag, number, one_of, sizes, whole_number
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
-def _is_count(value: object, at_least: int = 1) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= at_least
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-def _is_not_negative(value: object) -> bool:
-    return _is_finite(value) and value >= 0
-
-
 # Fields that may be None too.
-OPTIONAL = ("validate_every", "validation_cases", "save_every", "warmup_steps", "gradient_clip", "ema_decay", "targets")
-RULES = (  # what is expected, how it is tested, and of which fields
-    ("a whole number of at least 1", _is_count, ("steps", "batch_size", "devices", "num_nodes")),
-    ("a whole number of at least 1", _is_count, ("validate_every", "validation_cases", "save_every")),
-    ("a whole number of at least 0", lambda value: _is_count(value, 0), ("workers", "seed", "warmup_steps")),
-    ("a finite number above 0", lambda value: _is_finite(value) and value > 0, ("learning_rate", "gradient_clip")),
-    ("a finite number of at least 0", _is_not_negative, ("weight_decay", "polynomial_power")),
-    ("between 0 and 1", lambda value: _is_finite(value) and 0 <= value <= 1, ("foreground_probability",)),
-    ("above 0 and below 1", lambda value: _is_finite(value) and 0 < value < 1, ("ema_decay",)),
-    ("True, False or an Augmentation", lambda value: isinstance(value, (bool, Augmentation)), ("augment",)),
-    ("Targets", lambda value: isinstance(value, Targets), ("targets",)),
-    ("True or False", lambda value: isinstance(value, bool), ("channels_last", "compile")),
-    (f"one of {', '.join(PRECISIONS)}", lambda value: value in PRECISIONS, ("precision",)),
-)
+OPTIONAL = ("validate_every", "validation_cases", "save_every", "warmup_steps", "gradient_clip", "ema_decay")
+RULES = {  # what checks a field, from its name and value, and gives it back as a plain number
+    **dict.fromkeys(("steps", "batch_size", "devices", "num_nodes"), whole_number),
+    **dict.fromkeys(("validate_every", "validation_cases", "save_every"), whole_number),
+    **dict.fromkeys(("workers", "seed", "warmup_steps"), partial(whole_number, at_least=0)),
+    **dict.fromkeys(("learning_rate", "gradient_clip"), partial(number, above=0)),
+    **dict.fromkeys(("weight_decay", "polynomial_power"), partial(number, at_least=0)),
+    **dict.fromkeys(("channels_last", "compile"), flag),
+    "foreground_probability": partial(number, at_least=0, at_most=1),
+    "ema_decay": partial(number, above=0, below=1),
+    "precision": partial(one_of, known=PRECISIONS),
+}
 
 
 @dataclass(frozen=True)
@@ -70,14 +55,19 @@ class TrainConfig:
     targets: Targets | None = None  # what the channels stand for; None: the recipe's, or classes without a recipe
 
     def __post_init__(self):
-        object.__setattr__(self, "patch_size", checked_patch_size(self.patch_size))
-        for expected, accepts, names in RULES:
-            for name in names:
-                value, optional = getattr(self, name), name in OPTIONAL
-                if not (accepts(value) or (optional and value is None)):
-                    raise ValueError(f"{name}={value!r} must be {'None or ' * optional}{expected}")
+        checked: dict[str, object] = {"patch_size": sizes("patch_size", self.patch_size, 2, 3)}
+        for name, check in RULES.items():
+            value = getattr(self, name)
+            if value is not None or name not in OPTIONAL:
+                checked[name] = check(name, value)
         if self.spacing is not None:
-            object.__setattr__(self, "spacing", checked_spacing(self.spacing, len(self.patch_size)))
+            checked["spacing"] = checked_spacing(self.spacing, len(self.patch_size))
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+        if not isinstance(self.augment, bool | Augmentation):
+            raise ValueError(f"augment is {self.augment!r}, expected True, False or an Augmentation")
+        if not isinstance(self.targets, Targets | None):
+            raise ValueError(f"targets is {self.targets!r}, expected None or Targets")
         if self.warmup_steps is not None and self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps={self.warmup_steps} must be below steps={self.steps}")
         processes = self.devices * self.num_nodes

@@ -70,10 +70,12 @@ def _overlap(targets: Targets | None) -> bool:
 
 
 def _check_shapes(logits: Tensor, label: Tensor, targets: Targets | None) -> None:
-    regions = len(targets.names) if _overlap(targets) else None
     channels = logits.shape[1] if logits.ndim in (4, 5) else 0
-    if channels < 2 if regions is None else channels != regions:
-        expected = f"{regions} channels, one a region" if regions else "at least 2 classes, background included"
+    if _overlap(targets):
+        fits, expected = channels == len(targets.names), f"{len(targets.names)} channels, one a region"
+    else:
+        fits, expected = channels >= 2, "at least 2 classes, background included"
+    if not fits:
         raise ValueError(
             f"logits have shape {tuple(logits.shape)}; expected (B, channels, *spatial) with 2 or 3 spatial "
             f"dimensions and {expected}"

@@ -27,7 +27,8 @@ def bad_in_forward(fabric, model: nn.Module, image: Tensor, outputs: list[Tensor
     bad: list[str] = []
 
     def note(module: nn.Module, inputs: tuple, output: object, name: str) -> None:
-        bad.extend([name] * _holds_bad(output))
+        if _holds_bad(output):
+            bad.append(name)
 
     with ExitStack() as hooks, torch.no_grad(), fabric.autocast():
         for name, module in model.named_modules():
