@@ -13,6 +13,7 @@ from typing import NoReturn
 # Set before anything imports PyTorch, and for every process that a test starts: one thread each where two tests run
 # at a time, else as many as there are cores and at most two, for the tensors of tests are too small to gain from more.
 os.environ["OMP_NUM_THREADS"] = str(min(1 if "PYTEST_XDIST_WORKER" in os.environ else 2, os.cpu_count() or 1))
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # a thread that waits for another leaves the core to those that work
 # Set before anything imports Matplotlib: figures are drawn without a window.
 os.environ.setdefault("MPLBACKEND", "Agg")
 
