@@ -31,7 +31,7 @@ class AfterTimm(MetaPathFinder):
                 execute(module)
                 importlib.import_module(REGISTERS)
 
-            spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]  # to learn of the import
+            spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]  # on this one loader
         return spec
 
 
