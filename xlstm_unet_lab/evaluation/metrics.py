@@ -184,7 +184,7 @@ def _checked_volumes(
     prediction, truth = _checked_masks(prediction, truth)
     if truth.ndim not in (2, 3):
         raise ValueError(f"surfaces need masks of 2 or 3 dimensions, got {truth.ndim}: drop channel and batch axes")
-    spacing = checked_spacing(tuple(spacing), truth.ndim)
+    spacing = checked_spacing(tuple(np.ravel(spacing).tolist()), truth.ndim)
     if truth.ndim == 2:
         return prediction[None], truth[None], (1.0, *spacing)
     return prediction, truth, spacing
