@@ -472,7 +472,7 @@ for version in ("v1", "v2"):
 def plain_block(block, x, size):
     """A ViL block of either version, tokens (B, S, width) -> (B, S, width); size: of the grid."""
     p = dict(block.named_parameters())
-    normed = standardised(x, (-1,)) * (1 + p["norm.weight"]) + p.get("norm.bias", 0)
+    normed = standardised(x) * (1 + p["norm.weight"]) + p.get("norm.bias", 0)
     memory, gate = F.linear(normed, p["layer.up.weight"], p.get("layer.up.bias")).chunk(2, -1)
     kernel = {"weight": p["layer.conv.conv.weight"], "bias": p["layer.conv.conv.bias"], "groups": memory.shape[-1]}
     if kernel["weight"].ndim == 3:  # version 1: this token and the three before it
@@ -487,7 +487,7 @@ def plain_block(block, x, size):
     gates = F.linear(torch.cat([q, k, v], -1), p["layer.cell.gates.weight"], p["layer.cell.gates.bias"])
     i, f = (part.unbind(-1) for part in gates.chunk(2, -1))  # of four heads
     heads = zip(*(part.chunk(4, -1) for part in (q, k, v)), i, f, strict=True)
-    h = torch.cat([standardised(mlstm(*head), (-1,)) for head in heads], -1)
+    h = torch.cat([standardised(mlstm(*head)) for head in heads], -1)
     h = h * (1 + p["layer.cell.norm.weight"]) + p.get("layer.cell.norm.bias", 0)
     return x + F.linear((h + p["layer.skip"] * c) * F.silu(gate), p["layer.down.weight"], p.get("layer.down.bias"))
 
