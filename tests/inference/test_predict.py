@@ -284,7 +284,7 @@ def test_slices_are_cut_from_volumes_only():
         (picture(2), {"batch_size": 0}, "batch_size=0"),
         (picture(2), {"mirror": (0, 2)}, r"mirror=\(0, 2\) must be .* from 0 to 1"),
         (picture(2), {"mirror": (1, 1)}, "different axes"),
-        (picture(2), {"spacing": (1.0,)}, "must have 2 finite sizes"),
+        (picture(2), {"spacing": (1.0,)}, "expected 2 finite numbers above 0"),
         (picture(2), {"spacing": (1.0, -1.0)}, "above 0"),
         (np.full((2, 4, 4), np.nan), {}, "NaN or infinite"),
     ],

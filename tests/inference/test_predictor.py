@@ -133,7 +133,7 @@ def test_mirroring_keeps_to_the_axes_of_the_data():
     ("change", "message"),
     [
         ({"patch_size": [0, 16]}, "patch_size"),
-        ({"spacing": [1.0]}, "must have 2 finite sizes"),
+        ({"spacing": [1.0]}, "expected 2 finite numbers above 0"),
         ({"spacing": [1.0, -1.0]}, "above 0"),
         ({"mirror_axes": [0, 2]}, "mirror_axes"),
         ({"normalisation": "guess"}, "normalisation is 'guess'"),
