@@ -56,7 +56,7 @@ test: say-test system-if-missing lint ## set everything up and run every check a
 	@$(TYPES)
 
 say-test:
-	@echo "make test: runs every check and test; the first time it installs into $(VENV) (about 1 minute beyond the download of 3.3 GB), later the tests start within seconds and take about TIME on 2 cores"
+	@echo "make test: runs every check and test; the first time it installs into $(VENV) (about 1 minute beyond the download of 3.3 GB), later the tests start within seconds and take about 16 minutes on 2 cores"
 
 lint: $(ALL) ## check style and formatting
 	@$(RUN) -m ruff check .
