@@ -60,9 +60,9 @@ def required_folder(variable: str, default: Path, holds: str) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what tests/slow.txt lists; a worker begins with it."""
+    """Mark what tests/slow.txt lists, whole files or single tests; a worker begins with it."""
     for item in items:
-        if item.nodeid.partition("[")[0] in SLOW:
+        if item.nodeid.partition("[")[0] in SLOW or item.nodeid.partition("::")[0] in SLOW:
             item.add_marker("slow")
     if WORKER:
         items.sort(key=lambda item: item.get_closest_marker("slow") is None)

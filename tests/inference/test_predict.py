@@ -279,9 +279,9 @@ def test_slices_are_cut_from_volumes_only():
     [
         (picture(2)[0], {}, r"image has shape \(13, 18\).*image\[None\]"),
         (picture(2)[None], {}, r"image\[0\] drops a batch axis"),
-        (picture(2), {"patch_size": (8, 0)}, r"patch_size=\(8, 0\)"),
-        (picture(2), {"overlap": 1.0}, "overlap=1.0"),
-        (picture(2), {"batch_size": 0}, "batch_size=0"),
+        (picture(2), {"patch_size": (8, 0)}, r"patch_size is \(8, 0\)"),
+        (picture(2), {"overlap": 1.0}, "overlap is 1.0"),
+        (picture(2), {"batch_size": 0}, "batch_size is 0"),
         (picture(2), {"mirror": (0, 2)}, r"mirror=\(0, 2\) must be .* from 0 to 1"),
         (picture(2), {"mirror": (1, 1)}, "different axes"),
         (picture(2), {"spacing": (1.0,)}, "expected 2 finite numbers above 0"),

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -145,14 +146,14 @@ def test_two_processes_cannot_train_in_one_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(run_directory, "PATIENCE", 0.1)
     program = """
 import sys, time
-sys.path.insert(0, sys.argv[2])
+sys.path[:0] = sys.argv[2:]
 from test_resume import SETTINGS, Tiny, cases, config, fit
 for record in fit(Tiny(), cases(range(3)), cases([3]), config(**SETTINGS), sys.argv[1]):
     if record.step == 2:
         print("trains", flush=True)
         time.sleep(600)
 """
-    command = [sys.executable, "-c", program, tmp_path / "run", HELPERS]
+    command = [sys.executable, "-c", program, tmp_path / "run", HELPERS, Path(__file__).parent]
     other = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout.readline() == "trains\n"

@@ -90,6 +90,7 @@ def predict_files(
     """
     if coloured and not predictor.colours:
         raise ValueError("the predictor knows no labels that have colours: leave out coloured, in a shell --coloured")
+    predictor.mirrored_along(options.get("mirror", False))  # what is refused is refused before hours of work
     cases, folder = _channels_together(find_cases(inputs), predictor), Path(out_folder)
     _check_no_input_is_lost(cases, folder)
     folder.mkdir(parents=True, exist_ok=True)
