@@ -42,7 +42,8 @@ def in_words(numbers: Sequence[int], what: str) -> str:
     if not numbers:
         return f"no {what}"
     shown = ", ".join(map(str, numbers[:5]))
-    return f"{what} {shown}" if len(numbers) == 1 else f"{what}s {shown}{' and others' * (len(numbers) > 5)}"
+    others = " and others" if len(numbers) > 5 else ""
+    return f"{what} {shown}" if len(numbers) == 1 else f"{what}s {shown}{others}"
 
 
 def described_png(pixels: np.ndarray, description: str, level: int) -> bytes:

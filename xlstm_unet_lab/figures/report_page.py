@@ -59,7 +59,8 @@ def report_html(
     (first, reference), *others = tables.items()
     shared = [score for score in scores_in(reference) if all(score in scores_in(table) for table in tables.values())]
     grouped = "group" in reference
-    cases = f"{reference['case'].nunique()} cases" + f" in {groups_of(reference).nunique()} groups" * grouped
+    groups = f" in {groups_of(reference).nunique()} groups" if grouped else ""
+    cases = f"{reference['case'].nunique()} cases{groups}"
     parts = [f"<p>{escape(note)}</p>" for note in (f"{cases}; models: {', '.join(tables)}.", *notes)]
     parts += ["<h2>Scores</h2>", _table(score_table(tables))]
     parts += [_figure(score_distribution(tables, score)) for score in shared]

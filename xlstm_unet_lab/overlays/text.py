@@ -77,7 +77,8 @@ def amount(case: CaseMaps, voxels: int) -> str:
     size, flat = voxels * float(np.prod(case.spacing)), len(case.shape) == 2
     if case.unit == "mm":
         return f"{size:,.0f} mm²" if flat else f"{size / 1000:,.2f} ml"
-    return f"{voxels:,} {'pixel' if flat else 'voxel'}{'s' * (voxels != 1)}"
+    one = "pixel" if flat else "voxel"
+    return f"{voxels:,} {one if voxels == 1 else one + 's'}"
 
 
 def describe(case: CaseMaps) -> str:

@@ -179,7 +179,7 @@ def chunk_structure(length: int, chunk_size: int) -> Picture:
     every = length * (length + 1) // 2
     last = chunks[-1][1] - chunks[-1][0]
     text = (
-        f"{length} tokens in {len(chunks)} chunk{'s' * (len(chunks) > 1)} of {chunk_size}"
+        f"{length} tokens in {len(chunks)} {'chunks' if len(chunks) > 1 else 'chunk'} of {chunk_size}"
         + (f", the last of {last}" if last != chunk_size else "")
         + f": {pairs / every:.1%} of the {every} pairs of tokens are computed in matrices, the others through "
         f"{len(chunks) - 1} states handed on from chunk to chunk."
@@ -216,7 +216,7 @@ def scan_paths(size: tuple[int, ...], walks: Sequence[Traversal], position: tupl
         for z, axes in enumerate(row):
             _draw_walk(axes, order.reshape(layers)[z], path, tint.reshape(layers)[z], z)
             axes.set_title(f"{name}, z = {z}" if len(size) == 3 else name, fontsize=8)
-    text = f"{len(walks)} walk{'s' * (len(walks) > 1)} over a grid of {' x '.join(map(str, size))} tokens. "
+    text = f"{len(walks)} {'walks' if len(walks) > 1 else 'walk'} over a grid of {' x '.join(map(str, size))} tokens. "
     text += ". ".join(lines) + "."
     if position is not None:
         text += f" Together they show it {np.count_nonzero(together)} of {total} tokens."
