@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from xlstm_unet_lab.data.files import check_pairs, files_by_name
+from xlstm_unet_lab.ops.checks import number
 
 TIFF = (".tif", ".tiff")
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", *TIFF)
@@ -149,8 +150,8 @@ def to_uint8(
     percentiles are equal (few bright dots on black) the extremes are taken; a constant picture becomes 0.
     Raises ValueError for percentiles out of order or range, and for NaN or infinity in the picture.
     """
-    if not 0 <= low < high <= 100:
-        raise ValueError(f"low is {low} and high {high}; give two percentiles, 0 <= low < high <= 100")
+    high = number("high", high, above=0, at_most=100, fix=", a percentile")
+    low = number("low", low, at_least=0, below=high, fix=", a percentile")
     if picture.dtype == np.uint8:
         return picture, None
     if not np.isfinite(picture).all():
