@@ -79,7 +79,7 @@ def test_a_strong_input_gate_stands_out():
 
 @pytest.mark.parametrize("bad", [{"pairs": 1}, {"width": 0}], ids=str)
 def test_gate_explorer_needs_pairs(bad):
-    with pytest.raises(ValueError, match="(pairs is 1|width is 0), expected a whole number"):
+    with pytest.raises(ValueError, match=r"(pairs is 1|width is 0), expected a whole number"):
         explorers.gate_explorer(**bad)
 
 

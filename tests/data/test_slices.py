@@ -103,7 +103,7 @@ def test_slices_are_trained_on(volumes):
 
 @pytest.mark.parametrize("axis", [3, -1, "z"])
 def test_another_axis_is_refused(volumes, axis):
-    with pytest.raises(ValueError, match="axis is .*expected a whole number from 0 to 2"):
+    with pytest.raises(ValueError, match=r"axis is .*expected a whole number from 0 to 2"):
         SliceDataset(volumes, axis)
 
 
