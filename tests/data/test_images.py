@@ -38,6 +38,15 @@ def with_palette(path):
     picture.save(path)
 
 
+def shuffled_grey(path):
+    """NUMBERS as grey values, packed as a palette in another order, as programs that make files small do."""
+    order = np.array([2, 0, 1], np.uint8)  # which index stands for each number
+    picture = Image.fromarray(order[NUMBERS], mode="L").convert("P")
+    picture.putdata(order[NUMBERS].ravel().tolist())
+    picture.putpalette(np.repeat(np.argsort(order), 3).tolist())
+    picture.save(path)
+
+
 def grey(dtype=np.uint8, channels=None):
     array = NUMBERS.astype(dtype) if channels is None else np.stack([NUMBERS.astype(dtype)] * channels, -1)
     return lambda path: tifffile.imwrite(path, array) if path.suffix == ".tif" else imwrite(path, array)
@@ -49,6 +58,7 @@ def grey(dtype=np.uint8, channels=None):
         ("two bits.png", lambda path: shallow_png(path, 2)),
         ("four bits.png", lambda path: shallow_png(path, 4)),
         *((f"palette{ending}", with_palette) for ending in (".png", ".bmp", ".tif")),
+        *((f"packed{ending}", shuffled_grey) for ending in (".png", ".bmp", ".tif")),
         *((f"{np.dtype(dtype).name}.tif", grey(dtype)) for dtype in (np.uint16, np.int32, np.int64, np.float32, float)),
         ("16 bits.png", grey(np.uint16)),
         ("grey in three.png", grey(channels=3)),
@@ -86,6 +96,12 @@ def picture(array, **options):
     return lambda path: imwrite(path, array, plugin="pillow", **options)
 
 
+def lossy_tiff(compression):
+    return lambda path: tifffile.imwrite(
+        path, np.kron(NUMBERS, np.full((16, 16), 100, np.uint8)), compression=compression
+    )
+
+
 def tiff(value, dtype=None):
     return lambda path: tifffile.imwrite(path, np.array([[value, 1]], dtype))
 
@@ -103,6 +119,8 @@ def tiff(value, dtype=None):
         ("colour.png", picture(np.eye(4, 12, dtype=np.uint8).reshape(4, 4, 3)), ValueError, "is in colour; a label"),
         ("lossy.jpg", picture(NUMBERS), ValueError, "cannot be read: it is a JPEG file, whose compression changes"),
         ("lossy.png", picture(NUMBERS, extension=".jpg"), ValueError, "it is a JPEG file, whose compression changes"),
+        ("lossy.tif", lossy_tiff("jpeg"), ValueError, r"its compression \(JPEG\) may change the numbers"),
+        ("wavelets.tif", lossy_tiff("jpeg2000"), ValueError, r"its compression \(JPEG2000\) may change the numbers"),
         ("negative.tif", tiff(-1), ValueError, r"holds \[-1\]; a label holds whole numbers from 0 on, below 2\^31"),
         ("id.tif", tiff(2**31), ValueError, r"holds \[2147483648\]; a label"),
         ("rounded.tif", tiff(2**31 - 1, np.float32), ValueError, r"holds \[2147483648\.0\]; a label"),

@@ -168,16 +168,8 @@ def _read_pictures(files: Sequence[Path], kind: str, spatial_dims: int | None, s
     for file, part in zip(files, parts, strict=True):
         if part.shape[1:] != parts[0].shape[1:]:
             raise ValueError(f"{file} has shape {part.shape}, {files[0].name} {parts[0].shape}; they must agree")
-    encode = partial(_tiff, **_resolution(files[0])) if kind in pictures.TIFF else _png
+    encode = partial(_tiff, **pictures.resolution_of(files[0])) if kind in pictures.TIFF else _png
     return Case(tuple(parts), (1.0,) * (parts[0].ndim - 1), "pixel", LABEL_ENDINGS[kind], encode)
-
-
-def _resolution(file: Path) -> dict:
-    """The resolution of a TIFF file, as keyword arguments of `tifffile.imwrite`."""
-    import tifffile
-
-    with tifffile.TiffFile(file) as tiff:
-        return {"resolution": tiff.pages[0].resolution, "resolutionunit": tiff.pages[0].resolutionunit}
 
 
 def _tiff(found: np.ndarray, **spaced) -> bytes:
