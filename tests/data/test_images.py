@@ -159,3 +159,25 @@ def test_a_picture_as_prepared_has_8_bits_each_file_by_itself(tmp_path):
     stack = random.integers(0, 900, (3, 6, 10)).astype(np.uint16)
     tifffile.imwrite(tmp_path / "stack.tif", stack, metadata={"axes": "ZYX"})
     assert np.array_equal(read_case(tmp_path / "stack.tif").as_prepared(), stack[None])
+
+
+def test_rounding_is_no_fraction(tmp_path):
+    for number in (1.00000006, 0.99999, -1e-7):
+        tifffile.imwrite(tmp_path / "a.tif", np.array([[number, 2]]))
+        assert read_label(tmp_path / "a.tif")[0].tolist() == [[round(number), 2]]
+
+
+def test_a_header_that_sets_voxels_into_itself_is_refused(tmp_path):
+    volume(np.ones((2, 3, 4), np.uint8))(tmp_path / "a.nii")
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    content[108:112] = struct.pack("<f", 0.0)
+    (tmp_path / "a.nii").write_bytes(content)
+    for read in (read_case, read_label):
+        with pytest.raises(ValueError, match=r"a\.nii says that its voxels begin at byte 0 .*352 or more"):
+            read(tmp_path / "a.nii")
+
+
+def test_a_spacing_is_the_number_that_was_meant(tmp_path):
+    affine = np.diag([7.7, 0.8, 0.0003, 1.0])
+    nibabel.save(nibabel.Nifti1Image(np.zeros((2, 3, 4), np.uint8), affine), tmp_path / "a.nii.gz")
+    assert read_case(tmp_path / "a.nii.gz").spacing == (0.0003, 0.8, 7.7)
