@@ -245,7 +245,7 @@ def _write(survey: Survey, job: Job, out: Path) -> dict[str, int]:
     known, (*files, label) = np.array([0, *survey.values.values()]), job.files
     if survey.spatial_dims == 2:
         case, numbers = _read_picture(files), np.searchsorted(known, read_label(label)[0])
-        image = case.as_prepared()
+        image = pictures.in_eight_bits(case.parts)
         image = image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)
         write_case(out, job.part, job.name, image, numbers.astype(np.uint8))
         return {"images_scaled_to_8_bits": int(any(part.dtype != np.uint8 for part in case.parts))}

@@ -11,7 +11,7 @@ from imageio.v3 import imwrite
 from PIL import Image
 
 from xlstm_unet_lab.data.images import read_case, read_label
-from xlstm_unet_lab.data.pictures import to_uint8
+from xlstm_unet_lab.data.pictures import in_eight_bits, to_uint8
 
 NUMBERS = np.random.default_rng(0).integers(0, 3, (6, 10)).astype(np.uint8)
 PALETTE = [0, 0, 0, 200, 10, 10, 10, 200, 10]
@@ -147,7 +147,7 @@ def test_an_unknown_code_in_a_header_is_named_with_its_file(tmp_path, place, val
             read(tmp_path / "a.nii")
 
 
-def test_a_picture_as_prepared_has_8_bits_each_file_by_itself(tmp_path):
+def test_each_file_of_a_picture_is_brought_to_8_bits_by_itself(tmp_path):
     """As `folder` prepares it and as networks see it: a faint channel must not fade, one of 8 bits not be stretched."""
     random = np.random.default_rng(1)
     parts = [random.integers(0, top, (6, 10)).astype(dtype) for top, dtype in ((9, np.uint8), (900, np.uint16))]
@@ -155,10 +155,7 @@ def test_a_picture_as_prepared_has_8_bits_each_file_by_itself(tmp_path):
         imwrite(tmp_path / f"{number}.png", part, plugin="pillow")
     case = read_case([tmp_path / "0.png", tmp_path / "1.png"])
     assert np.array_equal(case.image, np.stack(parts))
-    assert np.array_equal(case.as_prepared(), np.stack([parts[0], to_uint8(parts[1])[0]]))
-    stack = random.integers(0, 900, (3, 6, 10)).astype(np.uint16)
-    tifffile.imwrite(tmp_path / "stack.tif", stack, metadata={"axes": "ZYX"})
-    assert np.array_equal(read_case(tmp_path / "stack.tif").as_prepared(), stack[None])
+    assert np.array_equal(in_eight_bits(case.parts), np.stack([parts[0], to_uint8(parts[1])[0]]))
 
 
 def test_rounding_is_no_fraction(tmp_path):

@@ -45,16 +45,6 @@ class Case:
         """The channels of all files, (C, *spatial), as stored."""
         return self.parts[0] if len(self.parts) == 1 else np.concatenate(self.parts)
 
-    def as_prepared(self) -> np.ndarray:
-        """The image as prepared data holds it, (C, *spatial): what a network was trained on and must see again.
-
-        A picture is brought to 8 bits, each of its files by itself, so that a faint stain does not fade beside a bright
-        one. Volumes, and stacks of slices, stay as they are stored.
-        """
-        if self.unit == "mm" or len(self.spacing) == 3:
-            return self.image
-        return np.concatenate([pictures.to_uint8(part)[0] for part in self.parts])
-
     def write(self, folder: Path, name: str, found: np.ndarray) -> Path:
         """Write what was found at every position, (*spatial), to a file on the input's own grid; returns its path.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -225,6 +226,12 @@ def to_uint8(
     values = picture.astype(np.result_type(picture.dtype, np.float32))
     scaled = (values - bottom) / ((top - bottom) or 1.0)
     return np.rint(scaled.clip(0, 1) * 255).astype(np.uint8), (bottom, top)
+
+
+def in_eight_bits(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """The files (or layers) of one picture, (C, y, x) each, as one in 8 bits: each scaled by itself, as `to_uint8`
+    does, so that a faint stain does not fade beside a bright one."""
+    return np.concatenate([to_uint8(part)[0] for part in parts])
 
 
 def pictures_in(folder: Path) -> dict[str, Path]:
