@@ -14,13 +14,15 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from xlstm_unet_lab.ops.checks import whole_number
-from xlstm_unet_lab.ops.tensors import check_tensors, widest
+from xlstm_unet_lab.ops.tensors import check_tensors, is_recorded, widest, without_autocast
 
 # Between 64 and 576 time hardly changes on a CPU; below, the Python loop costs more; above, the work leaves the cache.
 DEFAULT_CHUNK_SIZE = 256
+LONGEST_RECORDED = 20  # a network exported for any size takes sequences of up to 2 to this many tokens
 
 
 def step(
@@ -94,10 +96,30 @@ def _check(u, delta, A, B, C, D, state, token_sizes: tuple[int, ...], check_valu
 
 def _run(u, delta, A, B, C, D, state, chunk_size: int) -> tuple[Tensor, Tensor]:
     dtype = widest(u, delta, A, B, C, D, state)
-    state = A.new_zeros(len(u), *A.shape) if state is None else state
-    D = A.new_zeros(len(A)) if D is None else D
-    y, last_state = _SelectiveScan.apply(u, delta, A.to(dtype), B, C, D.to(dtype), state.to(dtype), chunk_size)
+    state = A.new_zeros(u.shape[0], *A.shape) if state is None else state
+    D = A.new_zeros(A.shape[0]) if D is None else D
+    A, D, state = (x.to(dtype) for x in (A, D, state))
+    if is_recorded(u):
+        with without_autocast(u):
+            y, last_state = _recorded_scan(*(x.to(dtype) for x in (u, delta)), A, *(x.to(dtype) for x in (B, C)), D, state)
+    else:
+        y, last_state = _SelectiveScan.apply(u, delta, A, B, C, D, state, chunk_size)
     return y.to(u.dtype), last_state
+
+
+def _recorded_scan(u, delta, A, B, C, D, state) -> tuple[Tensor, Tensor]:
+    """The scan in operations that say nothing of the length, for what records them: every token meets those 1, 2, 4, ..
+    tokens before it. About log2(S) tensors of all hidden states, where the other keeps one state a chunk.
+    """
+    decay = torch.exp(delta.unsqueeze(2) * A.unsqueeze(-1))  # (batch, W, N, S)
+    h = B.unsqueeze(1) * (delta * u).unsqueeze(2)
+    h = torch.cat([h[..., :1] + decay[..., :1] * state.unsqueeze(-1), h[..., 1:]], -1)
+    length = u.shape[-1]
+    doublings = LONGEST_RECORDED if isinstance(length, torch.SymInt) else int(length - 1).bit_length()
+    for reach in (2**n for n in range(doublings)):
+        earlier_h, earlier_decay = (F.pad(x, (reach, 0))[..., :-reach] for x in (h, decay))
+        h, decay = h + decay * earlier_h, decay * earlier_decay
+    return (C.unsqueeze(1) * h).sum(2) + D.unsqueeze(-1) * u, h[..., -1]
 
 
 class _SelectiveScan(torch.autograd.Function):
@@ -108,7 +130,7 @@ class _SelectiveScan(torch.autograd.Function):
         A_rows = A.T.contiguous()  # (N, W)
         state = state.transpose(1, 2).contiguous()  # (batch, N, W)
         states, outputs = [], []
-        with torch.autocast(u.device.type, enabled=False):
+        with without_autocast(u):
             for start in range(0, u.shape[-1], chunk_size):
                 states.append(state)
                 u_c, delta_c, B_c, C_c = _time_first(start, chunk_size, A.dtype, u, delta, B, C)
@@ -127,7 +149,7 @@ class _SelectiveScan(torch.autograd.Function):
         grad_A, grad_D = torch.zeros_like(A_rows), torch.zeros_like(D)
         grad_h = grad_state.transpose(1, 2)  # gradient that reaches the chunk's last state from later tokens
         grads: list[tuple[Tensor, ...]] = []
-        with torch.autocast(u.device.type, enabled=False):
+        with without_autocast(u):
             for state, start in zip(reversed(states), reversed(range(0, u.shape[-1], ctx.chunk_size)), strict=True):
                 chunk = _time_first(start, ctx.chunk_size, A.dtype, u, delta, B, C, grad_y)
                 grad_h, grad_A_chunk, grad_u, *others = _chunk_backward(A_rows, state, grad_h, *chunk)
