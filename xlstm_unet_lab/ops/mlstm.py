@@ -143,8 +143,11 @@ def _parallel(q, k, v, i, a, state):
     k = k / math.sqrt(width)
     summed = a.cumsum(-1, dtype=gate_dtype(q))  # B_t, (B, H, S)
     u = i - summed
-    mu = torch.maximum(u.cummax(-1).values, state.m[..., None])
-    future = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
+    tokens = torch.arange(length, device=q.device)
+    future = tokens > tokens[:, None]  # (S, S)
+    # ONNX has no running maximum.
+    highest = u[..., None, :].masked_fill(future, -torch.inf).amax(-1) if is_recorded(q) else u.cummax(-1).values
+    mu = torch.maximum(highest, state.m[..., None])
     weights = _differences(u, mu, q.dtype).masked_fill(future, -torch.inf).exp()  # (B, H, S, S)
     from_state = (state.m[..., None] - mu).to(q.dtype).exp()[..., None]  # (B, H, S, 1)
     m = (summed + mu).to(q.dtype)
