@@ -54,7 +54,7 @@ class MLSTMCell(nn.Module):
 
     def heads_and_gates(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """What the mLSTM reads: q, k, v (B, S, width) -> q, k, v (B, H, S, D) and the gates' i, f (B, H, S)."""
-        i, f = self._gates(q, k, v).mT.chunk(2, 1)
+        i, f = self._gates(q, k, v).transpose(-1, -2).chunk(2, 1)
         q, k, v = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))
         return q, k, v, i, f
 

@@ -146,17 +146,17 @@ def _parallel(q, k, v, i, a, state):
     tokens = torch.arange(length, device=q.device)
     future = tokens > tokens[:, None]  # (S, S)
     # ONNX has no running maximum.
-    highest = u[..., None, :].masked_fill(future, -torch.inf).amax(-1) if is_recorded(q) else u.cummax(-1).values
+    highest = u[..., None, :].masked_fill(future, -torch.inf).amax(-1) if is_recorded() else u.cummax(-1).values
     mu = torch.maximum(highest, state.m[..., None])
     weights = _differences(u, mu, q.dtype).masked_fill(future, -torch.inf).exp()  # (B, H, S, S)
     from_state = (state.m[..., None] - mu).to(q.dtype).exp()[..., None]  # (B, H, S, 1)
     m = (summed + mu).to(q.dtype)
-    attention = (q @ k.mT) * weights
+    attention = (q @ k.transpose(-1, -2)) * weights
     numerator = attention @ v + from_state * (q @ state.C)  # (B, H, S, V)
     overlap = attention.sum(-1, keepdim=True) + from_state * (q @ state.n[..., None])
     h = numerator / (torch.maximum(overlap.abs(), stabilised_one(m)[..., None]) + EPSILON)
     k = k * weights[..., -1, :, None]
-    C = from_state[..., -1:, :] * state.C + k.mT @ v
+    C = from_state[..., -1:, :] * state.C + k.transpose(-1, -2) @ v
     n = from_state[..., -1, :] * state.n + k.sum(-2)
     return h, MLSTMState(C, n, m[..., -1])
 
@@ -192,13 +192,9 @@ def chunkwise(q, k, v, i, f, chunk_size=None, *, initial_state=None, return_stat
 
     Any length; memory linear in it, forward and backward. `chunk_size` None is the size measured fastest; one below
     1 raises ValueError. The backward pass is written by hand, so there is no second derivative, and ValueError where
-    operations are recorded (see `is_recorded`). Other arguments, result and errors as `run`.
+    operations are recorded (torch.export and its like). Other arguments, result and errors as `run`.
     """
-    if isinstance(q, Tensor) and is_recorded(q):
-        raise ValueError(
-            "the chunkwise form has a gradient written by hand, which torch.export, torch.jit.trace, the export to "
-            'ONNX and torch.func cannot follow: use form="parallel" (mlstm_form="parallel" in build), or "auto"'
-        )
+    _must_not_be_recorded("chunkwise")
     if chunk_size is not None:
         chunk_size = whole_number("chunk_size", chunk_size, fix="; None picks one")
     form = functools.partial(_chunkwise, chunk_size=chunk_size)
@@ -223,6 +219,14 @@ def gate_dtype(q: Tensor) -> torch.dtype:
     return torch.float32 if q.device.type == "mps" else torch.float64
 
 
+def _must_not_be_recorded(form: str) -> None:
+    if is_recorded():
+        raise ValueError(
+            f"form {form!r} has a gradient written by hand, which torch.export, torch.jit.trace, the export to ONNX "
+            'and torch.func cannot follow: use form="parallel" (in build mlstm_form="parallel"), or "auto"'
+        )
+
+
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
@@ -239,27 +243,27 @@ def run(q, k, v, i, f, form="auto", *, initial_state=None, return_state=False, c
     `check_values=False` leaves out the look at values, which a GPU would have to wait for: for NaN and infinity, which
     are refused, and for sizes from LARGE on, which are computed with more care, and more time.
 
-    "auto" takes the Triton kernels on an NVIDIA GPU where they fit, parallel where operations are recorded (see
-    `is_recorded`), and chunkwise everywhere else. The kernels leave the normaliser out of the gradient (see
-    `mlstm_triton`); name "chunkwise" for the exact gradient on a GPU.
+    "auto" takes the Triton kernels on an NVIDIA GPU where they fit, and chunkwise everywhere else; parallel under
+    torch.export, torch.jit.trace, the export to ONNX and torch.func. The kernels leave the normaliser out of the
+    gradient (see `mlstm_triton`); name "chunkwise" for the exact gradient on a GPU.
     Raises ValueError, naming the tensor and the fix, for wrong ranks, lengths, dtypes, values that are not finite, an
     unknown form, and "triton" where the kernels do not fit.
     """
     check_form(form)
+    if form == "auto" and is_recorded():
+        form = "parallel"
     if form in ("auto", "triton"):
+        _must_not_be_recorded(form)
         check_inputs(q, k, v, i, f, initial_state, check_values=False)
-        recorded = is_recorded(q)
         reason = obstacle(q, v, with_state=return_state or initial_state is not None)
-        if recorded:
-            reason = 'operations are recorded, which form="parallel" (mlstm_form="parallel" in build) allows'
-        elif reason is None and check_values:
+        if reason is None and check_values:
             check_inputs(q, k, v, i, f)
             reason = f"values are larger than {LARGE:g}" if largest(q, k, v, i, f) > LARGE else None
         if reason is None:
             return triton(q, k, v, i, f)
         if form == "triton":
             raise ValueError(f"form 'triton' does not fit: {reason}; use form='auto' or 'chunkwise'")
-        form = "parallel" if recorded else "chunkwise"
+        form = "chunkwise"
     options = {"initial_state": initial_state, "return_state": return_state, "check_values": check_values}
     return FORMS[form](q, k, v, i, f, **options)
 

@@ -63,7 +63,8 @@ def _flatten(walked: Tensor) -> Tensor:
     size = walked.shape[1:-1]
     if not has_open_size(size):
         return walked.flatten(1, -2)
-    rest, places = torch.arange(math.prod(size), device=walked.device), []
+    places: list[Tensor] = []
+    rest = torch.arange(math.prod(size), device=walked.device)
     for extent in reversed(size):
         rest, place = rest // extent, rest % extent
         places.insert(0, place)

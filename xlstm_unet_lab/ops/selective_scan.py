@@ -98,19 +98,17 @@ def _run(u, delta, A, B, C, D, state, chunk_size: int) -> tuple[Tensor, Tensor]:
     dtype = widest(u, delta, A, B, C, D, state)
     state = A.new_zeros(u.shape[0], *A.shape) if state is None else state
     D = A.new_zeros(A.shape[0]) if D is None else D
-    A, D, state = (x.to(dtype) for x in (A, D, state))
-    if is_recorded(u):
-        with without_autocast(u):
-            y, last_state = _recorded_scan(*(x.to(dtype) for x in (u, delta)), A, *(x.to(dtype) for x in (B, C)), D, state)
-    else:
-        y, last_state = _SelectiveScan.apply(u, delta, A, B, C, D, state, chunk_size)
+    scan = _recorded_scan if is_recorded() else _SelectiveScan.apply
+    y, last_state = scan(u, delta, A.to(dtype), B, C, D.to(dtype), state.to(dtype), chunk_size)
     return y.to(u.dtype), last_state
 
 
-def _recorded_scan(u, delta, A, B, C, D, state) -> tuple[Tensor, Tensor]:
-    """The scan in operations that say nothing of the length, for what records them: every token meets those 1, 2, 4, ..
-    tokens before it. About log2(S) tensors of all hidden states, where the other keeps one state a chunk.
+def _recorded_scan(u, delta, A, B, C, D, state, _chunk_size: int) -> tuple[Tensor, Tensor]:
+    """The scan in operations that can be recorded, whatever the length: every token meets those 1, 2, 4, .. before it.
+
+    About log2(S) times all hidden states in memory, where the other keeps one state a chunk.
     """
+    u, delta, B, C = (x.to(A.dtype) for x in (u, delta, B, C))
     decay = torch.exp(delta.unsqueeze(2) * A.unsqueeze(-1))  # (batch, W, N, S)
     h = B.unsqueeze(1) * (delta * u).unsqueeze(2)
     h = torch.cat([h[..., :1] + decay[..., :1] * state.unsqueeze(-1), h[..., 1:]], -1)

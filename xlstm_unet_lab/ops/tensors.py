@@ -20,9 +20,9 @@ def without_autocast(x: Tensor) -> AbstractContextManager:
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
-def is_recorded(x: Tensor) -> bool:
-    """Whether the operations on this tensor are read off instead of run: by torch.export, torch.jit.trace, the export
-    to ONNX, or a transform of torch.func. They cannot see into a gradient written by hand.
+def is_recorded() -> bool:
+    """Whether operations are being read off, not only run: by torch.export, torch.jit.trace, the export to ONNX, or a
+    transform of torch.func. None of them can follow a gradient written by hand.
     """
     transformed = torch._C._are_functorch_transforms_active()  # as torch.autograd.Function asks; there is no public way
     return transformed or torch.jit.is_tracing() or torch.compiler.is_exporting()
@@ -30,7 +30,7 @@ def is_recorded(x: Tensor) -> bool:
 
 def has_values(x: Tensor) -> bool:
     """Whether a decision can hang on the values: not while operations are recorded, nor on the meta device."""
-    return not (x.is_meta or is_recorded(x))
+    return not (x.is_meta or is_recorded())
 
 
 def largest(*tensors: Tensor) -> float:
