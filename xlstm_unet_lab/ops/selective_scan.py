@@ -14,7 +14,6 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from xlstm_unet_lab.ops.checks import whole_number
@@ -22,7 +21,7 @@ from xlstm_unet_lab.ops.tensors import check_tensors, is_recorded, widest, witho
 
 # Between 64 and 576 time hardly changes on a CPU; below, the Python loop costs more; above, the work leaves the cache.
 DEFAULT_CHUNK_SIZE = 256
-LONGEST_RECORDED = 20  # a network exported for any size takes sequences of up to 2 to this many tokens
+OPEN_DOUBLINGS = 20  # a network exported for any size takes sequences of up to 2**20 tokens
 
 
 def step(
@@ -113,10 +112,12 @@ def _recorded_scan(u, delta, A, B, C, D, state, _chunk_size: int) -> tuple[Tenso
     h = B.unsqueeze(1) * (delta * u).unsqueeze(2)
     h = torch.cat([h[..., :1] + decay[..., :1] * state.unsqueeze(-1), h[..., 1:]], -1)
     length = u.shape[-1]
-    doublings = LONGEST_RECORDED if isinstance(length, torch.SymInt) else int(length - 1).bit_length()
+    doublings = OPEN_DOUBLINGS if isinstance(length, torch.SymInt) else int(length - 1).bit_length()
+    tokens = torch.arange(length, device=u.device)
     for reach in (2**n for n in range(doublings)):
-        earlier_h, earlier_decay = (F.pad(x, (reach, 0))[..., :-reach] for x in (h, decay))
-        h, decay = h + decay * earlier_h, decay * earlier_decay
+        earlier = (tokens - reach).clamp(min=0)
+        decay = decay * (tokens >= reach)  # nothing stands before the first token
+        h, decay = h + decay * h[..., earlier], decay * decay[..., earlier]
     return (C.unsqueeze(1) * h).sum(2) + D.unsqueeze(-1) * u, h[..., -1]
 
 
