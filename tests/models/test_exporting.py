@@ -104,17 +104,25 @@ TOOLS = {
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's, about its own tools
-@pytest.mark.parametrize(("tool", "column", "cell"), CELLS)
+@pytest.mark.parametrize(("tool", "column", "cell"), [cell for cell in CELLS if "left open" not in cell[0]])
 def test_the_table_says_what_works(tool, column, cell):
+    hold_to_the_cell(tool, column, cell)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("tool", "column", "cell"), [cell for cell in CELLS if "left open" in cell[0]])
+def test_the_table_says_where_sizes_may_be_left_open(tool, column, cell):
+    hold_to_the_cell(tool, column, cell)
+
+
+def hold_to_the_cell(tool, column, cell):
     torch.manual_seed(0)
     network = build(column)
     if cell == "yes":
         TOOLS[tool](network)
     else:
         assert cell == "refused"
-        with pytest.raises(
-            ValueError, match='^form \'chunkwise\' has .* use form="parallel" .in build mlstm_form="par'
-        ):
+        with pytest.raises(ValueError, match=r"^form 'chunkwise' has a gradient .* in build mlstm_form=.parallel."):
             TOOLS[tool](network)
 
 

@@ -58,11 +58,11 @@ def step(state: MLSTMState | None, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f
     Raises ValueError for a wrong rank, dtype or length and for values that are not finite.
     """
     check_inputs(q, k, v, i, f, state, axes="")
+    given, dtype = q.dtype, _computing_dtype(q, k, v, state)
     with without_autocast(q):
-        dtype = _computing_dtype(q, k, v, state)
-        q_t, k_t, v_t, i, f = (x.to(dtype) for x in (q, k, v, i, f))
-        h, state = _step(_start(state, q_t, v_t), q_t, k_t, v_t, i, F.logsigmoid(f))
-    return h.to(q.dtype), state
+        q, k, v, i, f = (x.to(dtype) for x in (q, k, v, i, f))
+        h, state = _step(_start(state, q, v), q, k, v, i, F.logsigmoid(f))
+    return h.to(given), state
 
 
 def _step(state: MLSTMState, q, k, v, i, a) -> tuple[Tensor, MLSTMState]:
@@ -78,17 +78,17 @@ def _step(state: MLSTMState, q, k, v, i, a) -> tuple[Tensor, MLSTMState]:
 
 def _computed(form, inputs, initial_state, return_state, check_values):
     """Check the input, compute in at least float32 outside autocast, give h back in q's dtype."""
-    check_inputs(*inputs, initial_state, check_values)
-    given = inputs[0]
-    with without_autocast(given):
-        dtype = _computing_dtype(*inputs[:3], initial_state, check_values)
+    q, k, v, i, f = inputs
+    check_inputs(q, k, v, i, f, initial_state, check_values)
+    given, dtype = q.dtype, _computing_dtype(q, k, v, initial_state, check_values)
+    with without_autocast(q):
         q, k, v, i, f = (x.to(dtype) for x in inputs)
         state, a = _start(initial_state, q, v), F.logsigmoid(f)
         if form is not _recurrent and check_values and has_values(q) and largest(i, a) > LARGE:
             h, state = _with_large_gates(form, q, k, v, i, a, state)
         else:
             h, state = form(q, k, v, i, a, state)
-    return (h.to(given.dtype), state) if return_state else h.to(given.dtype)
+    return (h.to(given), state) if return_state else h.to(given)
 
 
 def _computing_dtype(q, k, v, state, check_values=True) -> torch.dtype:

@@ -63,12 +63,12 @@ def _flatten(walked: Tensor) -> Tensor:
     size = walked.shape[1:-1]
     if not has_open_size(size):
         return walked.flatten(1, -2)
-    places: list[Tensor] = []
+    places: list[slice | Tensor] = [slice(None)]
     rest = torch.arange(math.prod(size), device=walked.device)
     for extent in reversed(size):
         rest, place = rest // extent, rest % extent
-        places.insert(0, place)
-    return walked[(slice(None), *places)]
+        places.insert(1, place)
+    return walked[tuple(places)]
 
 
 def _unflatten(tokens: Tensor, size: tuple[int, ...]) -> Tensor:
