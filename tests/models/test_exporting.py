@@ -122,7 +122,7 @@ def hold_to_the_cell(tool, column, cell):
         TOOLS[tool](network)
     else:
         assert cell == "refused"
-        with pytest.raises(ValueError, match=r"^form 'chunkwise' has a gradient .* in build mlstm_form=.parallel."):
+        with pytest.raises(ValueError, match=r"^form 'chunkwise' has a gradient .*in build mlstm_form=.parallel."):
             TOOLS[tool](network)
 
 
