@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from xlstm_unet_lab.data.download import DEFAULT_LIMITS, UnpackLimits
 from xlstm_unet_lab.data.targets import Targets
+from xlstm_unet_lab.ops.files import plain_name
 
 Track = Callable[[Iterable], Iterable]  # wraps what a recipe loops over, to draw a progress bar
 
@@ -30,8 +31,7 @@ class RemoteFile:
         parts = urlsplit(self.address)
         if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost")):
             raise ValueError(f"address {self.address!r} must start with https://")
-        if Path(self.name).name != self.name or not self.name:
-            raise ValueError(f"name {self.name!r} must be a plain file name")
+        plain_name("the name of a file to download", self.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +74,7 @@ class Recipe:
     version: int = 1  # count up when what convert writes changes
 
     def __post_init__(self) -> None:
+        plain_name("the name of a data set", self.name)
         scored = set(self.targets.foreground)
         if list(self.labels.values()) != list(range(len(self.labels))) or next(iter(self.labels), "") != "background":
             raise ValueError(f"labels {dict(self.labels)} must start with background 0 and count on by one")
