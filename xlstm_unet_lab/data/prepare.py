@@ -115,7 +115,7 @@ def _original_files(recipe: Recipe, source: Path | None, downloads: Path, progre
     elif source is None and not recipe.made_here:
         kind = "download"
         for file in recipe.files:
-            path, digest = fetch(file.address, file.sha256, downloads / file.name, progress)
+            path, digest = fetch(file.address, file.sha256, downloads / file.name, progress, file.size)
             archives[path] = {"name": file.name, "address": file.address, "sha256": digest}
     where = None if source is None else str(source)
     return list(archives), {"kind": kind, "path": where, "files": list(archives.values())}

@@ -24,7 +24,7 @@ class RemoteFile:
 
     address: str
     sha256: str | None
-    size: int  # bytes, for the table of data sets; the checksum decides what is accepted
+    size: int  # bytes, about, for the table of data sets; a tenth more is not accepted
     name: str  # the file name to store it under
 
     def __post_init__(self) -> None:
