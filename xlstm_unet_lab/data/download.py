@@ -31,11 +31,7 @@ HEADERS = 2**14  # bytes of all that stands in a tar archive before a member; wh
 DIRECTORY = 2**25  # bytes of a zip archive's list of its members, which is read in one piece
 RECORD = re.compile(rb"(\d{1,5}) [^=]{1,255}=")
 LONG_NUMBER = re.compile(rb"\d{256}")  # longer than any name
-OPENERS: dict[bytes, Callable] = {
-    b"\x1f\x8b": gzip.open,
-    b"BZh": bz2.open,
-    b"\xfd7zXZ\0": lzma.open,
-}  # by what a file begins with
+OPENERS: dict[bytes, Callable] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 
 
 def sha256_of(path: Path) -> str:
@@ -316,7 +312,7 @@ def _tar_members(archive: Path) -> Iterator[tuple]:
     with archive.open("rb") as file:
         start = file.read(6)
     openers = [opener for magic, opener in OPENERS.items() if start.startswith(magic)]
-    with [*openers, open][0](archive, "rb") as file:
+    with (openers[0] if openers else open)(archive, "rb") as file:
         bounded = Bounded(file, HEADERS)
         try:
             bundle = tarfile.TarFile(fileobj=bounded)

@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from xlstm_unet_lab.data.download import fetch, sha256_of, unpack
@@ -47,6 +48,7 @@ def prepare(
         recipe = own_recipe(recipe, source, root)
     folder = recipe.folder(root)
     if _is_ready(recipe, source, root):  # before any lock: a course's shared folder may be read-only
+        _tidy(folder)
         return folder
     _check_source(recipe, source)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -86,6 +88,16 @@ def _is_ready(recipe: Recipe, source: Path | None, root: str | Path | None) -> b
             "another root="
         )
     return True
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what a process left that was killed when the folder was done, unless one is still at work there."""
+    import filelock
+
+    partial = folder.parent / f".partial-{folder.name}"
+    if partial.exists() and os.access(folder.parent, os.W_OK):
+        with suppress(filelock.Timeout), filelock.FileLock(folder.parent / f".{folder.name}.lock", timeout=0):
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _make(recipe: Recipe, source: Path | None, folder: Path, progress: bool) -> None:
