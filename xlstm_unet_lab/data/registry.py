@@ -52,6 +52,13 @@ def recipe_in(folder: Path, root: str | Path | None = None) -> Recipe | None:
     return get_recipe(json.loads(marker.read_text())["name"], root or folder.parent) if marker.is_file() else None
 
 
+def found_in(folder: Path) -> list[pandas.DataFrame]:
+    """The tables of `found.look_over` that `prepare` kept of a folder; none of one that older versions prepared."""
+    import pandas
+
+    return [pandas.DataFrame(rows) for rows in json.loads((folder / MARKER).read_text()).get("found", {}).values()]
+
+
 def own_recipes(root: str | Path | None = None) -> dict[str, Recipe]:
     """The data sets prepared from users' own files under `root`: name -> recipe, with the facts `prepare` recorded."""
     recorded = (json.loads(path.read_text()).get("own") for path in sorted(data_root(root).glob(f"Dataset*/{MARKER}")))
