@@ -58,7 +58,7 @@ def _link(file: Path, target: Path) -> None:
     """A second name for a file; a copy where the file system has only one name a file, as many USB sticks do."""
     try:
         os.link(file, target)
-    except FileExistsError:
-        raise
     except OSError:
+        if target.exists():
+            raise
         shutil.copyfile(file, target)

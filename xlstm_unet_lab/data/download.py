@@ -10,7 +10,6 @@ import lzma
 import os
 import re
 import stat
-import struct
 import tarfile
 import time
 import warnings
@@ -41,7 +40,7 @@ def sha256_of(path: Path) -> str:
 
 
 def fetch(
-    address: str, sha256: str | None, target: Path, progress: bool = True, size: int | None = None
+    url: str, sha256: str | None, target: Path, progress: bool = True, size: int | None = None
 ) -> tuple[Path, str]:
     """Download a file unless it is there already; returns its path and sha256.
 
@@ -53,9 +52,9 @@ def fetch(
     import pooch
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    most = MOST if size is None else size + size // 10 + BLOCK
+    most = size + size // 10 + BLOCK
     pooch.retrieve(
-        address,
+        url,
         known_hash=None if sha256 is None else f"sha256:{sha256}",
         fname=target.name,
         path=target.parent,
@@ -64,7 +63,7 @@ def fetch(
     digest = sha256_of(target)
     if sha256 is None:
         warnings.warn(
-            f"no checksum is known for {address}; the file that came has sha256 {digest}, recorded in recipe.json",
+            f"no checksum is known for {url}; the file that came has sha256 {digest}, recorded in recipe.json",
             stacklevel=2,
         )
     return target, digest
@@ -82,12 +81,11 @@ class ResumingDownloader:
         self.validator = part.with_name(part.name + ".version")  # the ETag or date the first bytes came with
 
     def __call__(self, url: str, output_file: str, _pooch: object) -> None:
-        import requests
         import urllib3
 
         try:
             self._download(url)
-        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        except (OSError, urllib3.exceptions.HTTPError) as error:  # those of requests are OSErrors
             arrived = self.part.stat().st_size if self.part.exists() else 0
             raise OSError(
                 f"{url} could not be downloaded: {error}. {arrived:,} bytes arrived and are kept; call again to "
@@ -110,7 +108,7 @@ class ResumingDownloader:
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
             if response.status_code == 416:  # nothing left to ask for: what is here cannot be trusted
                 self._forget()
-                raise requests.ConnectionError("the server has no bytes after those already here")
+                raise ConnectionError("the server has no bytes after those already here")
             response.raise_for_status()
             whole = response.headers.get("Content-Length", "")
             if response.status_code == 206:
@@ -119,16 +117,16 @@ class ResumingDownloader:
                     self._forget()
                     if start:
                         return self._download(url)
-                    raise requests.ConnectionError("the server sent a piece of the file when asked for all of it")
+                    raise ConnectionError("the server sent a piece of the file when asked for all of it")
                 whole = rest[1]
             else:
                 start = 0
+                self._forget()  # lest what is there be taken for a part of this version
                 self.validator.write_text(_version(response.headers))
             self._write(url, response.raw, start, int(whole) if whole.isdecimal() else None)
 
     def _write(self, url: str, stream, start: int, whole: int | None) -> None:
         """Write what comes to `part`, whose first `start` bytes are there; `whole`: bytes of the file, where known."""
-        import requests
         from tqdm.auto import tqdm
 
         arrived = start
@@ -146,7 +144,7 @@ class ResumingDownloader:
                 file.write(block)
                 bar.update(len(block))
         if whole is not None and arrived != whole:
-            raise requests.ConnectionError(f"the connection ended after {arrived:,} of {whole:,} bytes")
+            raise ConnectionError(f"the connection ended after {arrived:,} of {whole:,} bytes")
 
     def _forget(self) -> None:
         for path in (self.part, self.validator):
@@ -161,8 +159,6 @@ def _version(headers: Mapping[str, str]) -> str:
 
 def _blocks(stream) -> Iterator[bytes]:
     """What comes, a block at a time; ConnectionError once it comes more slowly than SLOWEST for PATIENCE seconds."""
-    import requests
-
     since, came, block = time.monotonic(), 0, b""
     while piece := stream.read1(BLOCK - len(block)):  # read would wait for all of the block, however long that takes
         came, block = came + len(piece), block + piece
@@ -171,7 +167,7 @@ def _blocks(stream) -> Iterator[bytes]:
             block = b""
         if (waited := time.monotonic() - since) > PATIENCE:
             if came < SLOWEST * waited:
-                raise requests.ConnectionError(f"only {came:,} bytes came in {waited:.0f} seconds")
+                raise ConnectionError(f"only {came:,} bytes came in {waited:.0f} seconds")
             since, came = time.monotonic(), 0
     yield block
 
@@ -187,11 +183,6 @@ class UnpackLimits:
 
 
 DEFAULT_LIMITS = UnpackLimits()
-# What Python's readers of archives raise when bytes make no sense to them.
-DAMAGED = (
-    *(zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, struct.error),
-    *(EOFError, NotImplementedError, OverflowError, ValueError),
-)
 
 
 class Refused(ValueError):
@@ -245,9 +236,9 @@ def unpack(archive: Path, folder: Path, limits: UnpackLimits = DEFAULT_LIMITS) -
     """
     try:
         _unpack(archive, folder, limits)
-    except Refused:
-        raise
-    except DAMAGED as error:
+    except Exception as error:  # whatever Python's readers raise when bytes make no sense to them
+        if isinstance(error, Refused | MemoryError) or getattr(error, "errno", None) is not None:  # a full disk, say
+            raise
         raise ValueError(f"{archive} is damaged or packed in an unknown way ({error}): get it again") from error
 
 

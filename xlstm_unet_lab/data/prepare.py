@@ -21,10 +21,7 @@ TASK = "task.json"  # what an unfinished folder is made of
 
 
 def prepare(
-    recipe: str | Recipe,
-    root: str | Path | None = None,
-    source: str | Path | None = None,
-    progress: bool = True,
+    recipe: str | Recipe, root: str | Path | None = None, source: str | Path | None = None, progress: bool = True
 ) -> Path:
     """Get a data set ready in nnU-Net's raw format and return its folder; at once when it is ready already.
 

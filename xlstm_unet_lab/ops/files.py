@@ -36,9 +36,8 @@ def write_whole(path: str | Path, content: bytes) -> Path:
 
 def is_plain(name: object) -> TypeGuard[str]:
     """Whether this names something in a folder: no path, no drive, neither the folder itself nor the one above."""
-    if not isinstance(name, str) or name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
-        return False
-    return not PureWindowsPath(name).drive
+    # Windows reads most signs as something else than a part of a name.
+    return isinstance(name, str) and name not in ("", "..") and name == PureWindowsPath(name).name and "\0" not in name
 
 
 def plain_name(what: str, name: object) -> str:

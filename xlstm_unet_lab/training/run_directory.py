@@ -71,7 +71,7 @@ class RunDirectory:
             with self._clear_errors():
                 if trouble:
                     warnings.warn(trouble, stacklevel=3)
-                    self._copy("previous", "last")
+                    write_whole(self.path / "last.safetensors", (self.path / "previous.safetensors").read_bytes())
                 self._tidy(progress.step)
                 write_whole(self.path / "environment.json", _as_json(environment))
                 write_whole(self.path / "log.csv", self._mended_log(progress.step, row).encode())
@@ -91,7 +91,7 @@ class RunDirectory:
                 trouble = f"{trouble}the checkpoint {path.name} in {self.path} cannot be read: {error}\n"
                 continue
             lost = f"the run goes on from step {progress.step}, and what it did after that is computed again"
-            return progress, facts.get("row", ""), trouble and trouble + lost
+            return progress, str(facts.get("row", "")), trouble and trouble + lost
         if trouble:
             raise ValueError(f"{trouble}get the folder again from where it is whole, or give another run_directory")
         return Progress(), "", ""
@@ -138,8 +138,8 @@ class RunDirectory:
             if due:
                 save_tensors(tensors, self._optimizer_file(progress.step))
                 sync_tree(self.path, recurse=False)
-                if (self.path / "last.safetensors").exists():
-                    self._copy("last", "previous")
+                if (last := self.path / "last.safetensors").exists():
+                    write_whole(self.path / "previous.safetensors", last.read_bytes())
                 save_weights(predictor.network, self.path / "last.safetensors", facts)
                 sync_tree(self.path, recurse=False)  # the new name must be safe before the old optimiser's file goes
                 self._tidy(progress.step)
@@ -152,9 +152,6 @@ class RunDirectory:
 
     def _optimizer_file(self, step: int) -> Path:
         return self.path / f"optimizer-{step}.safetensors"
-
-    def _copy(self, name: str, other: str) -> None:
-        write_whole(self.path / f"{other}.safetensors", (self.path / f"{name}.safetensors").read_bytes())
 
     def _mended_log(self, step: int, row: str) -> str:
         """The log's rows up to a checkpoint, whose own row is known; warns of those that are lost.
