@@ -39,9 +39,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fetch(
-    url: str, sha256: str | None, target: Path, progress: bool = True, size: int | None = None
-) -> tuple[Path, str]:
+def fetch(url: str, sha256: str | None, target: Path, progress: bool = True, size: int = MOST) -> tuple[Path, str]:
     """Download a file unless it is there already; returns its path and sha256.
 
     A broken download is continued by the next call where the server allows it. The file takes its name only when it is
