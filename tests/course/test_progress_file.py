@@ -86,6 +86,32 @@ def test_the_packages_own_answer_passes_and_does_not_count(path, answer):
     assert dataclasses.replace(read_progress(path)["00.1"], right="") == Attempts(tries=1, how="own")
 
 
+def odd_answers():
+    """Answers that are a student's, whatever they are made of."""
+
+    def with_an_empty_name(prediction, truth):
+        return never if truth is None else dice(prediction, truth)
+
+    def around_itself(prediction, truth):
+        return dice(prediction, truth)
+
+    around_itself.__wrapped__ = around_itself
+    if with_an_empty_name is None:
+        never = 1
+
+    class Callable:
+        def __call__(self, prediction, truth):
+            return dice(prediction, truth)
+
+    return {"empty": with_an_empty_name, "itself": around_itself, "called": Callable(), "part": functools.partial(dice)}
+
+
+@pytest.mark.parametrize("name", odd_answers())
+def test_odd_answers_are_a_students_own(path, name):
+    assert check("00.1", odd_answers()[name]).passed
+    assert read_progress(path)["00.1"].how == "own"
+
+
 def test_after_an_own_answer_nothing_changes_how_it_came(path):
     check("00.1", dice)
     before = read_progress(path)["00.1"]
