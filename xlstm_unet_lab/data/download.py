@@ -253,10 +253,8 @@ def _unpack(archive: Path, folder: Path, limits: UnpackLimits) -> None:
 
 
 def _problem_with_name(name: str) -> str | None:
-    path = PurePosixPath(name)
-    if ".." in path.parts:
-        return "lies outside the target folder"
-    return None if all(map(is_plain, path.parts)) else "has an absolute or unclear name"  # "/" is a part of its own
+    plain = all(map(is_plain, PurePosixPath(name).parts))  # a first "/" is a part of its own
+    return None if plain else "lies outside the target folder, or has an unclear name"
 
 
 def _too_large(count: int, total: int, packed: int, limits: UnpackLimits) -> str | None:
