@@ -272,11 +272,9 @@ def _zip_members(archive: Path) -> Iterator[tuple]:
         bounded.left = None
         for member in bundle.infolist():
             kind = stat.S_IFMT(member.external_attr >> 16)
-            problem = None
+            problem = "is encrypted" if member.flag_bits & 1 else None
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 problem = "is a link or a device"
-            elif member.flag_bits & 1:
-                problem = "is encrypted"
             yield member.filename, member.file_size, problem, lambda folder, m=member: _extract(bundle, m, folder)
 
 
@@ -308,9 +306,8 @@ def _tar_members(archive: Path) -> Iterator[tuple]:
         for member in bundle:
             more = max(0, HEADERS - (bounded.left or 0) - 2 * tarfile.BLOCKSIZE)  # than a plain header has
             bounded.left = None
-            problem = None if member.isfile() or member.isdir() else "is a link or a device"
-            if member.issparse() or member.size < 0:
-                problem = "is not stored as a whole"
+            plain = (member.isfile() or member.isdir()) and not member.issparse() and member.size >= 0
+            problem = None if plain else "is a link or a device, or not stored as a whole"
             extract = functools.partial(bundle.extract, member, filter="data")
             yield member.name, member.size + more, problem, extract
             bounded.left = HEADERS
