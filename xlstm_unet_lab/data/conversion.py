@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from xlstm_unet_lab.data.files import fingerprint, whole_folder
 from xlstm_unet_lab.data.recipe import Track
+from xlstm_unet_lab.ops.stored import read_json
 
 FACTS = "case.json"
 
@@ -39,7 +40,7 @@ def convert_cases(
     finished, totals = out.with_name(f".finished-{out.name}"), Counter[str]()
     for job in track(jobs):
         folder, made_of = finished / job.part / job.name, [fingerprint(file) for file in job.files]
-        facts = json.loads((folder / FACTS).read_text()) if (folder / FACTS).exists() else {}
+        facts = read_json(folder / FACTS) if (folder / FACTS).exists() else {}
         if facts.get("made_of") != made_of:
             with whole_folder(folder) as aside:
                 facts = {"made_of": made_of, "counts": dict(write(job, aside) or {})}
