@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from xlstm_unet_lab.cli.app import Json, Root, app, parse_sizes, print_json, print_table
+from xlstm_unet_lab.cli.app import Json, Root, app, parse_sizes, print_json, print_table, say
 
 
 @app.command()
@@ -26,7 +26,7 @@ def doctor(as_json: Json = False, root: Root = None) -> None:
     else:
         width = max(len(finding.name) for finding in found)
         for finding in found:
-            typer.echo(f"{'ok  ' if finding.ok else 'LACK'}  {finding.name:<{width}}  {finding.value}")
+            say(f"{'ok  ' if finding.ok else 'LACK'}  {finding.name:<{width}}  {finding.value}")
             if finding.advice:
                 typer.secho(f"      {'':<{width}}  -> {finding.advice}", dim=finding.ok, bold=not finding.ok)
     raise typer.Exit(int(not all(finding.ok for finding in found)))
@@ -67,7 +67,7 @@ def prepare(
     if as_json:
         return print_json(folders)
     for folder in folders.values():
-        typer.echo(folder)
+        say(folder)
 
 
 @app.command()

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import TypeGuard
 
+SMALLEST_VOXEL, LARGEST_VOXEL = 1e-6, 1e6  # in mm a nanometre and a kilometre
 BOUNDS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
 
 
@@ -84,7 +85,12 @@ def number(name: str, value: object, fix: str = "", **bounds: float) -> float:
 
 
 def checked_spacing(spacing: object, dimensions: int) -> tuple[float, ...]:
-    """A list or tuple of sizes of a voxel, finite and above 0, one for each of `dimensions`."""
-    if isinstance(spacing, list | tuple) and len(spacing) == dimensions and all(is_number(x, above=0) for x in spacing):
-        return tuple(map(float, spacing))
-    raise ValueError(f"spacing is {spacing!r}, expected {dimensions} finite numbers above 0, one a spatial axis")
+    """A list or tuple of sizes of a voxel, one for each of `dimensions`, none smaller or larger than any there are."""
+    steps = spacing if isinstance(spacing, list | tuple) else ()
+    limits = {"at_least": SMALLEST_VOXEL, "at_most": LARGEST_VOXEL}
+    if len(steps) == dimensions and all(is_number(step, **limits) for step in steps):
+        return tuple(map(float, steps))
+    raise ValueError(
+        f"spacing is {spacing!r}, expected {dimensions} finite numbers above 0, one a spatial axis, from "
+        f"{SMALLEST_VOXEL:g} to {LARGEST_VOXEL:g}"
+    )

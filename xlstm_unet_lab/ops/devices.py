@@ -11,12 +11,12 @@ def available_devices() -> list[str]:
 
 
 def checked_device(device: object, name: str = "device") -> torch.device:
-    """The device, which is here; ValueError, with those that are, for any other and for what is none."""
+    """The device, which is here, as "meta" always is; ValueError, with those that are, for any other."""
     known = available_devices()
     try:
         found = torch.device(device)  # type: ignore[call-overload]  # it refuses what is none
     except (RuntimeError, TypeError, ValueError):
         found = None
-    if found is None or str(found).removesuffix(":0") not in known:
+    if found is None or str(found).removesuffix(":0") not in [*known, "meta"]:
         raise ValueError(f"{name} is {device!r}, which PyTorch does not find here: there is {', '.join(known)}")
     return found

@@ -12,7 +12,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from xlstm_unet_lab.ops.checks import is_number, is_whole
 
 LARGEST = 2**26  # bytes; the largest file that is written here, the splits of 100,000 cases, has some 20 million
-KINDS = {dict: "names with values, {...}", list: "a list, [...]"}
+KINDS: dict[type, str] = {dict: "names with values, {...}", list: "a list, [...]"}
 
 
 def read_json(path: str | Path, expected: type = dict) -> Any:

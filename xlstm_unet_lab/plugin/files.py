@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from xlstm_unet_lab.data.colours import GREY
 from xlstm_unet_lab.data.dataset import SegmentationDataset, load_dataset
@@ -17,6 +16,7 @@ from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.data.registry import recipe_in
 from xlstm_unet_lab.inference.files import case_name, find_cases
 from xlstm_unet_lab.inference.load import facts_of_run, is_run, load_predictor
+from xlstm_unet_lab.ops.devices import available_devices
 from xlstm_unet_lab.ops.stored import read_fields
 from xlstm_unet_lab.overlays.description import Overlay, overlay, overlay_case
 from xlstm_unet_lab.overlays.layers import LayerData, layer_data
@@ -80,8 +80,8 @@ def run_overlay(run_directory: str | Path, *, track: Track = iter) -> Overlay:
         raise ValueError(f"{run_directory} does not name its data set: open an image and use the widget Segment")
     name = facts.recipe.name
     cases = load_dataset(name, "test") or load_dataset(name, "val", fold=facts.fold)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    label = load_predictor(run_directory)(cases.raw(0), cases[0]["spacing"], device=device, track=track)
+    chosen = {"device": available_devices()[0], "track": track}
+    label = load_predictor(run_directory)(cases.raw(0), cases[0]["spacing"], **chosen)
     return overlay_case(cases, 0, prediction=label)
 
 
