@@ -129,7 +129,7 @@ def list_recipes(root: str | Path | None = None) -> pandas.DataFrame:
 
     own, unreadable = _recorded(root)
     recipes = [*map(get_recipe, recipe_names()), *own.values()]
-    rows = (
+    rows = [
         {
             "name": recipe.name,
             "title": recipe.title,
@@ -143,9 +143,10 @@ def list_recipes(root: str | Path | None = None) -> pandas.DataFrame:
             "prepared": (recipe.folder(root) / MARKER).is_file(),
         }
         for recipe in recipes
-    )
-    others = ({"name": path.parent.name, "title": why, "prepared": False} for path, why in unreadable.items())
-    return pandas.DataFrame([*rows, *others]).fillna("")
+    ]
+    blank = dict.fromkeys(rows[0], "") | {"prepared": False}
+    others = [blank | {"name": path.parent.name, "title": why} for path, why in unreadable.items()]
+    return pandas.DataFrame([*rows, *others])
 
 
 def _size(recipe: Recipe) -> str:

@@ -11,7 +11,7 @@ from xlstm_unet_lab.models.presets import build
 from xlstm_unet_lab.models.weights import differences
 
 MOST, LARGEST = 1000, 2**16  # numbers among the arguments of a network, and the largest of them: far beyond any here
-CALLS = 100, 10**5  # of PyTorch while a network is built, for each of its tensors, and besides
+CALLS = 100, 10**4  # of PyTorch while a network is built, for each of its tensors, and besides
 
 
 def rebuild(arguments: object, tensors: Mapping[str, Tensor], where: str) -> nn.Module:
