@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import typer
 from command_line import TRAIN, call
 from typer.testing import CliRunner
 
@@ -272,3 +273,24 @@ def test_what_takes_hours_is_measured_only_when_asked_for(monkeypatch, names, ex
 def test_bench_outside_a_checkout_says_where_they_are(monkeypatch, tmp_path):
     monkeypatch.setattr("xlstm_unet_lab.cli.machine.__file__", str(tmp_path / "a" / "b" / "machine.py"))
     assert "they come with the repository" in call("bench", code=1).stderr
+
+
+def test_names_that_others_chose_are_no_orders_to_a_terminal(tmp_path):
+    name = "\x1b[31mred\n" + b"latin \xe4".decode(errors="surrogateescape")
+    wrong = call("prepare", name, code=2)
+    told = call("evaluate", tmp_path / name, tmp_path / name, code=1)
+    usage = call("evaluate", tmp_path / name, code=2)
+    for result in (wrong, told, usage):
+        assert "\x1b[31mred" not in result.stderr and "Traceback" not in result.stderr
+    table = pd.DataFrame({"case": [name], "dice": [np.float32(0.5)], "none": [np.nan]})
+    for as_json in (False, True):
+        result = CliRunner().invoke(printing(table, as_json))
+        assert result.exit_code == 0 and "\x1b" not in result.stdout
+        if as_json:
+            assert json.loads(result.stdout) == [{"case": name, "dice": 0.5, "none": None}]
+
+
+def printing(table, as_json):
+    small = typer.Typer()
+    small.command()(lambda: print_table(table, as_json))
+    return small

@@ -41,7 +41,7 @@ def root(prepared, tmp_path):
         ('{"own": {"name": "other"}}', "read_by is None"),
         (json.dumps({"own": GOOD | {"read_by": "other"}}), "read_by is 'other'"),
         (json.dumps({"own": GOOD | {"convert": "rm"}}), "convert is 'rm'"),
-        (json.dumps({"own": GOOD | {"labels": ["a"]}}), r"labels is \['a'\], expected Mapping\[str, int\]"),
+        (json.dumps({"own": GOOD | {"labels": ["a"]}}), r"labels is .*, expected Mapping"),
         (json.dumps({"own": GOOD | {"labels": {"a": 1}}}), "must start with background 0"),
         (json.dumps({"own": GOOD | {"label_numbers": {"cell": -5}}}), r"label_numbers holds \[-5\]"),
         (json.dumps({"own": GOOD | {"later": 1}}), "'later' is not known here"),
