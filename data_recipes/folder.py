@@ -31,9 +31,10 @@ from xlstm_unet_lab.data import pictures
 from xlstm_unet_lab.data.conversion import Job, convert_cases
 from xlstm_unet_lab.data.files import files_by_name
 from xlstm_unet_lab.data.images import VOLUMES, Case, read_case, read_label, whole_numbers
+from xlstm_unet_lab.data.label_evidence import check_hard_edges, check_one_convention
 from xlstm_unet_lab.data.nnunet_raw import FOLDS, write_case, write_volume
 from xlstm_unet_lab.data.recipe import Recipe, Track
-from xlstm_unet_lab.data.volumes import check_grid, load_volume, voxels
+from xlstm_unet_lab.data.volumes import check_grid, load_volume, spacing_of, voxels
 from xlstm_unet_lab.ops.checks import is_whole
 from xlstm_unet_lab.ops.stored import read_json
 
@@ -109,17 +110,25 @@ def look_through(source: Path) -> Survey:
     flat, cases = _pair_up(source, problems)
     names, flip_axes = _declared(source / "labels.json", spatial_dims=2 if flat else 3)
     look_at = _look_at_pictures if flat else _look_at_volumes
-    channels, voxels_mm, values = {}, [], set()
+    channels, voxels_mm, numbers = {}, [], {}
     for name, (files, label) in cases.items():
         try:
-            channels[name], voxel, present = look_at(files, label)
+            channels[name], voxel, found = look_at(files, label)
+            if names is None:
+                check_hard_edges("the label", found)
         except ValueError as error:
             problems.append(f"{name}: {error}")
             continue
         voxels_mm.append(voxel)
-        values |= present
+        present = numbers[label.name] = set(np.unique(found).tolist()) - {0}
         if names is not None and present - set(names.values()):
             problems.append(f"{name}: the label holds {sorted(present - set(names.values()))[:5]}, not in labels.json")
+    values = set().union(*numbers.values())
+    if names is None:
+        try:
+            check_one_convention(numbers)
+        except ValueError as error:
+            problems.append(str(error))
     usual = Counter(channels.values()).most_common(1)[0][0] if channels else 0
     problems += [f"{name} has {n} channels, most have {usual}" for name, n in channels.items() if n != usual]
     if len(cases) < FOLDS:
@@ -190,21 +199,19 @@ def _declared(path: Path, spatial_dims: int) -> tuple[dict[str, int] | None, tup
     return {name: number for name, number in ordered if number != 0}, flips
 
 
-def _look_at_pictures(files: list[Path], label: Path) -> tuple[int, float, set[int]]:
+def _look_at_pictures(files: list[Path], label: Path) -> tuple[int, float, np.ndarray]:
     image, found = _read_picture(files).image, read_label(label)[0]
     if found.shape != image.shape[1:]:
         raise ValueError(f"the label has shape {found.shape}, its image {image.shape[1:]}; a label covers its image")
-    return len(image), 1.0, set(np.unique(found).tolist()) - {0}
+    return len(image), 1.0, found
 
 
-def _look_at_volumes(files: list[Path], label: Path) -> tuple[int, float, set[int]]:
+def _look_at_volumes(files: list[Path], label: Path) -> tuple[int, float, np.ndarray]:
     """Of the images only the headers are read, for volumes may be many and large."""
-    from nibabel.affines import voxel_sizes
-
     volumes = [load_volume(path) for path in (*files, label)]
     for path, volume in zip((*files, label), volumes, strict=True):
         check_grid(f"{path.parent.name}/{path.name}", volume, volumes[0])
-    return len(files), float(voxel_sizes(volumes[0].affine).max()), set(np.unique(read_label(label)[0]).tolist()) - {0}
+    return len(files), max(spacing_of(volumes[0].affine)), read_label(label)[0]
 
 
 def _read_picture(files: list[Path]) -> Case:
@@ -235,7 +242,7 @@ def _write(survey: Survey, job: Job, out: Path) -> dict[str, int]:
     known, (*files, label) = np.array([0, *survey.values.values()]), job.files
     if survey.spatial_dims == 2:
         case, numbers = _read_picture(files), np.searchsorted(known, read_label(label)[0])
-        image = case.as_prepared()
+        image = pictures.in_eight_bits(case.parts)
         image = image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)
         write_case(out, job.part, job.name, image, numbers.astype(np.uint8))
         return {"images_scaled_to_8_bits": int(any(part.dtype != np.uint8 for part in case.parts))}

@@ -60,12 +60,12 @@ from tqdm.auto import tqdm
 
 import xlstm_unet_lab as lab
 from data_recipes.phantom_abdomen import LABELS, scene
+from data_recipes.phantom_microscopy import microscopy
 from xlstm_unet_lab.course import check, choose, current_profile, estimate, hint, progress, reveal
 from xlstm_unet_lab.course import lesson_07_probes as probes
 from xlstm_unet_lab.course.lesson_07_runs import start as start_run
 from xlstm_unet_lab.course.pictures.comparison import flaws, lines, loss_curves
 from xlstm_unet_lab.course.pictures.explorers import boundary_tolerance_explorer
-from xlstm_unet_lab.data.phantoms import microscopy
 from xlstm_unet_lab.evaluation import metrics
 from xlstm_unet_lab.figures import cases as figures
 from xlstm_unet_lab.inference.predict import predict_probabilities

@@ -29,7 +29,9 @@ SLOW = (REPOSITORY / "tests" / "slow.txt").read_text(encoding="utf-8").split()
 TOGETHER = ("tests/overlays/", "tests/plugin/")
 
 # No test fails because a machine is slow.
-hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile(
+    "patient", deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("patient")
 
 

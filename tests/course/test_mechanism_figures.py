@@ -101,7 +101,7 @@ def test_chunks_cover_every_pair_once(length, chunk_size):
 def test_chunk_structure_in_words():
     text = mechanisms.chunk_structure(10, 4).description
     assert "10 tokens in 3 chunks of 4, the last of 2: 41.8% of the 55 pairs" in text and "through 2 states" in text
-    with pytest.raises(ValueError, match="chunk_size 0"):
+    with pytest.raises(ValueError, match="chunk_size is 0"):
         mechanisms.chunk_structure(10, 0)
 
 

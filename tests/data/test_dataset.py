@@ -141,7 +141,7 @@ def test_load_dataset_bad_input(colour_set, tmp_path):
     recipe, root = colour_set
     with pytest.raises(ValueError, match="split is 'validation': did you mean 'val'\\? there are train, val"):
         load_dataset(recipe, "validation", root)
-    with pytest.raises(ValueError, match="fold 5 is unknown; folds are the whole numbers 0 to 4"):
+    with pytest.raises(ValueError, match="fold is 5, expected a whole number from 0 to 4"):
         load_dataset(recipe, "val", root, fold=5)
     with pytest.raises(KeyError, match=r"did you mean .*phantom_microscopy"):
         load_dataset("phantom", "train", root)

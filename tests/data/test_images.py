@@ -11,7 +11,7 @@ from imageio.v3 import imwrite
 from PIL import Image
 
 from xlstm_unet_lab.data.images import read_case, read_label
-from xlstm_unet_lab.data.pictures import to_uint8
+from xlstm_unet_lab.data.pictures import in_eight_bits, to_uint8
 
 NUMBERS = np.random.default_rng(0).integers(0, 3, (6, 10)).astype(np.uint8)
 PALETTE = [0, 0, 0, 200, 10, 10, 10, 200, 10]
@@ -38,6 +38,15 @@ def with_palette(path):
     picture.save(path)
 
 
+def shuffled_grey(path):
+    """NUMBERS as grey values, packed as a palette in another order, as programs that make files small do."""
+    order = np.array([2, 0, 1], np.uint8)  # which index stands for each number
+    picture = Image.fromarray(order[NUMBERS], mode="L").convert("P")
+    picture.putdata(order[NUMBERS].ravel().tolist())
+    picture.putpalette(np.repeat(np.argsort(order), 3).tolist())
+    picture.save(path)
+
+
 def grey(dtype=np.uint8, channels=None):
     array = NUMBERS.astype(dtype) if channels is None else np.stack([NUMBERS.astype(dtype)] * channels, -1)
     return lambda path: tifffile.imwrite(path, array) if path.suffix == ".tif" else imwrite(path, array)
@@ -49,6 +58,7 @@ def grey(dtype=np.uint8, channels=None):
         ("two bits.png", lambda path: shallow_png(path, 2)),
         ("four bits.png", lambda path: shallow_png(path, 4)),
         *((f"palette{ending}", with_palette) for ending in (".png", ".bmp", ".tif")),
+        *((f"packed{ending}", shuffled_grey) for ending in (".png", ".bmp", ".tif")),
         *((f"{np.dtype(dtype).name}.tif", grey(dtype)) for dtype in (np.uint16, np.int32, np.int64, np.float32, float)),
         ("16 bits.png", grey(np.uint16)),
         ("grey in three.png", grey(channels=3)),
@@ -86,6 +96,12 @@ def picture(array, **options):
     return lambda path: imwrite(path, array, plugin="pillow", **options)
 
 
+def lossy_tiff(compression):
+    return lambda path: tifffile.imwrite(
+        path, np.kron(NUMBERS, np.full((16, 16), 100, np.uint8)), compression=compression
+    )
+
+
 def tiff(value, dtype=None):
     return lambda path: tifffile.imwrite(path, np.array([[value, 1]], dtype))
 
@@ -103,6 +119,8 @@ def tiff(value, dtype=None):
         ("colour.png", picture(np.eye(4, 12, dtype=np.uint8).reshape(4, 4, 3)), ValueError, "is in colour; a label"),
         ("lossy.jpg", picture(NUMBERS), ValueError, "cannot be read: it is a JPEG file, whose compression changes"),
         ("lossy.png", picture(NUMBERS, extension=".jpg"), ValueError, "it is a JPEG file, whose compression changes"),
+        ("lossy.tif", lossy_tiff("jpeg"), ValueError, r"its compression \(JPEG\) may change the numbers"),
+        ("wavelets.tif", lossy_tiff("jpeg2000"), ValueError, r"its compression \(JPEG2000\) may change the numbers"),
         ("negative.tif", tiff(-1), ValueError, r"holds \[-1\]; a label holds whole numbers from 0 on, below 2\^31"),
         ("id.tif", tiff(2**31), ValueError, r"holds \[2147483648\]; a label"),
         ("rounded.tif", tiff(2**31 - 1, np.float32), ValueError, r"holds \[2147483648\.0\]; a label"),
@@ -129,7 +147,7 @@ def test_an_unknown_code_in_a_header_is_named_with_its_file(tmp_path, place, val
             read(tmp_path / "a.nii")
 
 
-def test_a_picture_as_prepared_has_8_bits_each_file_by_itself(tmp_path):
+def test_each_file_of_a_picture_is_brought_to_8_bits_by_itself(tmp_path):
     """As `folder` prepares it and as networks see it: a faint channel must not fade, one of 8 bits not be stretched."""
     random = np.random.default_rng(1)
     parts = [random.integers(0, top, (6, 10)).astype(dtype) for top, dtype in ((9, np.uint8), (900, np.uint16))]
@@ -137,7 +155,26 @@ def test_a_picture_as_prepared_has_8_bits_each_file_by_itself(tmp_path):
         imwrite(tmp_path / f"{number}.png", part, plugin="pillow")
     case = read_case([tmp_path / "0.png", tmp_path / "1.png"])
     assert np.array_equal(case.image, np.stack(parts))
-    assert np.array_equal(case.as_prepared(), np.stack([parts[0], to_uint8(parts[1])[0]]))
-    stack = random.integers(0, 900, (3, 6, 10)).astype(np.uint16)
-    tifffile.imwrite(tmp_path / "stack.tif", stack, metadata={"axes": "ZYX"})
-    assert np.array_equal(read_case(tmp_path / "stack.tif").as_prepared(), stack[None])
+    assert np.array_equal(in_eight_bits(case.parts), np.stack([parts[0], to_uint8(parts[1])[0]]))
+
+
+def test_rounding_is_no_fraction(tmp_path):
+    for number in (1.00000006, 0.99999, -1e-7):
+        tifffile.imwrite(tmp_path / "a.tif", np.array([[number, 2]]))
+        assert read_label(tmp_path / "a.tif")[0].tolist() == [[round(number), 2]]
+
+
+def test_a_header_that_sets_voxels_into_itself_is_refused(tmp_path):
+    volume(np.ones((2, 3, 4), np.uint8))(tmp_path / "a.nii")
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    content[108:112] = struct.pack("<f", 0.0)
+    (tmp_path / "a.nii").write_bytes(content)
+    for read in (read_case, read_label):
+        with pytest.raises(ValueError, match=r"a\.nii says that its voxels begin at byte 0 .*352 or more"):
+            read(tmp_path / "a.nii")
+
+
+def test_a_spacing_is_the_number_that_was_meant(tmp_path):
+    affine = np.diag([7.7, 0.8, 0.0003, 1.0])
+    nibabel.save(nibabel.Nifti1Image(np.zeros((2, 3, 4), np.uint8), affine), tmp_path / "a.nii.gz")
+    assert read_case(tmp_path / "a.nii.gz").spacing == (0.0003, 0.8, 7.7)

@@ -7,7 +7,7 @@ import json
 import nibabel
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from xlstm_unet_lab.data.dataset import SegmentationDataset
@@ -174,6 +174,7 @@ def test_part_and_name_are_checked(tmp_path, image, label):
 @settings(deadline=None, max_examples=30)
 @given(shift=st.floats(0, 2), axis=st.integers(0, 2), oblique=st.booleans())
 def test_grids_are_one_up_to_a_tenth_of_the_smallest_voxel(shift, axis, oblique):
+    assume(abs(shift - 0.1) > 1e-6)  # just there rounding decides
     affine = np.diag([*SIZES, 1.0])
     if oblique:
         affine[:2, :2] = np.array([[0.8, -0.6], [0.6, 0.8]]) @ affine[:2, :2]

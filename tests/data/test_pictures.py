@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from xlstm_unet_lab.data.pictures import as_rgb, paired, pictures_in, read_picture, read_rgb, to_uint8
+from xlstm_unet_lab.data.pictures import as_rgb, paired, pictures_in, read_channels, read_picture, read_rgb, to_uint8
 
 RANDOM = np.random.default_rng(0)
 GREY = RANDOM.integers(0, 256, (6, 9), dtype=np.uint8)
@@ -97,7 +97,7 @@ def test_a_palette_is_looked_up(tmp_path, ending):
 def test_one_bit_a_pixel_becomes_0_and_255(tmp_path):
     for name in ("a.png", "a.bmp", "a.tif"):
         save(tmp_path / name, np.where(GREY > 127, 255, 0).astype(np.uint8), "1")
-    tifffile.imwrite(tmp_path / "b.tif", GREY > 127)
+    tifffile.imwrite(tmp_path / "b.tif", GREY > 127, photometric="minisblack")
     for name in ("a.png", "a.bmp", "a.tif", "b.tif"):
         read = read_picture(tmp_path / name)
         assert read.dtype == np.uint8 and np.array_equal(read, (GREY > 127) * 255)
@@ -121,7 +121,14 @@ def test_16_bit_grey_png(tmp_path):
     assert read.dtype == np.uint16 and np.array_equal(read, DEEP[..., 0])
 
 
-@pytest.mark.parametrize("options", [{"photometric": "minisblack"}, {"photometric": "rgb", "planarconfig": "separate"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"photometric": "minisblack", "metadata": {"axes": "CYX"}},
+        {"photometric": "minisblack", "imagej": True, "metadata": {"axes": "CYX"}},
+        {"photometric": "rgb", "planarconfig": "separate"},
+    ],
+)
 def test_channels_stored_plane_by_plane_are_moved_last(tmp_path, options):
     tifffile.imwrite(tmp_path / "a.tif", np.moveaxis(DEEP, -1, 0), **options)
     assert np.array_equal(read_picture(tmp_path / "a.tif"), DEEP)
@@ -182,7 +189,7 @@ def cut_short(path):
 @pytest.mark.parametrize(
     ("name", "make", "message"),
     [
-        ("a.tif", five_pages, r"holds uint8 \(5, 6, 9\); one picture"),
+        ("a.tif", five_pages, r"holds uint8 \(5, 6, 9\), axes QYX; one picture"),
         ("a.tif", pages_of_two_sizes, "holds 2 pictures of different shapes"),
         ("a.png", animation, "holds 2 pictures"),
         ("a.png", deep_colour_png, "16-bit colour PNG.*save it as TIFF"),
@@ -251,7 +258,7 @@ def test_a_constant_picture_is_black_and_few_dots_are_seen():
 
 @pytest.mark.parametrize(("low", "high"), [(-1, 50), (50, 50), (0, 101)])
 def test_percentiles_out_of_range_are_refused(low, high):
-    with pytest.raises(ValueError, match=f"low is {low} and high {high}; give two percentiles"):
+    with pytest.raises(ValueError, match=f"(low is {low}|high is {high}), expected a finite number"):
         to_uint8(DEEP, low=low, high=high)
 
 
@@ -293,3 +300,59 @@ def test_no_pictures_at_all(tmp_path, name):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=rf"{name} (is missing|holds no pictures)"):
         pictures_in(tmp_path / name)
+
+
+TAGGED = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+# What a viewer shows for each value of the orientation tag, by NumPy's own turns.
+SHOWN = {
+    **{1: TAGGED, 2: np.fliplr(TAGGED), 3: np.rot90(TAGGED, 2), 4: np.flipud(TAGGED), 5: TAGGED.T},
+    **{6: np.rot90(TAGGED, -1), 7: np.rot90(TAGGED, 2).T, 8: np.rot90(TAGGED), 0: TAGGED, 9: TAGGED},
+}
+
+
+@pytest.mark.parametrize("tag", SHOWN)
+@pytest.mark.parametrize("stored", [False, True], ids=["image", "label"])
+def test_a_file_is_turned_as_its_tag_says(tmp_path, tag, stored):
+    exif = Image.Exif()
+    exif[274] = tag
+    Image.fromarray(TAGGED).save(tmp_path / "a.png", exif=exif)
+    tifffile.imwrite(tmp_path / "a.tif", TAGGED, extratags=[(274, 3, 1, tag, True)])
+    tifffile.imwrite(tmp_path / "b.tif", TAGGED, extratags=[(274, 3, 1, tag, True)], compression="lzw")
+    for name in ("a.png", "a.tif", "b.tif"):
+        assert np.array_equal(read_channels(tmp_path / name, stored=stored), SHOWN[tag][None]), name
+    stack = np.stack([TAGGED, TAGGED // 2])
+    tifffile.imwrite(
+        tmp_path / "c.tif",
+        stack,
+        extratags=[(274, 3, 1, tag, True)],
+        metadata={"axes": "ZYX"},
+        photometric="minisblack",
+    )
+    assert np.array_equal(read_channels(tmp_path / "c.tif", stored=stored)[0], [SHOWN[tag], SHOWN[tag] // 2])
+
+
+def test_a_photo_is_turned_in_colour(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6
+    photo = np.zeros((16, 32, 3), np.uint8)
+    photo[:, :16] = (200, 30, 30)
+    Image.fromarray(photo).save(tmp_path / "a.jpg", exif=exif, quality=95, subsampling=0)
+    read = read_picture(tmp_path / "a.jpg").astype(int)
+    assert read.shape == (32, 16, 3) and np.abs(read - np.rot90(photo, -1)).max() < 20
+
+
+@pytest.mark.parametrize("array", [TAGGED, TAGGED.astype(np.uint16) * 200, TAGGED > 100], ids=["8", "16", "1"])
+def test_where_white_is_0_a_picture_is_inverted_and_a_label_read_as_stored(tmp_path, array):
+    tifffile.imwrite(tmp_path / "a.tif", array, photometric="miniswhite")
+    largest = 255 if array.dtype == bool else np.iinfo(array.dtype).max
+    shown = (~array) * np.uint8(255) if array.dtype == bool else largest - array
+    assert np.array_equal(read_picture(tmp_path / "a.tif"), shown)
+    assert np.array_equal(read_channels(tmp_path / "a.tif", stored=True)[0], array)
+
+
+@pytest.mark.parametrize("axes", ["ZYX", "TYX", "QYX"])
+@pytest.mark.parametrize("count", [2, 3])
+def test_slices_and_time_points_are_no_colours(tmp_path, axes, count):
+    tifffile.imwrite(tmp_path / "a.tif", np.stack([GREY] * count), photometric="minisblack", metadata={"axes": axes})
+    with pytest.raises(ValueError, match=f"axes {axes}; one picture is expected"):
+        read_picture(tmp_path / "a.tif")

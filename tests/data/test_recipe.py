@@ -69,7 +69,7 @@ def test_unknown_recipe_suggests_the_nearest():
         ({"labels": {"background": 0, "interior": 1, "boundary": 3}}, "count on by one"),
         ({"labels": {"interior": 0, "boundary": 1}}, "start with background 0"),
         ({"colours": {"interior": "#000000"}}, r"colours name \['interior'\]; expected one for each of"),
-        ({"spatial_dims": 4}, "spatial_dims is 4; expected one of"),
+        ({"spatial_dims": 4}, "spatial_dims is 4, expected 2 or 3"),
         ({"file_ending": ".jpg"}, "file_ending is '.jpg'"),
         ({"dataset_id": 0}, "dataset_id is 0"),
     ],

@@ -103,12 +103,12 @@ def test_slices_are_trained_on(volumes):
 
 @pytest.mark.parametrize("axis", [3, -1, "z"])
 def test_another_axis_is_refused(volumes, axis):
-    with pytest.raises(ValueError, match="slices are cut across axis 0, 1 or 2 of a 3-D data set"):
+    with pytest.raises(ValueError, match=r"axis is .*expected a whole number from 0 to 2"):
         SliceDataset(volumes, axis)
 
 
 def test_a_set_of_pictures_and_one_without_labels_are_refused(volumes):
-    with pytest.raises(ValueError, match="of a data set with 2 dimensions"):
+    with pytest.raises(ValueError, match="is 2-D; slices are cut from the volumes"):
         SliceDataset(SliceDataset(volumes))
     nothing = type(volumes)(volumes.recipe, volumes.folder, volumes.part, [])
     with pytest.raises(ValueError, match="no slice of the 0 cases holds a label above 0"):

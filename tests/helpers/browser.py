@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -24,6 +25,8 @@ import nbformat
 
 ARTEFACTS = Path(os.environ.get("LAB_ARTEFACTS", Path(__file__).parent / "artefacts"))
 PATIENCE = 600  # seconds for a server, a page or a kernel to start, and for cells to run, on a slow, busy machine
+LIMIT = 50  # ms for another slice, where a million square roots take PROBE ms; on slower machines as much longer
+PROBE = 3
 CHROMIUM = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage")
 # Nothing from the network, no notices over the page, and every cell in the page even where it is not in view.
 SETTINGS = {
@@ -198,3 +201,30 @@ def _wait_for(server: subprocess.Popen, address: str, log: Path) -> None:
         else:
             return
     raise RuntimeError(f"JupyterLab did not start within {PATIENCE} s; its log:\n{log.read_text()[-3000:]}")
+
+
+def slice_times(page, canvas: str) -> tuple[list[float], list[float]]:
+    """Milliseconds that each of 40 other slices took, and that a million square roots took before each of them."""
+    return page.evaluate(
+        f"""async () => {{
+        const canvas = {canvas}, taken = [], probes = [];
+        for (let turn = 0; turn < 40; turn++) {{
+            await new Promise(requestAnimationFrame);
+            const before = performance.now();
+            let sum = 0;
+            for (let number = 0; number < 1_000_000; number++) sum += Math.sqrt(number);
+            const start = performance.now();
+            probes.push(sum > 0 ? start - before : 0);
+            const key = turn < 20 ? "ArrowUp" : "ArrowDown";
+            canvas.dispatchEvent(new KeyboardEvent("keydown", {{ key, bubbles: true }}));
+            canvas.getContext("2d").getImageData(0, 0, 1, 1);
+            taken.push(performance.now() - start);
+        }}
+        return [taken, probes];
+    }}"""
+    )
+
+
+def allowed(probes: list[float]) -> float:
+    """Milliseconds another slice may take on this machine: 50, and on a slower one as many times more."""
+    return LIMIT * max(1, statistics.median(probes) / PROBE)

@@ -1,5 +1,6 @@
 """An overlay describes a case without a viewer: names, colours, errors, scores, words; bad input is refused early."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -111,8 +112,16 @@ def test_pictures_have_one_slice_only():
 def test_the_largest_error_is_no_smaller_than_any_piece(seed, spatial_dims):
     truth, prediction = np.random.default_rng(seed).integers(0, 3, (2, *SIZES[spatial_dims]))
     shown = case(spatial_dims, truth=truth, prediction=prediction)
-    pieces = [ndimage.label(shown.errors == code)[0] for code in (1, 2, 3)]
+    pairs = itertools.permutations(range(3), 2)
+    pieces = [ndimage.label((prediction == found) & (truth == wanted))[0] for found, wanted in pairs]
     assert largest_error(shown).voxels == max(np.bincount(piece.ravel())[1:].max() for piece in pieces)
+
+
+def test_touching_errors_of_two_labels_are_two_errors():
+    truth = box(3, (2, 6), (4, 8)) + 2 * box(3, (2, 6), (8, 11))
+    shown = case(3, truth=truth, prediction=0 * truth)
+    found = largest_error(shown)
+    assert (found.labels, found.kind, found.voxels) == ("liver", "missed", np.count_nonzero(truth == 1))
 
 
 def test_description_in_words():

@@ -5,24 +5,27 @@ import os
 import subprocess
 import sys
 import tomllib
+import warnings
 
 import nibabel
 import npe2
 import numpy as np
 import pytest
 import torch
+from napari.layers import Image, Labels
 from places import HELPERS, REPOSITORY
 from plain_layer import layer
 
 import xlstm_unet_lab as lab
 from xlstm_unet_lab.data.colours import GREY
 from xlstm_unet_lab.data.normalise import normalise
+from xlstm_unet_lab.data.pictures import in_eight_bits
 from xlstm_unet_lab.data.registry import get_recipe, recipe_names
 from xlstm_unet_lab.inference.load import load_predictor, load_run
 from xlstm_unet_lab.plugin import files, widgets
 from xlstm_unet_lab.plugin.exploring import explore_layers
 from xlstm_unet_lab.plugin.mixer_rows import receptive_field
-from xlstm_unet_lab.plugin.tasks import Place, compare, image_of, place_of, segment
+from xlstm_unet_lab.plugin.tasks import Place, compare, lies_like, parts_of, place_of, segment
 
 MANIFEST = REPOSITORY / "xlstm_unet_lab" / "plugin" / "napari.yaml"
 
@@ -92,11 +95,41 @@ def test_triton_loads_beside_an_open_canvas(require_display):
     assert run.returncode == 0, run.stderr[-2000:]
 
 
+TURNS = ({"rotate": 30}, {"shear": [0.3]}, {"affine": np.array([[1.1, 0, 5], [0, 1, 9], [0, 0, 1.0]])})
+
+
+@pytest.mark.parametrize("turn", TURNS, ids=lambda turn: next(iter(turn)))
+def test_what_is_found_lies_on_a_turned_layer(run_directory, turn):
+    image = layer((50, 40), scale=(2, 3), translate=(4, 6), unit="um", **turn)
+    with warnings.catch_warnings(record=True):
+        (prediction, _) = segment(run_directory, [image])
+    truth = Labels(prediction[0], **lies_like(image))
+    (errors,) = compare(truth, [Labels(prediction[0], name="p", **lies_like(image))]).layers
+    for data, keywords in (prediction[:2], errors[:2]):
+        found = Labels(data, **{name: keywords[name] for name in lies_like(image)})
+        for corner in ((0, 0), (30, 30), (49, 39)):
+            np.testing.assert_allclose(found.data_to_world(corner), image.data_to_world(corner))
+    with pytest.raises(ValueError, match="'image' is turned, sheared or registered"):
+        explore_layers(run_directory, [image], (12, 30))
+
+
+def test_a_stretched_layer_has_the_spacing_it_is_stretched_to():
+    stretched = layer(scale=(2, 3), affine=np.diag([5.0, 1.0, 1.0]), rotate=90)
+    assert place_of(stretched).spacing == (2, 15)
+
+
 def test_channels_of_layers():
     grey, colour = layer(), layer((40, 48, 4), rgb=True)
-    np.testing.assert_array_equal(image_of([grey, grey], 2), np.stack([grey.data, grey.data]))
-    np.testing.assert_array_equal(image_of([colour], 2), np.moveaxis(colour.data[..., :3], -1, 0))
-    assert image_of([layer((4, 5, 6))], 3).shape == (1, 4, 5, 6)
+    np.testing.assert_array_equal(parts_of([grey, grey], 2), [grey.data[None], grey.data[None]])
+    np.testing.assert_array_equal(parts_of([colour], 2), [np.moveaxis(colour.data[..., :3], -1, 0)])
+    assert parts_of([layer((4, 5, 6))], 3)[0].shape == (1, 4, 5, 6)
+
+
+def test_of_several_levels_the_finest_is_read():
+    fine = np.random.default_rng(0).random((40, 48))
+    levels = Image([fine, fine[::2, ::2]], multiscale=True)
+    np.testing.assert_array_equal(parts_of([levels], 2), [fine[None]])
+    assert place_of(levels).spacing == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -107,11 +140,12 @@ def test_channels_of_layers():
         ([layer(), layer((40, 40), name="other")], "'image' and 'other' lie on different grids"),
         ([layer(), layer(scale=np.array([2, 1]))], "different grids"),
         ([layer(), layer(translate=np.array([2, 1]))], "different grids"),
+        *(([layer(), layer(**turn)], "different grids") for turn in TURNS),
     ],
 )
 def test_layers_that_do_not_fit(layers, words):
     with pytest.raises(ValueError, match=words):
-        image_of(layers, 2)
+        parts_of(layers, 2)
 
 
 def test_place():
@@ -126,7 +160,7 @@ def test_segment(run_directory):
     expected = lab.predict(load_run(run_directory, "last"), image.data[None], patch_size=(32, 32))
     np.testing.assert_array_equal(prediction[0], expected)
     assert prediction[1]["name"] == "prediction of tiny" and prediction[2] == "labels"
-    assert prediction[1]["translate"] == (4, 6) and prediction[1]["scale"] == (1, 1)
+    assert [list(prediction[1][name]) for name in ("translate", "scale")] == [[4, 6], [1, 1]]
     assert prediction[1]["metadata"]["labels"] == {"interior": (1,), "boundary": (2,)}
     recipe = get_recipe("phantom_microscopy")
     assert {value: prediction[1]["colormap"][value] for value in (1, 2)} == {
@@ -180,7 +214,7 @@ def test_compare(size):
     assert found.table[found.table["prediction"] == "same"]["dice"].tolist() == [1, 1]
     assert [keywords["name"] for _, keywords, _ in found.layers] == ["errors of same", "errors of poor"]
     np.testing.assert_array_equal(found.layers[1][0], (truth != poor).astype(np.uint8))
-    assert found.layers[1][1]["scale"] == (2,) * len(size) and found.layers[1][1]["translate"] == (1,) * len(size)
+    assert [set(found.layers[1][1][name]) for name in ("scale", "translate")] == [{2}, {1}]
     assert found.worst == (0 if len(size) == 2 else 4)
 
 
@@ -224,7 +258,7 @@ def test_explored_layers_lie_on_the_image(run_directory, size):
 def test_explored_field_is_that_of_the_network(run_directory):
     image = layer((32, 32))
     field = explore_layers(run_directory, [image], (9, 20))[0][0][0]
-    patch = torch.from_numpy(normalise(image.data[None]))
+    patch = torch.from_numpy(normalise(in_eight_bits([image.data[None]])))  # as its training data
     np.testing.assert_array_equal(field, receptive_field(load_run(run_directory, "last"), patch, (9, 20)))
 
 

@@ -49,7 +49,7 @@ def test_a_volume_is_segmented_slice_by_slice_under_one_progress_bar(run_directo
     found = [lab.predict(network, one[None], patch_size=PATCH) for one in slices]
     wanted = np.stack(found, AXIS)
     np.testing.assert_array_equal(prediction, wanted)
-    assert totals == [20] * 20 and keywords["scale"] == (1, 1, 1)
+    assert totals == [20] * 20 and list(keywords["scale"]) == [1, 1, 1]
 
 
 def test_the_slice_through_the_pixel_is_explored(run_directory):

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from xlstm_unet_lab.cli.app import Json, Root, app, parse_sizes, print_json, print_table, say
+from xlstm_unet_lab.ops.words import printable_lines
 
 
 @app.command()
@@ -54,8 +55,13 @@ def prepare(
     show_list: Annotated[bool, typer.Option("--list", help="List the data sets, and which are prepared.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Download or make data sets, convert them to nnU-Net's raw format, and print their folders."""
+    """Download or make data sets, convert them to nnU-Net's raw format, and print their folders.
+
+    Beside them (as errors go, so that folders can be handed on) it prints
+    what was found: labels, sizes, spacings, intensities.
+    """
     import xlstm_unet_lab as lab
+    from xlstm_unet_lab.data.registry import found_in
 
     if show_list:
         return print_table(lab.list_recipes(root), as_json)
@@ -67,6 +73,8 @@ def prepare(
     if as_json:
         return print_json(folders)
     for folder in folders.values():
+        for table in found_in(Path(folder)):
+            typer.echo(f"{printable_lines(table.to_string(index=False))}\n", err=True)
         say(folder)
 
 

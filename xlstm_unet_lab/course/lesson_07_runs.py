@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data_recipes.phantom_abdomen import LABELS, scene
+from data_recipes.phantom_microscopy import microscopy
 from xlstm_unet_lab.course.lesson_07_probes import Loss, Run, Step
 from xlstm_unet_lab.data.normalise import normalise
-from xlstm_unet_lab.data.phantoms import microscopy
 from xlstm_unet_lab.evaluation import metrics
 from xlstm_unet_lab.models.presets import build
 from xlstm_unet_lab.nn.vil import MLSTMCell

@@ -19,7 +19,7 @@ from xlstm_unet_lab.data.normalise import NORMALISED, normalise
 from xlstm_unet_lab.data.prepare import prepare
 from xlstm_unet_lab.data.recipe import Recipe, data_root
 from xlstm_unet_lab.data.registry import get_recipe, prepared_folder
-from xlstm_unet_lab.ops.checks import did_you_mean
+from xlstm_unet_lab.ops.checks import one_of, whole_number
 
 SPLITS = ("train", "val", "test", "all")
 
@@ -126,10 +126,9 @@ def load_dataset(
     Raises ValueError for an unknown split or fold, KeyError for an unknown recipe, FileNotFoundError when not prepared.
     """
     recipe = get_recipe(recipe, root) if isinstance(recipe, str) else recipe
-    if split not in SPLITS:
-        raise ValueError(f"split is {split!r}: {did_you_mean(split, SPLITS)}")
-    if isinstance(fold, bool) or fold not in range(FOLDS):
-        raise ValueError(f"fold {fold!r} is unknown; folds are the whole numbers 0 to {FOLDS - 1}")
+    one_of("split", split, SPLITS)
+    whole_number("fold", fold, 0, FOLDS - 1)
+    whole_number("cache_bytes", cache_bytes, 0)
     folder = prepared_folder(recipe, root)
     if folder is None:
         if not recipe.made_here:

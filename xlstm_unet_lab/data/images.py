@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xlstm_unet_lab.data import pictures
-from xlstm_unet_lab.data.volumes import check_grid, load_volume, voxels
+from xlstm_unet_lab.data.volumes import check_grid, load_volume, spacing_of, voxels
 from xlstm_unet_lab.ops.files import write_whole
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Encode = Callable[[np.ndarray], bytes]
 VOLUMES = (".nii.gz", ".nii")
 ENDINGS = (*VOLUMES, *pictures.ENDINGS)
+ROUNDING = 1e-4  # what a number may be off a whole one: files that scale their numbers round them
 LABEL_ENDINGS = dict.fromkeys(pictures.ENDINGS, ".png") | dict.fromkeys(pictures.TIFF, ".tif")
 LABEL_ENDINGS |= {volume: volume for volume in VOLUMES}
 
@@ -43,16 +44,6 @@ class Case:
     def image(self) -> np.ndarray:
         """The channels of all files, (C, *spatial), as stored."""
         return self.parts[0] if len(self.parts) == 1 else np.concatenate(self.parts)
-
-    def as_prepared(self) -> np.ndarray:
-        """The image as prepared data holds it, (C, *spatial): what a network was trained on and must see again.
-
-        A picture is brought to 8 bits, each of its files by itself, so that a faint stain does not fade beside a bright
-        one. Volumes, and stacks of slices, stay as they are stored.
-        """
-        if self.unit == "mm" or len(self.spacing) == 3:
-            return self.image
-        return np.concatenate([pictures.to_uint8(part)[0] for part in self.parts])
 
     def write(self, folder: Path, name: str, found: np.ndarray) -> Path:
         """Write what was found at every position, (*spatial), to a file on the input's own grid; returns its path.
@@ -95,7 +86,7 @@ def read_label(path: str | Path) -> tuple[np.ndarray, tuple[float, ...]]:
 def whole_numbers(what: str, label: np.ndarray) -> np.ndarray:
     """The numbers of a label as int32; ValueError, with some of them, unless all are whole and from 0 on."""
     whole = np.rint(label) if label.dtype.kind == "f" else label
-    right = (whole == label) & (whole >= 0) & (whole < 2**31)
+    right = (np.abs(whole - label) <= ROUNDING if label.dtype.kind == "f" else True) & (whole >= 0) & (whole < 2**31)
     if not right.all():
         wrong = np.unique(label[~right])[:3].tolist()
         raise ValueError(f"{what} holds {wrong}; a label holds whole numbers from 0 on, below 2^31")
@@ -133,7 +124,6 @@ def _read(files: Sequence[Path], spatial_dims: int | None, stored: bool = False)
 
 
 def _read_volumes(files: Sequence[Path], kind: str) -> Case:
-    from nibabel.affines import voxel_sizes
     from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
     volumes = [load_volume(file) for file in files]
@@ -144,7 +134,7 @@ def _read_volumes(files: Sequence[Path], kind: str) -> Case:
     arrays = [apply_orientation(voxels(file.name, volume), turn) for file, volume in zip(files, volumes, strict=True)]
     parts = tuple(np.ascontiguousarray(array.transpose()[None]) for array in arrays)  # NIfTI stores (x, y, z)
     # Of the affine, which says where the voxels lie: the sizes beside it in the header may contradict it.
-    spacing = tuple(voxel_sizes(first.affine @ inv_ornt_aff(turn, first.shape))[::-1].tolist())
+    spacing = spacing_of(first.affine @ inv_ornt_aff(turn, first.shape))[::-1]
     return Case(parts, spacing, "mm", kind, _nifti_encoder(first, turn, compressed=kind == ".nii.gz"))
 
 
@@ -168,16 +158,8 @@ def _read_pictures(files: Sequence[Path], kind: str, spatial_dims: int | None, s
     for file, part in zip(files, parts, strict=True):
         if part.shape[1:] != parts[0].shape[1:]:
             raise ValueError(f"{file} has shape {part.shape}, {files[0].name} {parts[0].shape}; they must agree")
-    encode = partial(_tiff, **_resolution(files[0])) if kind in pictures.TIFF else _png
+    encode = partial(_tiff, **pictures.resolution_of(files[0])) if kind in pictures.TIFF else _png
     return Case(tuple(parts), (1.0,) * (parts[0].ndim - 1), "pixel", LABEL_ENDINGS[kind], encode)
-
-
-def _resolution(file: Path) -> dict:
-    """The resolution of a TIFF file, as keyword arguments of `tifffile.imwrite`."""
-    import tifffile
-
-    with tifffile.TiffFile(file) as tiff:
-        return {"resolution": tiff.pages[0].resolution, "resolutionunit": tiff.pages[0].resolutionunit}
 
 
 def _tiff(found: np.ndarray, **spaced) -> bytes:

@@ -16,6 +16,7 @@ import numpy as np
 from xlstm_unet_lab.data.files import check_pairs
 from xlstm_unet_lab.data.images import whole_label
 from xlstm_unet_lab.data.volumes import check_grid, voxels
+from xlstm_unet_lab.ops.checks import one_of
 from xlstm_unet_lab.ops.stored import fits, read_json
 
 if TYPE_CHECKING:
@@ -99,8 +100,7 @@ def _intensities(what: str, image: nibabel.Nifti1Image) -> np.ndarray:
 
 def check_part(part: str) -> None:
     """ValueError unless the part is one of the two that nnU-Net knows."""
-    if part not in ("Tr", "Ts"):
-        raise ValueError(f'part is {part!r}; give "Tr" for training or "Ts" for test')
+    one_of("part", part, ("Tr", "Ts"))
 
 
 def case_names(folder: Path, part: str, file_ending: str) -> list[str]:

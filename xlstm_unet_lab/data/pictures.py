@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xlstm_unet_lab.data.files import check_pairs, files_by_name
+from xlstm_unet_lab.data.files import check_pairs, files_by_name, without_path
+from xlstm_unet_lab.ops.checks import number
+
+if TYPE_CHECKING:
+    import tifffile
 
 TIFF = (".tif", ".tiff")
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", *TIFF)
 TRANSPARENCY = ((1,), (2,))  # what ExtraSamples of a TIFF say of a last channel that is alpha, associated or not
+ORIENTATION = 274  # the tag of EXIF and TIFF
+# Its values, and how the rows and columns stored become those shown: whether they change places, then the step along
+# each. Source: TIFF 6.0, section 8 (Orientation).
+TURNS = {2: (False, 1, -1), 3: (False, -1, -1), 4: (False, -1, 1)}
+TURNS |= {5: (True, 1, 1), 6: (True, 1, -1), 7: (True, -1, -1), 8: (True, -1, 1)}
+# Compressions of TIFF that change no number: none, CCITT, LZW, deflate (twice), PackBits, LZMA, Zstandard (twice), PNG.
+WITHOUT_LOSS = (1, 2, 3, 4, 5, 8, 32946, 32773, 34925, 34926, 50000, 34933)
 
 
 def read_channels(path: Path, spatial_dims: int | None = None, *, stored: bool = False) -> np.ndarray:
     """One PNG, JPEG, BMP or TIFF file as viewers show it: (C, y, x) with C 1 or 3, or a TIFF stack (C, z, y, x).
 
-    The dtype is the file's: uint8, or uint16, int32, float32 ... for deeper pictures. Transparency, which a TIFF must
-    name as such, is left out, a palette is looked up, and samples of fewer than 8 bits are stretched to 0 ... 255.
-    spatial_dims: 2 takes three pages or planes of a TIFF for the three colours, 3 takes pages for slices, and None does
-    so unless the file says otherwise. stored: the samples as they lie in the file, for labels: the indices of a
-    palette, and fewer bits not stretched.
+    The dtype is the file's: uint8, or uint16, int32, float32 ... for deeper pictures. It is turned as its orientation
+    says (EXIF, TIFF). Transparency, which a TIFF must name as such, is left out, a palette is looked up, samples of
+    fewer than 8 bits are stretched to 0 ... 255, and where white is 0 it becomes the largest value.
+    spatial_dims: 2 reads a picture, 3 a stack of slices, and None whichever the axes of a TIFF say; pages without a
+    name are slices. stored: for labels, the samples as they lie in the file: fewer bits not stretched, and of a palette
+    the indices, or the grey values where all its colours are grey.
     Raises FileNotFoundError, and ValueError, naming the file, for another ending, several pictures in one file, another
-    number of channels, NaN or infinity, a 16-bit colour PNG (only 8 of its bits could be read), stored samples of a
-    JPEG (which are lost) and what cannot be decoded.
+    number of channels, slices or time points where a picture is expected, NaN or infinity, a 16-bit colour PNG (only 8
+    of its bits could be read), and what cannot be decoded; with stored also for a compression that changes numbers
+    (JPEG, whatever the ending).
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing")
@@ -31,14 +46,14 @@ def read_channels(path: Path, spatial_dims: int | None = None, *, stored: bool =
     if ending not in ENDINGS:
         raise ValueError(f"{path} ends in {path.suffix!r}; pictures end in {', '.join(ENDINGS)}")
     try:
-        array = _read_tiff(path, spatial_dims, stored) if ending in TIFF else _read_with_pillow(path, stored)
+        array, orientation = (_read_tiff if ending in TIFF else _read_with_pillow)(path, spatial_dims, stored)
         if array.dtype == bool:
             array = array.astype(np.uint8) * np.uint8(1 if stored else 255)
         if array.dtype.kind not in "uif" or not np.isfinite(array).all():
             raise ValueError(f"it holds values of type {array.dtype}, NaN or infinity; replace them first")
-        return array
+        return _upright(array, orientation)
     except Exception as error:  # the decoders raise errors of many kinds, few of which name the file
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        raise ValueError(f"{path} cannot be read: {without_path(error, path)}") from error
 
 
 def read_picture(path: str | Path) -> np.ndarray:
@@ -47,7 +62,25 @@ def read_picture(path: str | Path) -> np.ndarray:
     return np.ascontiguousarray(channels[0] if len(channels) == 1 else np.moveaxis(channels, 0, -1))
 
 
-def _read_with_pillow(path: Path, stored: bool) -> np.ndarray:
+def resolution_of(path: Path) -> dict:
+    """The resolution of a TIFF file, of the picture turned upright, as keyword arguments of `tifffile.imwrite`."""
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        page = file.pages[0]
+        swapped, *_ = TURNS.get(_orientation_of(page), (False,))
+        return {"resolution": page.resolution[:: -1 if swapped else 1], "resolutionunit": page.resolutionunit}
+
+
+def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
+    """(..., y, x) as stored -> as viewers show it; an orientation that there is not is none."""
+    swapped, down, right = TURNS.get(orientation, (False, 1, 1))
+    array = array.swapaxes(-2, -1) if swapped else array
+    return np.ascontiguousarray(array[..., ::down, ::right])
+
+
+def _read_with_pillow(path: Path, _spatial_dims: int | None, stored: bool) -> tuple[np.ndarray, int]:
+    """Channels as stored, (C, y, x), and the orientation."""
     from PIL import Image
 
     image: Image.Image
@@ -60,16 +93,20 @@ def _read_with_pillow(path: Path, stored: bool) -> np.ndarray:
             raise ValueError("it is a 16-bit colour PNG, of which 8 bits would be lost; save it as TIFF")
         if stored and kind == "JPEG":
             raise ValueError("it is a JPEG file, whose compression changes the numbers; save it as PNG")
+        image.load()
+        orientation = image.getexif().get(ORIENTATION, 1)  # Pillow turns a TIFF itself, and takes the tag away
         if image.mode == "LA":
             image = image.convert("L")
         elif image.mode not in ("1", "L", "I", "I;16", "I;16B", "F") and not (stored and image.mode == "P"):
             image = image.convert("RGB")
         array = np.asarray(image)
+        if image.mode == "P":
+            array = _numbers_of(array, np.reshape(image.getpalette("RGB"), (-1, 3)))
         if kind == "PNG" and image.mode == "I":
             array = array.astype(np.uint16)  # older releases of Pillow hand out 16-bit grey files as 32-bit integers
         if stored and image.mode == "L" and depth < 8:
             array = array // (255 // (2**depth - 1))  # Pillow has stretched them
-        return _channels_of_picture(array)
+        return _channels_of_picture(array), orientation
 
 
 def _bits_of_png(path: Path) -> tuple[int, bool]:
@@ -79,40 +116,68 @@ def _bits_of_png(path: Path) -> tuple[int, bool]:
     return depth, depth == 16 and colour_type != 0
 
 
-def _read_tiff(path: Path, spatial_dims: int | None, stored: bool) -> np.ndarray:
+def _numbers_of(indices: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """The label in a file with a palette (n, 3): indices where they stand for colours. Where all are grey the file is a
+    grey one that was packed, in whatever order, and its numbers are the grey values."""
+    used = palette[np.unique(indices), 0]
+    grey = (palette == palette[:, :1]).all() and len(np.unique(used)) == len(used)
+    return palette[indices, 0].astype(np.uint8) if grey else indices
+
+
+def _read_tiff(path: Path, spatial_dims: int | None, stored: bool) -> tuple[np.ndarray, int]:
+    """Channels as stored, (C, *spatial), and the orientation."""
     import tifffile
 
     with tifffile.TiffFile(path) as file:
         series = file.series[0]
-        if spatial_dims == 3 or (spatial_dims is None and len(set(series.axes) - set("CS")) > 2):
-            return _channels_of_stack(series.asarray(), series.axes)
-        if len(file.series) != 1:
-            raise ValueError(f"it holds {len(file.series)} pictures of different shapes; one a file is expected")
         page, axes = series.keyframe, series.get_axes(squeeze=True)
+        as_stack = spatial_dims == 3 or (spatial_dims is None and len(set(axes) - set("CS")) > 2)
+        if not as_stack and len(file.series) != 1:
+            raise ValueError(f"it holds {len(file.series)} pictures of different shapes; one a file is expected")
         transparent = page.extrasamples in TRANSPARENCY
         if page.samplesperpixel - transparent not in (1, 3):  # asked before Pillow may read it, which drops the others
             raise ValueError(f"it holds {page.samplesperpixel} channels; save it as RGB, or the channels as grey files")
+        white_is_zero = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
+        if stored and page.compression not in WITHOUT_LOSS:
+            raise ValueError(
+                f"its compression ({page.compression.name}) may change the numbers; save it without, or as PNG"
+            )
         try:
             array = series.asarray().reshape(series.get_shape(squeeze=True))
         except ValueError as error:
-            if "imagecodecs" not in str(error):
+            if "imagecodecs" not in str(error) or as_stack or white_is_zero:
                 raise
-            return _read_with_pillow(path, stored)  # which brings decoders of its own for LZW and JPEG inside a TIFF
-        if page.colormap is not None and page.photometric == tifffile.PHOTOMETRIC.PALETTE and not stored:
-            array = (page.colormap.T[array] >> 8).astype(np.uint8)  # the palette holds 16 bits a colour
-        elif "S" in axes:  # samples: the channels of a pixel, stored together or plane by plane
-            array = np.moveaxis(array, axes.index("S"), -1)
-            array = array[..., :-1] if transparent else array
-        elif array.ndim == 3 and len(array) == 3:
-            array = np.moveaxis(array, 0, -1)
-        return _channels_of_picture(array)
+            # Pillow brings decoders of its own for LZW and JPEG inside a TIFF.
+            return _read_with_pillow(path, spatial_dims, stored)
+        if white_is_zero and not stored:
+            array = ~array if array.dtype == bool else np.uint64(2**page.bitspersample - 1).astype(array.dtype) - array
+        if page.colormap is not None and page.photometric == tifffile.PHOTOMETRIC.PALETTE:
+            palette = page.colormap.T >> 8  # which holds 16 bits a colour
+            array = _numbers_of(array, palette) if stored else palette[array].astype(np.uint8)
+            axes += "" if stored else "S"
+        if transparent:
+            array = array.take(range(page.samplesperpixel - 1), axes.index("S"))
+        as_channels = _channels_of_stack if as_stack else _channels_of_picture
+        return as_channels(array, axes), _orientation_of(page)
 
 
-def _channels_of_picture(array: np.ndarray) -> np.ndarray:
-    """(y, x) or (y, x, C) as (C, y, x)."""
-    if array.ndim not in (2, 3) or array.shape[2:] not in ((), (1,), (3,)) or not array.size:
-        raise ValueError(f"it holds {array.dtype} {array.shape}; one picture, (y, x) or (y, x, 3), is expected")
-    return np.moveaxis(np.atleast_3d(array), -1, 0)
+def _orientation_of(page: tifffile.TiffPage) -> int:
+    return page.tags.valueof(ORIENTATION, 1)
+
+
+def _channels_of_picture(array: np.ndarray, axes: str = "") -> np.ndarray:
+    """(y, x) or (y, x, C) as (C, y, x); of a TIFF in whatever order of the axes, a letter each as tifffile has them."""
+    letters = axes.replace("C", "S") or "YXS"[: array.ndim]
+    if sorted(letters) not in (["X", "Y"], ["S", "X", "Y"]) or not array.size:
+        raise ValueError(
+            f"it holds {array.dtype} {array.shape}, axes {axes or letters}; one picture is expected, "
+            "and beside its rows and columns only an axis of channels that the file calls so"
+        )
+    array = array.transpose([letters.index(letter) for letter in "SYX" if letter in letters])
+    array = array if "S" in letters else array[None]
+    if len(array) not in (1, 3):
+        raise ValueError(f"it holds {len(array)} channels; save it as RGB, or the channels as grey files")
+    return array
 
 
 def _channels_of_stack(array: np.ndarray, axes: str) -> np.ndarray:
@@ -149,8 +214,8 @@ def to_uint8(
     percentiles are equal (few bright dots on black) the extremes are taken; a constant picture becomes 0.
     Raises ValueError for percentiles out of order or range, and for NaN or infinity in the picture.
     """
-    if not 0 <= low < high <= 100:
-        raise ValueError(f"low is {low} and high {high}; give two percentiles, 0 <= low < high <= 100")
+    high = number("high", high, above=0, at_most=100, fix=", a percentile")
+    low = number("low", low, at_least=0, below=high, fix=", a percentile")
     if picture.dtype == np.uint8:
         return picture, None
     if not np.isfinite(picture).all():
@@ -161,6 +226,12 @@ def to_uint8(
     values = picture.astype(np.result_type(picture.dtype, np.float32))
     scaled = (values - bottom) / ((top - bottom) or 1.0)
     return np.rint(scaled.clip(0, 1) * 255).astype(np.uint8), (bottom, top)
+
+
+def in_eight_bits(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """The files (or layers) of one picture, (C, y, x) each, as one in 8 bits: each scaled by itself, as `to_uint8`
+    does, so that a faint stain does not fade beside a bright one."""
+    return np.concatenate([to_uint8(part)[0] for part in parts])
 
 
 def pictures_in(folder: Path) -> dict[str, Path]:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from xlstm_unet_lab.data.download import DEFAULT_LIMITS, UnpackLimits
 from xlstm_unet_lab.data.targets import Targets, check_label_values
+from xlstm_unet_lab.ops.checks import checked_spatial_dims, one_of, whole_number
 
 Track = Callable[[Iterable], Iterable]  # wraps what a recipe loops over, to draw a progress bar
 
@@ -86,15 +87,10 @@ class Recipe:
         unknown = {value for values in self.regions.values() for value in values} - set(self.labels.values())
         if unknown:
             raise ValueError(f"regions {dict(self.regions)} cover {sorted(unknown)}, which no label has")
-        choices = {
-            "spatial_dims": (2, 3),
-            "spacing_unit": ("mm", "pixel"),
-            "file_ending": (".png", ".nii.gz"),
-            "dataset_id": range(1, 1000),
-        }
-        for what, allowed in choices.items():
-            if getattr(self, what) not in allowed:
-                raise ValueError(f"{what} is {getattr(self, what)!r}; expected one of {allowed}")
+        checked_spatial_dims(self.spatial_dims)
+        whole_number("dataset_id", self.dataset_id, 1, 999)
+        one_of("spacing_unit", self.spacing_unit, ("mm", "pixel"))
+        one_of("file_ending", self.file_ending, (".png", ".nii.gz"))
 
     @property
     def targets(self) -> Targets:

@@ -26,6 +26,7 @@ class Marker(TypedDict):
     name: str | None
     version: int | None
     source: Mapping[str, Any] | None
+    found: Mapping[str, tuple[Mapping[str, Any], ...]] | None  # what lies in the folder, in tables
     own: Mapping[str, Any] | None  # the recipe of a user's own files, where it was read off them
 
 
@@ -60,6 +61,14 @@ def recipe_in(folder: Path, root: str | Path | None = None) -> Recipe | None:
     """The recipe that prepared a folder; None where none did. `root`: of a user's own files, where it was prepared."""
     marker = folder / MARKER
     return get_recipe(read_fields(marker, Marker)["name"], root or folder.parent) if marker.is_file() else None
+
+
+def found_in(folder: Path) -> list[pandas.DataFrame]:
+    """The tables of `found.look_over` that `prepare` kept of a folder; none of one that older versions prepared."""
+    import pandas
+
+    found = read_fields(folder / MARKER, Marker)["found"] or {}
+    return [pandas.DataFrame(rows) for rows in found.values()]
 
 
 def own_recipes(root: str | Path | None = None) -> dict[str, Recipe]:

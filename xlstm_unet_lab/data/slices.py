@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from xlstm_unet_lab.data.dataset import SegmentationDataset
 from xlstm_unet_lab.data.normalise import normalise
+from xlstm_unet_lab.ops.checks import flag, whole_number
 
 AXES = "zyx"
 
@@ -25,11 +26,10 @@ class SliceDataset(Dataset):
     """
 
     def __init__(self, dataset: SegmentationDataset, axis: int = 0, foreground_only: bool = False):
-        if dataset.recipe.spatial_dims != 3 or axis not in range(3):
-            raise ValueError(
-                f"axis {axis!r} of a data set with {dataset.recipe.spatial_dims} dimensions was asked for; slices are "
-                "cut across axis 0, 1 or 2 of a 3-D data set"
-            )
+        axis = whole_number("axis", axis, 0, 2)
+        flag("foreground_only", foreground_only)
+        if dataset.recipe.spatial_dims != 3:
+            raise ValueError(f"{dataset.recipe.name} is 2-D; slices are cut from the volumes of a 3-D data set")
         self.dataset, self.axis = dataset, axis
         self.facts = replace(dataset.facts, slice_axis=axis)
         self.recipe = replace(dataset.recipe, spatial_dims=2, flip_axes=self.facts.flip_axes)

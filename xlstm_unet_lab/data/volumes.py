@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from xlstm_unet_lab.data.files import without_path
+
 if TYPE_CHECKING:
     import nibabel
 
@@ -29,9 +31,22 @@ def load_volume(path: Path) -> nibabel.Nifti1Image:
     except Exception as error:  # nibabel has its own for every kind of fault in a header
         raise ValueError(
             f"{path} is not a NIfTI file that can be read, or a code in its header is unknown "
-            f"({type(error).__name__}: {error}); get it again"
+            f"({type(error).__name__}: {without_path(error, path)}); get it again"
         ) from error
+    header, begin = volume.header, cast("nibabel.arrayproxy.ArrayProxy", volume.dataobj).offset
+    if header.is_single and begin < header.single_vox_offset:  # nibabel would take the header for voxels
+        raise ValueError(
+            f"{path} says that its voxels begin at byte {begin} (vox_offset), inside its header; "
+            f"{header.single_vox_offset} or more is expected: write it again with the program it comes from"
+        )
     return volume
+
+
+def spacing_of(affine: np.ndarray) -> tuple[float, ...]:
+    """The sizes of a voxel along the three axes, in mm. Headers hold 32-bit numbers, of which six digits are meant."""
+    from nibabel.affines import voxel_sizes
+
+    return tuple(float(f"{size:.6g}") for size in voxel_sizes(affine))
 
 
 def voxels(what: str, volume: nibabel.Nifti1Image) -> np.ndarray:
@@ -39,7 +54,10 @@ def voxels(what: str, volume: nibabel.Nifti1Image) -> np.ndarray:
     try:
         array = np.asarray(volume.dataobj)
     except Exception as error:  # of the disk, of gzip, of nibabel
-        raise ValueError(f"{what} cannot be read from {volume.get_filename()}: {error}; get the file again") from error
+        path = Path(volume.get_filename())
+        raise ValueError(
+            f"{what} cannot be read from {path}: {without_path(error, path)}; get the file again"
+        ) from error
     if array.dtype.kind not in "iuf":
         raise ValueError(f"{what} holds values of type {array.dtype}; integers or floats are expected")
     return array
@@ -47,13 +65,13 @@ def voxels(what: str, volume: nibabel.Nifti1Image) -> np.ndarray:
 
 def check_grid(what: str, volume: nibabel.Nifti1Image, reference: nibabel.Nifti1Image) -> None:
     """ValueError unless `volume` is three-dimensional, has voxels of some size, and lies on the grid of `reference`."""
-    from nibabel.affines import apply_affine, voxel_sizes
+    from nibabel.affines import apply_affine
 
-    sizes, unit = voxel_sizes(volume.affine), volume.header.get_xyzt_units()[0]
+    sizes, unit = spacing_of(volume.affine), volume.header.get_xyzt_units()[0]
     if len(volume.shape) != 3 or 0 in volume.shape:
         raise ValueError(f"{what} has shape {volume.shape}; one three-dimensional volume is expected")
     if not np.isfinite(volume.affine).all() or np.linalg.det(volume.affine) == 0 or unit not in ("mm", "unknown"):
-        raise ValueError(f"{what} has voxels of {sizes.tolist()} {unit}; sizes above 0 in mm are expected")
+        raise ValueError(f"{what} has voxels of {list(sizes)} {unit}; sizes above 0 in mm are expected")
     if volume.shape != reference.shape:
         raise ValueError(
             f"{what} has shape {volume.shape}, the first image {reference.shape}; both must share one grid"
@@ -61,7 +79,7 @@ def check_grid(what: str, volume: nibabel.Nifti1Image, reference: nibabel.Nifti1
     corners = np.array(list(itertools.product(*((0, length - 1) for length in volume.shape))))
     shifts = apply_affine(volume.affine, corners) - apply_affine(reference.affine, corners)
     furthest = np.linalg.norm(shifts, axis=1).max()
-    if furthest > SAME_GRID * sizes.min():
+    if furthest > SAME_GRID * min(sizes):
         raise ValueError(
             f"{what} lies up to {furthest:.3g} mm off the first image (affine {volume.affine.round(3).tolist()}, the "
             f"first image's {reference.affine.round(3).tolist()}); resample it to the first image's grid"

@@ -14,6 +14,7 @@ from xlstm_unet_lab.data.dataset import SegmentationDataset, load_dataset
 from xlstm_unet_lab.data.files import check_pairs, files_by_name
 from xlstm_unet_lab.data.images import ENDINGS, ending, read_case, read_label
 from xlstm_unet_lab.data.instance_labels import LABELS
+from xlstm_unet_lab.data.label_evidence import check_hard_edges, check_one_convention
 from xlstm_unet_lab.data.recipe import Recipe
 from xlstm_unet_lab.data.registry import get_recipe, recipe_in
 from xlstm_unet_lab.data.volumes import check_grid, load_volume
@@ -179,6 +180,12 @@ def _known(recipe: Recipe) -> tuple[dict, dict[int, str], str]:
 
 def _found_in(paths: Collection[Path]) -> tuple[dict, dict[int, str]]:
     """The same but the credit, as label files show it: every value but 0 is a label."""
-    values = sorted({value for path in paths for value in np.unique(read_label(path)[0]).tolist()} - {0})
+    numbers = {}
+    for path in paths:
+        label, _ = read_label(path)
+        check_hard_edges(str(path), label)
+        numbers[path.name] = set(np.unique(label).tolist()) - {0}
+    check_one_convention(numbers)
+    values = sorted(set().union(*numbers.values()))
     names = {f"label {value}": value for value in values}
     return {"labels": names, "unit": read_case(next(iter(paths))).unit}, label_colours(names)

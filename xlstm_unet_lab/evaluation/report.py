@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xlstm_unet_lab.evaluation.metrics import dice, hausdorff95, instance_f1, surface_dice
+from xlstm_unet_lab.ops.checks import number, whole_number
 
 if TYPE_CHECKING:
     import pandas
@@ -145,8 +146,8 @@ def bootstrap_interval(
     values = np.asarray(values, float)
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
         raise ValueError(f"values of shape {values.shape} must be one row of finite numbers, one a case, at least one")
-    if not 0 < level < 1 or samples < 1:
-        raise ValueError(f"level={level} must lie between 0 and 1 and samples={samples} be at least 1")
+    number("level", level, above=0, below=1)
+    whole_number("samples", samples)
     names = list(range(len(values)) if groups is None else groups)
     if len(names) != len(values):
         raise ValueError(f"groups name {len(names)} values, there are {len(values)}: give a group for each of them")

@@ -147,7 +147,7 @@ def _everything(
     predictor: TrainedNetwork, case: Case, uncertainty: bool | Sequence[int], options: dict
 ) -> dict[str, np.ndarray]:
     """The "label" of one image and what is written beside it, by the name of its folder; each (*spatial)."""
-    image, spacing = case.as_prepared(), case.spacing if case.unit == "mm" else None
+    image, spacing = predictor.as_prepared(*case.parts), case.spacing if case.unit == "mm" else None
     if uncertainty is False:
         found = {"label": predictor(image, spacing, **options)}
     else:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from xlstm_unet_lab.data.cases import Cases, Facts, median_spacing
 from xlstm_unet_lab.data.colours import label_colours
 from xlstm_unet_lab.data.instance_labels import LABELS
-from xlstm_unet_lab.data.pictures import to_uint8
+from xlstm_unet_lab.data.pictures import in_eight_bits
 from xlstm_unet_lab.data.targets import Targets, check_label_values
 from xlstm_unet_lab.inference.mirror import checked_axes
 from xlstm_unet_lab.models.presets import arguments_of
@@ -166,12 +166,12 @@ class TrainedNetwork(ABC):
         numbers = [0, *self.label_numbers.values()]
         return np.array(numbers, np.min_scalar_type(max(numbers)))[label]
 
-    def as_prepared(self, image: np.ndarray) -> np.ndarray:
-        """The image as a prepared data set holds it: a picture in 8 bits, a grey one in all channels of a network for
-        colour. A volume stays as it is."""
+    def as_prepared(self, *parts: np.ndarray) -> np.ndarray:
+        """The files (or layers) of one image, (C, *spatial) each, as a prepared data set holds it: a picture in 8 bits,
+        a grey one in all channels of a network for colour. A volume stays as it is, and so does what is prepared."""
         if self.normalisation != EIGHT_BITS:
-            return image
-        picture, _ = to_uint8(image)
+            return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        picture = in_eight_bits(parts)
         return np.repeat(picture, 3, axis=0) if (len(picture), self.in_channels) == (1, 3) else picture
 
     def mirrored_along(self, mirror: bool | Sequence[int]) -> tuple[int, ...]:

@@ -37,16 +37,17 @@ def flag(name: str, value: object) -> bool:
     raise ValueError(f"{name} is {value!r}, expected True or False")
 
 
-def is_whole(value: object, at_least: int = 1) -> TypeGuard[Integral]:
-    """Whether this is a whole number, and not below `at_least`."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= at_least
+def is_whole(value: object, at_least: int = 1, at_most: float = math.inf) -> TypeGuard[Integral]:
+    """Whether this is a whole number within bounds."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and at_least <= int(value) <= at_most
 
 
-def whole_number(name: str, value: object, at_least: int = 1, fix: str = "") -> int:
-    """The value, which is a whole number."""
-    if is_whole(value, at_least):
+def whole_number(name: str, value: object, at_least: int = 1, at_most: float = math.inf, fix: str = "") -> int:
+    """The value, which is a whole number within bounds."""
+    if is_whole(value, at_least, at_most):
         return int(value)
-    raise ValueError(f"{name} is {value!r}, expected a whole number of at least {at_least}{fix}")
+    bounds = f"of at least {at_least}" if at_most == math.inf else f"from {at_least} to {at_most}"
+    raise ValueError(f"{name} is {value!r}, expected a whole number {bounds}{fix}")
 
 
 def checked_spatial_dims(spatial_dims: object) -> int:

@@ -27,35 +27,33 @@ class LargestError(NamedTuple):
 
 
 def largest_error(case: CaseMaps) -> LargestError | None:
-    """The largest connected piece of the error map, of one kind, corners do not connect; None where nothing is wrong.
+    """The largest connected piece where one label stands in place of another, corners do not connect; None where
+    nothing is wrong.
 
     Raises ValueError for an overlay without truth or prediction.
     """
-    from scipy import ndimage
+    from skimage.measure import label
 
     if case.errors is None:
         raise ValueError("this overlay has no errors: they need both truth= and prediction=")
-    largest = None
-    for code, kind in enumerate(ERRORS, start=1):
-        pieces, _ = ndimage.label(case.errors == code)
-        sizes = np.bincount(pieces.ravel())[1:]
-        if not sizes.size or (largest is not None and sizes.max() <= largest.voxels):
-            continue
-        number = int(sizes.argmax()) + 1
-        box = ndimage.find_objects(pieces, number)[-1]
-        piece = pieces[box] == number
-        labels = _labels(case, case.prediction[box][piece], case.truth[box][piece])
-        extent = tuple(size * step for size, step in zip(piece.shape, case.spacing, strict=True))
-        centre = tuple(float(place.mean()) + part.start for place, part in zip(piece.nonzero(), box, strict=True))
-        level = box[0].start + int(piece.sum((1, 2)).argmax()) if piece.ndim == 3 else 0
-        largest = LargestError(kind, labels, int(sizes.max()), extent, centre, level)
-    return largest
-
-
-def _labels(case: CaseMaps, prediction: np.ndarray, truth: np.ndarray) -> str:
-    """The most frequent pair of predicted and true label, as words; background goes without."""
-    pairs, counts = np.unique(np.stack([prediction, truth]), axis=1, return_counts=True)
-    return " for ".join(case.value_names[int(value)] for value in pairs[:, counts.argmax()] if value)
+    if not case.errors.any():
+        return None
+    # Predicted and true value as one number, so that errors of other labels that touch are pieces of their own.
+    pairs = case.prediction.astype(np.int64) * (int(case.truth.max()) + 1) + case.truth
+    pieces = label(np.where(case.errors > 0, pairs, 0), connectivity=1)
+    sizes = np.bincount(pieces.ravel())
+    sizes[0] = 0  # what is right
+    inside = (pieces == sizes.argmax()).nonzero()
+    first = tuple(places[0] for places in inside)
+    values = (int(case.prediction[first]), int(case.truth[first]))
+    return LargestError(
+        kind=list(ERRORS)[case.errors[first] - 1],
+        labels=" for ".join(case.value_names[value] for value in values if value),  # background goes without
+        voxels=int(sizes.max()),
+        extent=tuple(float(np.ptp(at) + 1) * step for at, step in zip(inside, case.spacing, strict=True)),
+        centre=tuple(float(places.mean()) for places in inside),
+        slice=int(np.bincount(inside[0]).argmax()) if len(inside) == 3 else 0,
+    )
 
 
 def sides(case: CaseMaps, index: Sequence[float]) -> list[str]:

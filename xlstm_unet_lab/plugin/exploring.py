@@ -18,7 +18,7 @@ from xlstm_unet_lab.inference.predictor import Predictor
 from xlstm_unet_lab.ops.devices import checked_device
 from xlstm_unet_lab.overlays.layers import UNITS, LayerData
 from xlstm_unet_lab.plugin.mixer_rows import MixerRows, explore
-from xlstm_unet_lab.plugin.tasks import Place, place_of, read_image
+from xlstm_unet_lab.plugin.tasks import Place, is_turned, place_of, read_image
 
 HALF = 0.5  # of a token: where the forget gates have let go of it
 SIGNED = {"name": "blue, black, orange", "colors": [BLUE, "#000000", ORANGE]}  # below, at, above 0: 0 does not show
@@ -48,6 +48,8 @@ def explore_layers(
     """
     predictor = load_predictor(run_directory)
     image, place = read_image(predictor, layers), place_of(layers[0])
+    if is_turned(layers[0]):
+        raise ValueError(f"layer {layers[0].name!r} is turned, sheared or registered: choose one that lies straight")
     patch = _patch_at(predictor, image, position)
     rows, field = explore(predictor.network.to(checked_device(device)), patch.pixels, patch.position)
     bright = _above_0(np.percentile(field, PERCENTILE))

@@ -23,14 +23,6 @@ if TYPE_CHECKING:
 load_triton()  # napari imports this module while its canvas is open
 
 
-class Place(NamedTuple):
-    """Where a layer lies."""
-
-    spacing: tuple[float, ...]  # in `unit`, as all of it
-    translate: tuple[float, ...]
-    unit: str  # "mm" or "px"
-
-
 class Comparison(NamedTuple):
     """Predictions held against the truth."""
 
@@ -39,37 +31,73 @@ class Comparison(NamedTuple):
     worst: int  # the slice along axis 0 with most errors, of the prediction with the lowest Dice; 0 in 2-D
 
 
+class Place(NamedTuple):
+    """Where a layer lies."""
+
+    spacing: tuple[float, ...]  # from one voxel to the next along every axis, in `unit`, as all of it
+    translate: tuple[float, ...]
+    unit: str  # "mm" or "px"
+
+
+def data_of(layer) -> np.ndarray:
+    """The voxels of a napari layer, of one with several levels the finest."""
+    return np.asarray(layer.data[0] if layer.multiscale else layer.data)
+
+
 def place_of(layer) -> Place:
     """Where a napari layer lies, in mm where its units are lengths, else in pixels."""
     in_mm = all(unit.is_compatible_with("mm") for unit in layer.units)
     factors = [float((1 * unit).to("mm").magnitude) if in_mm else 1.0 for unit in layer.units]
-    spacing, translate = (tuple(np.multiply(sizes, factors).tolist()) for sizes in (layer.scale, layer.translate))
-    return Place(spacing, translate, "mm" if in_mm else "px")
+    origin, *nexts = (
+        np.multiply(layer.data_to_world(at), factors) for at in (np.zeros(layer.ndim), *np.eye(layer.ndim))
+    )
+    spacing = tuple(float(f"{np.linalg.norm(at - origin):.6g}") for at in nexts)  # also where the layer is turned
+    return Place(spacing, tuple(np.multiply(layer.translate, factors).tolist()), "mm" if in_mm else "px")
 
 
-def image_of(layers: Sequence, spatial_dims: int) -> np.ndarray:
-    """Napari image layers as one image (C, *spatial): a channel each, or one layer of red, green and blue.
+def turns_of(layer) -> dict[str, np.ndarray]:
+    """What a napari layer does beside scaling and moving its voxels, by the names of its keywords."""
+    return {"rotate": layer.rotate, "shear": layer.shear, "affine": layer.affine.affine_matrix}
+
+
+def is_turned(layer) -> bool:
+    """Whether it does anything of the kind."""
+    straight, edges = turns_of(layer), np.eye(layer.ndim + 1)
+    return not (
+        np.allclose(straight["rotate"], edges[:-1, :-1])
+        and np.allclose(straight["shear"], 0)
+        and np.allclose(straight["affine"], edges)
+    )
+
+
+def lies_like(layer) -> dict:
+    """The keywords that lay another layer exactly on this one."""
+    return {name: getattr(layer, name) for name in ("scale", "translate", "units")} | turns_of(layer)
+
+
+def parts_of(layers: Sequence, spatial_dims: int) -> list[np.ndarray]:
+    """Napari image layers as parts of one image, (C, *spatial) each: a channel, or red, green and blue.
 
     Raises ValueError, naming the layer, for none, another number of dimensions and layers on different grids.
     """
     if not layers:
         raise ValueError("no image layer is chosen: choose one, or one for each channel of the network")
-    first, channels = layers[0], []
+    parts = []
     for layer in layers:
         if layer.ndim != spatial_dims:
             raise ValueError(
                 f"layer {layer.name!r} is {layer.ndim}-D, the network was trained on {spatial_dims}-D images: choose "
                 "another layer or another run"
             )
-        _check_grid(first, layer)
-        data = np.asarray(layer.data)
-        channels.append(np.moveaxis(data[..., :3], -1, 0) if layer.rgb else data[None])
-    return np.concatenate(channels)
+        _check_grid(layers[0], layer)
+        data = data_of(layer)
+        parts.append(np.moveaxis(data[..., :3], -1, 0) if layer.rgb else data[None])
+    return parts
 
 
 def read_image(predictor: Predictor, layers: Sequence) -> np.ndarray:
     """The layers as the network reads them; ValueError for another number of channels."""
-    image, wanted = image_of(layers, predictor.spatial_dims), predictor.in_channels
+    image, wanted = predictor.as_prepared(*parts_of(layers, predictor.spatial_dims)), predictor.in_channels
     if len(image) != wanted:
         names = f" ({', '.join(predictor.channel_names)})" if predictor.channel_names else ""
         raise ValueError(
@@ -81,12 +109,13 @@ def read_image(predictor: Predictor, layers: Sequence) -> np.ndarray:
 
 def _check_grid(first, layer) -> None:
     """ValueError unless two napari layers have their voxels in the same places."""
-    one, other = place_of(first), place_of(layer)
-    alike = first.data.shape[: first.ndim] == layer.data.shape[: layer.ndim] and one.unit == other.unit
-    if not alike or not np.allclose(one[:2], other[:2]):
+    (one, other), layers = map(place_of, (first, layer)), (first, layer)
+    shapes = [data_of(each).shape[: each.ndim] for each in layers]
+    alike = shapes[0] == shapes[1] and one.unit == other.unit and np.allclose(one[:2], other[:2])
+    if not alike or not all(map(np.allclose, *(turns_of(each).values() for each in layers))):
         raise ValueError(
-            f"layers {first.name!r} and {layer.name!r} lie on different grids: choose layers of one size, scale and "
-            "place"
+            f"layers {first.name!r} and {layer.name!r} lie on different grids: choose layers of one size, scale, turn "
+            "and place"
         )
 
 
@@ -121,7 +150,7 @@ def segment(
         title=name,
     )
     parts = ("prediction", "outlines") if counted else ("prediction",)
-    return layer_data(shown, parts, suffix=f" of {name}", translate=place.translate)
+    return layer_data(shown, parts, suffix=f" of {name}", **lies_like(layers[0]))
 
 
 def compare(truth, predictions: Sequence) -> Comparison:
@@ -140,18 +169,18 @@ def compare(truth, predictions: Sequence) -> Comparison:
     every, place = [truth, *predictions], place_of(truth)
     label_names = next(filter(None, (layer.metadata.get("labels") for layer in every)), None)
     if label_names is None:
-        values = {value for layer in every for value in np.unique(layer.data).tolist()} - {0}
+        values = {value for layer in every for value in np.unique(data_of(layer)).tolist()} - {0}
         label_names = {f"label {value}": value for value in sorted(values)}
     if not label_names:
         raise ValueError(f"{truth.name!r} and the predictions are empty: draw a label first, there is none to compare")
     known = {"spacing": place.spacing, "unit": place.unit}
-    tables, maps, slices, true = {}, [], {}, np.asarray(truth.data)
+    tables, maps, slices, true = {}, [], {}, data_of(truth)
     nothing = np.broadcast_to(np.uint8(0), (1, *true.shape))
     for layer in predictions:
-        name, found = layer.name, np.asarray(layer.data)
+        name, found = layer.name, data_of(layer)
         shown = overlay(nothing, truth=true, prediction=found, label_names=label_names, title=name, **known)
         tables[name] = evaluate(found, true, labels=label_names, **known)
-        maps += layer_data(shown, ["errors"], suffix=f" of {name}", translate=place.translate, visible=True)
+        maps += layer_data(shown, ["errors"], suffix=f" of {name}", visible=True, **lies_like(truth))
         slices[name] = shown.initial_slice
     worst = min(tables, key=lambda name: tables[name]["dice"].mean())
     table = concat(tables, names=["prediction"]).reset_index("prediction").reset_index(drop=True)

@@ -24,6 +24,7 @@ from xlstm_unet_lab.figures.cases import boundary_tolerance, patch_places
 from xlstm_unet_lab.figures.picture import Picture
 from xlstm_unet_lab.figures.training_plot import ipywidgets
 from xlstm_unet_lab.ops import mlstm
+from xlstm_unet_lab.ops.checks import whole_number
 from xlstm_unet_lab.ops.scan_order import Traversal
 
 ONLY_ASKING = (-1e6, 1e6)  # gates i, f of a token that stores nothing and forgets nothing
@@ -66,8 +67,8 @@ def gate_explorer(pairs: int = 6, width: int = 8, seed: int = 0) -> Explorer:
     Keys (pairs, width) and values (pairs, width) are random; one pair has an input gate of its own, those of the others
     are 0; all share the forget gate. Raises ValueError for fewer than 2 pairs or a width below 1.
     """
-    if pairs < 2 or width < 1:
-        raise ValueError(f"pairs is {pairs} and width {width}: store at least 2 pairs of at least 1 number")
+    whole_number("pairs", pairs, 2)
+    whole_number("width", width)
     generator = torch.Generator().manual_seed(seed)
     keys, values = torch.randn(2, 1, 1, pairs, width, generator=generator, dtype=torch.float64)
 

@@ -19,6 +19,7 @@ from xlstm_unet_lab.data.colours import BLUE, GREEN, GREY, ORANGE, SKY, VERMILIO
 from xlstm_unet_lab.figures.cases import paint
 from xlstm_unet_lab.figures.picture import AMOUNT, SIGNED, Picture, in_words, line_style, new_figure
 from xlstm_unet_lab.ops import mlstm
+from xlstm_unet_lab.ops.checks import whole_number
 from xlstm_unet_lab.ops.mlstm_chunkwise import Segment, compute_gates, cut
 from xlstm_unet_lab.ops.scan_order import Traversal, to_grid
 
@@ -160,8 +161,8 @@ def chunk_structure(length: int, chunk_size: int) -> Picture:
 
     Raises ValueError for a length or chunk size below 1.
     """
-    if length < 1 or chunk_size < 1:
-        raise ValueError(f"length is {length} and chunk_size {chunk_size}, expected 1 or more tokens for both")
+    whole_number("length", length)
+    whole_number("chunk_size", chunk_size)
     chunks = [
         (start, start + segment.size)
         for segment in cut(length, chunk_size, torch.zeros(1))
