@@ -135,13 +135,12 @@ def paired_differences(
         axes.plot(row.difference, place + 0.3, "D", color="black", markersize=5)
     axes.axvline(0, color=GREY, linewidth=1)
     first, second = models
-    what = f"{NAMES[score]} of {first} minus {second}"
-    axes.set(xlabel=f"{plain(what)}; diamond: mean, bar: 95% interval", ylabel="")
+    axes.set(xlabel=plain(f"{NAMES[score]} of {first} minus {second}; diamond: mean, bar: 95% interval"), ylabel="")
     lines = [
         f"{row.label}: {row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}], higher in {row.wins} of {row.cases}"
         for row in means.itertuples()
     ]
-    return Picture(figure, f"{what}, case by case. {'; '.join(lines)}.")
+    return Picture(figure, f"{NAMES[score]} of {first} minus {second}, case by case. {'; '.join(lines)}.")
 
 
 def _table(frame: pandas.DataFrame) -> str:

@@ -54,8 +54,7 @@ class TrainedNetwork(ABC):
     card: Mapping[str, Any] = field(default_factory=dict)  # whatever else is to be known: training, scores, limits
 
     def __post_init__(self) -> None:
-        facts = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "network"}
-        check_fields(type(self), facts)
+        check_fields(type(self), self._facts())
         patch_size = sizes("patch_size", self.patch_size, 2, 3)
         if math.prod(patch_size) > LARGEST_PATCH:
             raise ValueError(f"patch_size is {patch_size}, expected at most {LARGEST_PATCH:,} voxels in all")
@@ -189,8 +188,7 @@ class TrainedNetwork(ABC):
 
     def to_json(self) -> dict:
         """All that is known beside the network's weights, as JSON can hold it, for `from_json`."""
-        facts = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "network"}
-        facts["targets"] = self.targets and self.targets.to_json()
+        facts = self._facts() | {"targets": self.targets and self.targets.to_json()}
         return json.loads(json.dumps({"build": arguments_of(self.network), "trained_on": facts}))
 
     def save(self, path: str | Path) -> Path:
@@ -208,8 +206,11 @@ class TrainedNetwork(ABC):
 
     def remembered(self) -> Self:
         """Let `predict` know these facts when it is handed this network alone; returns the predictor."""
-        _KNOWN[self.network] = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "network"}
+        _KNOWN[self.network] = self._facts()
         return self
+
+    def _facts(self) -> dict[str, Any]:
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "network"}
 
     def targets_of(self, channels: int) -> Targets:
         if self.targets is None:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from reprlib import repr as short
 from types import UnionType
@@ -69,8 +69,8 @@ def read_fields(path: Path, described: type) -> dict[str, Any]:
     return known
 
 
-def check_fields(described: type, facts: object, where: str = "") -> None:
-    """ValueError, naming it, for a fact that is no field of the class `described`, or not of its kind."""
+def check_fields(described: type | Callable, facts: object, where: str = "") -> None:
+    """ValueError, naming it, for a fact that is no field of a class or argument of a function, or not of its kind."""
     hints, where = get_type_hints(described), where and f"{where}: "
     if not isinstance(facts, Mapping):
         raise ValueError(f"{where}{short(facts)} is there, expected {', '.join(hints)} by name")
@@ -87,7 +87,7 @@ def fits(value: object, hint: Any) -> bool:
     kind, parts = get_origin(hint) or hint, get_args(hint)
     if kind in (Union, UnionType):
         return any(fits(value, part) for part in parts)
-    if kind is tuple:
+    if kind in (tuple, Sequence):
         return isinstance(value, tuple | list) and all(fits(one, parts[0]) for one in value)
     if kind is Mapping:
         pairs = value.items() if isinstance(value, Mapping) else ()

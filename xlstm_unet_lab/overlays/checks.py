@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from xlstm_unet_lab.data.colours import LABEL_COLOURS, label_colours
-from xlstm_unet_lab.ops.stored import fits
 from xlstm_unet_lab.ops.words import printable
 
 
@@ -27,8 +26,6 @@ def checked_image(image: np.ndarray) -> np.ndarray:
 
 def checked_channel_names(names: Sequence[str] | None, channels: int) -> tuple[str, ...]:
     """A name for each channel, "channel 0", ... where none are given; ValueError for others."""
-    if not fits(names, tuple[str, ...] | None):
-        raise ValueError(f"channel_names are {names!r}, expected a name for each channel")
     names = tuple(map(printable, names or (f"channel {channel}" for channel in range(channels))))
     if len(names) != channels or len(set(names)) != channels:
         raise ValueError(f"channel_names are {names}; the image has {channels} channels, give each its own name")
@@ -76,8 +73,6 @@ def checked_labels(
     if names is None:
         channels = set() if probabilities is None else set(range(1, len(probabilities)))
         names = {f"label {value}": value for value in sorted(found | channels)}
-    if not fits(names, Mapping[str, int | tuple[int, ...]]):
-        raise ValueError(f"label_names are {names!r}, expected the value, or the values, of each by its name")
     every = {printable(name): tuple(map(int, np.atleast_1d(values))) for name, values in names.items()}
     labels = {name: values for name, values in every.items() if values != (0,)}
     if wrong := {name: values for name, values in labels.items() if not values or min(values) < 1}:
@@ -97,8 +92,6 @@ def checked_colours(colours: Mapping[int, str] | None, labels: Mapping[str, tupl
 
     Raises ValueError for a colour of a value that no label has, and for one written in another way.
     """
-    if not fits(colours, Mapping[int, str] | None):
-        raise ValueError(f'colours are {colours!r}, expected a colour such as "#0072B2" by the value of its label')
     given, palette = dict(colours or {}), label_colours(labels)
     wrong = {
         value: colour

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xlstm_unet_lab.data.colours import label_colours
-from xlstm_unet_lab.ops.checks import checked_spacing, did_you_mean, flag, is_whole, one_of
+from xlstm_unet_lab.ops.checks import checked_spacing, did_you_mean, is_whole, one_of
+from xlstm_unet_lab.ops.stored import check_fields
 from xlstm_unet_lab.ops.words import printable
 from xlstm_unet_lab.overlays import checks
 from xlstm_unet_lab.overlays.case_maps import CaseMaps
@@ -149,6 +150,7 @@ def overlay(
     of the volume across which a 2-D image was cut, 0 for axial, 1 for coronal, 2 for sagittal slices.
     Raises ValueError for shapes, a spacing, label values or colours that do not fit, TypeError for another dtype.
     """
+    check_fields(overlay, {"channel_names": channel_names, "label_names": label_names, "colours": colours})
     image = checks.checked_image(image)
     size = image.shape[1:]
     one_of("unit", unit, UNITS)
@@ -170,7 +172,7 @@ def overlay(
         probabilities=probabilities,
         title=printable(title),
         credit=printable(credit),
-        anatomical=flag("anatomical", anatomical),
+        anatomical=anatomical,
         cut=cut,
     )
 

@@ -19,16 +19,14 @@ from pathlib import Path
 import numpy as np
 
 from xlstm_unet_lab.figures.picture import described_png
-from xlstm_unet_lab.ops.checks import is_whole
+from xlstm_unet_lab.ops.checks import is_whole, sizes
 from xlstm_unet_lab.ops.files import write_whole
-from xlstm_unet_lab.ops.stored import fits
 from xlstm_unet_lab.overlays.description import Overlay
 from xlstm_unet_lab.overlays.text import with_score
 from xlstm_unet_lab.overlays.virtual_display import has_screen, on_a_screen
 
 LIMIT = 600  # seconds after which a drawing is given up
 WINDOW = (400, 300)  # pixels that the window around the canvas may need
-LARGEST = 8192  # pixels along a side, what OpenGL draws at once
 MARGIN = 0.95  # share of the canvas that the image fills
 FONT, ROW, GAP = 15, 22, 6  # pixels of the legend: size of letters, height of rows, between entries
 LEVEL = 5  # steps of brightness in the PNG: noise takes less room, and no colour is lost as it is in a palette
@@ -42,9 +40,9 @@ def screenshot(overlay: Overlay, path: str | Path, ndisplay: int = 2, size: tupl
     """
     if not is_whole(ndisplay) or ndisplay not in (2, 3) or ndisplay > len(overlay.shape):
         raise ValueError(f"ndisplay is {ndisplay}; give 2 for a slice, or 3 for a volume (this is {overlay.shape})")
-    if not fits(size, tuple[int, ...]) or len(size) != 2 or not 100 <= min(size) <= max(size) <= LARGEST:
-        raise ValueError(f"size is {size!r}; give (width, height), each from 100 to {LARGEST} pixels")
-    width, height = size
+    width, height = sizes("size", size, 2)
+    if not 100 <= min(size) <= max(size) <= 8192:  # what OpenGL draws at once
+        raise ValueError(f"size is {size}; give (width, height), each at least 100 pixels and at most 8192")
     if importlib.util.find_spec("napari") is None:
         raise RuntimeError("napari is not installed: pip install 'xlstm-unet-lab[napari]'")
     with tempfile.TemporaryDirectory() as folder:

@@ -80,8 +80,8 @@ def run_overlay(run_directory: str | Path, *, track: Track = iter) -> Overlay:
         raise ValueError(f"{run_directory} does not name its data set: open an image and use the widget Segment")
     name = facts.recipe.name
     cases = load_dataset(name, "test") or load_dataset(name, "val", fold=facts.fold)
-    chosen = {"device": available_devices()[0], "track": track}
-    label = load_predictor(run_directory)(cases.raw(0), cases[0]["spacing"], **chosen)
+    device = available_devices()[0]
+    label = load_predictor(run_directory)(cases.raw(0), cases[0]["spacing"], device=device, track=track)
     return overlay_case(cases, 0, prediction=label)
 
 
