@@ -8,8 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from xlstm_unet_lab.data.nnunet_raw import write_case
-from xlstm_unet_lab.data.phantom_physics import (
+from data_recipes._phantom_physics import (
     checked_size,
     complex_noise,
     numbered,
@@ -19,6 +18,7 @@ from xlstm_unet_lab.data.phantom_physics import (
     uniform,
     whole_levels,
 )
+from xlstm_unet_lab.data.nnunet_raw import write_case
 from xlstm_unet_lab.data.recipe import Recipe, Track
 
 SEED = 9020

@@ -13,9 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from xlstm_unet_lab.data.instance_labels import COLOURS, LABELS, METRICS, TOLERANCES, interior_and_boundary
-from xlstm_unet_lab.data.nnunet_raw import write_case
-from xlstm_unet_lab.data.phantom_physics import (
+from data_recipes._phantom_physics import (
     checked_size,
     numbered,
     orthogonal,
@@ -24,6 +22,8 @@ from xlstm_unet_lab.data.phantom_physics import (
     uniform,
     whole_levels,
 )
+from xlstm_unet_lab.data.instance_labels import COLOURS, LABELS, METRICS, TOLERANCES, interior_and_boundary
+from xlstm_unet_lab.data.nnunet_raw import write_case
 from xlstm_unet_lab.data.recipe import Recipe, Track
 
 SEED = 2024

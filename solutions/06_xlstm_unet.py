@@ -54,7 +54,6 @@ from xlstm_unet_lab.course.pictures.explorers import Explorer
 from xlstm_unet_lab.course.pictures.mechanisms import receptive_field as picture_of_field
 from xlstm_unet_lab.data.augment import Augmentation
 from xlstm_unet_lab.data.normalise import normalise
-from xlstm_unet_lab.data.phantom_physics import streams
 from xlstm_unet_lab.figures import cases as figures
 from xlstm_unet_lab.figures.picture import Picture
 from xlstm_unet_lab.figures.training_plot import TrainingPlot
@@ -416,7 +415,7 @@ def without_norms(model):
 
 def twins(seed):
     """The same discs on even ground with the marks in one order and in the other, (1, 1, y, x) each, and the discs."""
-    layout = phantom_long_range.draw_layout(streams(seed)[0], SIZE, bright_first=True)
+    layout = phantom_long_range.draw_layout(phantom_long_range.streams(seed)[0], SIZE, bright_first=True)
     bright, dark = layout.bright.copy(), layout.dark.copy()
     bright[0], dark[0] = dark[0], bright[0]
     pair = [phantom_long_range.paint(one, SIZE) for one in (layout, layout._replace(bright=bright, dark=dark))]

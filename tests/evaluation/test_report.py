@@ -1,5 +1,6 @@
 """Tables of scores: rows, columns, units, intervals, and two models side by side."""
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -81,7 +82,24 @@ def test_regions_overlap():
         "label"
     )
     assert table["dice"].to_dict() == {"whole": 1.0, "core": 0.0, "rim": 0.8, "foreground": 1.0}
-    assert table["value"].isna().to_dict() == {"whole": True, "core": True, "rim": False, "foreground": True}
+    assert table["value"].fillna(0).to_dict() == {"whole": 0, "core": 2, "rim": 1, "foreground": 0}
+
+
+def test_the_value_of_a_label_stands_in_the_table_however_it_is_given():
+    label = np.eye(6, dtype=int)
+    for given in ({"a": 1}, {"a": (1,)}, {"a": [np.int64(1)]}):
+        assert evaluate(label, label, spacing=(1, 1), labels=given)["value"].fillna(0).tolist() == [1, 0]
+
+
+def test_a_tolerance_nobody_chose_is_stated_and_warned_of():
+    label = np.eye(6, dtype=int)
+    with pytest.warns(UserWarning, match=r"surface Dice forgives 7\.7 mm, the longest side of a voxel: above 3 mm"):
+        assert evaluate(label, label, spacing=(7.7, 1), labels={"a": 1})["tolerance_mm"].tolist() == [7.7, 7.7]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evaluate(label, label, spacing=(7.7, 1), labels={"a": 1}, tolerance=7.7)
+        evaluate(label, label, spacing=(7.7, 1), labels={"a": 1}, unit="pixel")
+        evaluate(label, label, spacing=(3, 1), labels={"a": 1})
 
 
 def test_labelled_slices_only():

@@ -1,1 +1,1 @@
-"""Data: recipes that prepare a data set, data sets that read it, patches, augmentation, and phantoms made here."""
+"""Data: recipes that prepare a data set, data sets that read it, patches, augmentation."""

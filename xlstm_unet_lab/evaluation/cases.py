@@ -18,7 +18,7 @@ from xlstm_unet_lab.data.label_evidence import check_hard_edges, check_one_conve
 from xlstm_unet_lab.data.recipe import Recipe
 from xlstm_unet_lab.data.registry import get_recipe, recipe_in
 from xlstm_unet_lab.data.volumes import check_grid, load_volume
-from xlstm_unet_lab.evaluation.report import Outcome, evaluate_cases
+from xlstm_unet_lab.evaluation.report import Outcome, evaluate_cases, warn_if_lenient
 from xlstm_unet_lab.inference.files import find_cases
 from xlstm_unet_lab.inference.instances import instances_from_classes
 from xlstm_unet_lab.inference.load import facts_of_run, load_predictor
@@ -169,6 +169,8 @@ def _as_prepared(label: np.ndarray, path: Path, recipe: Recipe | None) -> np.nda
 
 def _known(recipe: Recipe) -> tuple[dict, dict[int, str], str]:
     """What a recipe says of predictions: how to score them, the colours of labels, and the credit."""
+    if recipe.of_own_files:  # whose tolerance is the size of a voxel, which nobody chose
+        warn_if_lenient(max(recipe.tolerances.values()), recipe.spacing_unit)
     scoring = {
         "labels": recipe.targets.foreground,
         "tolerance": dict(recipe.tolerances),

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import reprlib
+import warnings
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from xlstm_unet_lab.evaluation.metrics import dice, hausdorff95, instance_f1, surface_dice
-from xlstm_unet_lab.ops.checks import number, whole_number
+from xlstm_unet_lab.ops.checks import checked_spacing, is_whole, number, of_kind, whole_number
 
 if TYPE_CHECKING:
     import pandas
 
+LENIENT = 3.0  # mm
 FOREGROUND = "foreground"
 SCORES = ("dice", "surface_dice", "instance_f1")  # between 0 and 1, the more the better
 
@@ -47,10 +49,11 @@ def evaluate(
     prediction, truth: integers (*spatial), 2-D or 3-D; spacing: size of a voxel in `unit`, in array order (z, y, x);
     labels: name -> value, or the values of a region, as `recipe.targets.foreground` has them; background (0) is left
     out. `tolerance` of surface Dice, in `unit`: one number, one for each label name (the foreground takes the smallest
-    of them unless it is named), or None for the largest voxel size. labelled_slices_only: names of labels whose three
-    scores count from the first to the last slice (first axis) that the truth labels, as published for vessels and the
-    oesophagus, which are marked over a part of their length; where the truth has none, every slice counts.
-    Columns: label, value (none for regions and the foreground), dice, surface_dice, tolerance_mm, hd95_mm,
+    of them unless it is named), or None for the largest voxel size, with a warning above 3 mm, which is lenient.
+    labelled_slices_only: names of labels whose three scores count from the first to the last slice (first axis) that
+    the truth labels, as published for vessels and the oesophagus, which are marked over a part of their length; where
+    the truth has none, every slice counts. A label that is neither predicted nor true scores 1.
+    Columns: label, value (none for regions of several and the foreground), dice, surface_dice, tolerance_mm, hd95_mm,
     volume_truth_mm3 and volume_prediction_mm3; for images area_truth_mm2 and area_prediction_mm2; another unit changes
     the names.
     Raises ValueError for unequal shapes, values without a label, a label without a tolerance, a name in
@@ -59,7 +62,9 @@ def evaluate(
     from pandas import DataFrame
 
     prediction, truth = np.asarray(prediction), np.asarray(truth)
-    foreground = {name: _members(value) for name, value in labels.items() if _members(value) != (0,)}
+    spacing = checked_spacing(spacing, truth.ndim)
+    of_kind("labels", labels, Mapping, fix=": name -> label value, as in {'liver': 1}")
+    foreground = {name: members for name in labels if (members := _members(name, labels[name])) != (0,)}
     if not foreground:
         raise ValueError(f"labels={dict(labels)} names no label above 0: there is nothing to score")
     known = tuple(sorted({value for members in foreground.values() for value in members}))
@@ -67,9 +72,12 @@ def evaluate(
         _check_values(what, array, labels, known)
     if FOREGROUND in foreground and len(foreground) > 1:
         raise ValueError(f"a label may be called {FOREGROUND!r} only if it is the only one, got {list(foreground)}")
-    if strangers := set(labelled_slices_only) - set(foreground):
-        raise ValueError(f"labelled_slices_only={sorted(strangers)} are no labels: there are {list(foreground)}")
+    of_kind("labelled_slices_only", labelled_slices_only, Collection)
+    if strangers := [name for name in labelled_slices_only if name not in list(foreground)]:
+        raise ValueError(f"labelled_slices_only={strangers} are no labels: there are {list(foreground)}")
     tolerances = _tolerances(tolerance, foreground, spacing)
+    if tolerance is None:
+        warn_if_lenient(max(spacing), unit)
 
     size_name = {2: "area", 3: "volume"}.get(truth.ndim, "size")
     size_unit = f"{unit}{truth.ndim}"
@@ -83,7 +91,7 @@ def evaluate(
         rows.append(
             {
                 "label": name,
-                "value": members[0] if isinstance(labels.get(name), Integral) else None,
+                "value": members[0] if name in labels and len(members) == 1 else None,
                 "dice": dice(found, wanted),
                 "surface_dice": surface_dice(found, wanted, spacing=spacing, tolerance=tolerances[name]),
                 f"tolerance_{unit}": tolerances[name],
@@ -143,12 +151,17 @@ def bootstrap_interval(
     fewer than 1 sample. Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, ch. 13; of groups:
     Davison and Hinkley 1997, Bootstrap Methods and their Application, sec. 3.8.
     """
-    values = np.asarray(values, float)
+    try:
+        values = np.asarray(values, float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"values {reprlib.repr(values)} must be numbers, one a case") from error
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
         raise ValueError(f"values of shape {values.shape} must be one row of finite numbers, one a case, at least one")
     number("level", level, above=0, below=1)
-    whole_number("samples", samples)
+    whole_number("samples", samples, at_most=10**7)
+    of_kind("groups", groups, type(None), Iterable)
     names = list(range(len(values)) if groups is None else groups)
+    whole_number("seed", seed, at_least=0)
     if len(names) != len(values):
         raise ValueError(f"groups name {len(names)} values, there are {len(values)}: give a group for each of them")
     place = {name: number for number, name in enumerate(dict.fromkeys(names))}
@@ -250,8 +263,23 @@ def notable_cases(table: pandas.DataFrame, score: str = "dice") -> dict[str, str
     return {"best": means.index[-1], "median": means.index[len(means) // 2], "worst": means.index[0]}
 
 
-def _members(value: int | Sequence[int]) -> tuple[int, ...]:
-    return (value,) if isinstance(value, Integral) else tuple(value)
+def warn_if_lenient(tolerance: float, unit: str) -> None:
+    """Warn of a tolerance of surface Dice that nobody chose, where it forgives much."""
+    if unit == "mm" and tolerance > LENIENT:
+        warnings.warn(
+            f"surface Dice forgives {tolerance:g} mm, the longest side of a voxel: above {LENIENT:g} mm that is "
+            "lenient, give a tolerance that fits the structure",
+            stacklevel=3,
+        )
+
+
+def _members(name: str, value: int | Sequence[int]) -> tuple[int, ...]:
+    """The values of a label or region."""
+    of_kind("a name in labels", name, str)
+    values = (value,) if is_whole(value, 0) else value
+    if isinstance(values, list | tuple) and values and all(is_whole(one, 0) for one in values):
+        return tuple(map(int, values))
+    raise ValueError(f"labels has {value!r} for {name!r}, expected a whole number of at least 0, or some of a region")
 
 
 def _tolerances(
@@ -261,13 +289,12 @@ def _tolerances(
     if tolerance is None:
         return dict.fromkeys(names, float(np.max(spacing)))
     if not isinstance(tolerance, Mapping):
-        return dict.fromkeys(names, float(tolerance))
+        return dict.fromkeys(names, number("tolerance", tolerance, at_least=0))
     missing = [name for name in foreground if name not in tolerance]
     if missing:
         raise ValueError(f"tolerance has no number for {missing}: give one for each label, or one number for all")
-    return {FOREGROUND: float(min(tolerance[name] for name in foreground))} | {
-        name: float(tolerance[name]) for name in names if name in tolerance
-    }
+    given = {name: number(f"tolerance of {name!r}", tolerance[name], at_least=0) for name in names if name in tolerance}
+    return {FOREGROUND: min(given[name] for name in foreground)} | given
 
 
 def _check_values(name: str, array: np.ndarray, labels: Mapping, known: Sequence[int]) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xlstm_unet_lab.inference.sliding_window import first_output
+from xlstm_unet_lab.ops.checks import is_whole
 
 
 class Mirrored(nn.Module):
@@ -45,7 +46,7 @@ def mirrorings(axes: Sequence[int]) -> list[tuple[int, ...]]:
 
 def checked_axes(name: str, axes: Sequence[int], spatial_dims: int) -> tuple[int, ...]:
     """Spatial axes as a tuple; ValueError for one that is not there or stands twice."""
-    axes = tuple(axes)
-    if len(set(axes)) != len(axes) or not set(axes) <= set(range(spatial_dims)):
-        raise ValueError(f"{name}={axes} must be True, False or different axes from 0 to {spatial_dims - 1}")
-    return axes
+    given = tuple(axes) if isinstance(axes, Sequence | range) else (axes,)
+    if not all(is_whole(axis, 0, spatial_dims - 1) for axis in given) or len(set(given)) != len(given):
+        raise ValueError(f"{name}={axes!r} must be True, False or different axes from 0 to {spatial_dims - 1}")
+    return given

@@ -20,7 +20,7 @@ from xlstm_unet_lab.nn.layers import (
 from xlstm_unet_lab.ops import mlstm
 from xlstm_unet_lab.ops.checks import one_of
 from xlstm_unet_lab.ops.scan_order import to_grid, to_sequence
-from xlstm_unet_lab.ops.tensors import widest
+from xlstm_unet_lab.ops.tensors import widest, without_autocast
 
 VERSIONS = ("v1", "v2")
 
@@ -54,7 +54,7 @@ class MLSTMCell(nn.Module):
 
     def heads_and_gates(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """What the mLSTM reads: q, k, v (B, S, width) -> q, k, v (B, H, S, D) and the gates' i, f (B, H, S)."""
-        i, f = self._gates(q, k, v).mT.chunk(2, 1)
+        i, f = self._gates(q, k, v).transpose(-1, -2).chunk(2, 1)
         q, k, v = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))
         return q, k, v, i, f
 
@@ -64,7 +64,7 @@ class MLSTMCell(nn.Module):
         Gates are exponents, and summed over the sequence: under autocast, bfloat16's two digits would not do.
         """
         dtype = widest(self.gates.weight)
-        with torch.autocast(q.device.type, enabled=False):
+        with without_autocast(q):
             parts = zip((q, k, v), self.gates.weight.chunk(3, 1), strict=True)
             return sum(F.linear(x.to(dtype), weight.to(dtype)) for x, weight in parts) + self.gates.bias.to(dtype)
 

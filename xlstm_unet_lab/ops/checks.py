@@ -8,11 +8,16 @@ raises ValueError that says the name, the value, what was expected and, in `fix`
 import difflib
 import math
 import operator
+import reprlib
+import sys
 from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import TypeGuard
 
-SMALLEST_VOXEL, LARGEST_VOXEL = 1e-6, 1e6  # in mm a nanometre and a kilometre
+import numpy as np
+
+LARGEST = sys.float_info.max  # of a number: Python's whole ones may be larger
+VOXELS = {"at_least": 1e-6, "at_most": 1e6}  # mm: from a nanometre to a kilometre, squares of which float32 can hold
 BOUNDS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
 
 
@@ -28,6 +33,13 @@ def one_of(name: str, value: object, known: Iterable[str]) -> str:
     if isinstance(value, str) and value in known:
         return value
     raise ValueError(f"{name} is {value!r}: {did_you_mean(value, known)}")
+
+
+def of_kind(name: str, value: object, *kinds: type, fix: str = "") -> None:
+    """TypeError unless the value is of one of these kinds."""
+    if not isinstance(value, kinds):
+        wanted = " or ".join(kind.__name__ for kind in kinds)
+        raise TypeError(f"{name} is {reprlib.repr(value)}, expected {wanted}{fix}")
 
 
 def flag(name: str, value: object) -> bool:
@@ -72,7 +84,7 @@ def sizes(name: str, values: object, *dimensions: int) -> tuple[int, ...]:
 
 def is_number(value: object, **bounds: float) -> TypeGuard[Real]:
     """Whether this is a finite number within bounds: `at_least`, `above`, `at_most`, `below`."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, Real) or not -LARGEST <= value <= LARGEST:  # NaN fails as well
         return False
     return all(BOUNDS[bound](value, limit) for bound, limit in bounds.items())
 
@@ -86,12 +98,10 @@ def number(name: str, value: object, fix: str = "", **bounds: float) -> float:
 
 
 def checked_spacing(spacing: object, dimensions: int) -> tuple[float, ...]:
-    """A list or tuple of sizes of a voxel, one for each of `dimensions`, none smaller or larger than any there are."""
-    steps = spacing if isinstance(spacing, list | tuple) else ()
-    limits = {"at_least": SMALLEST_VOXEL, "at_most": LARGEST_VOXEL}
-    if len(steps) == dimensions and all(is_number(step, **limits) for step in steps):
-        return tuple(map(float, steps))
+    """A sequence of sizes of a voxel, one for each of `dimensions`: numbers from 1e-6 to 1e6."""
+    values = spacing.tolist() if isinstance(spacing, np.ndarray) else spacing
+    if isinstance(values, list | tuple) and len(values) == dimensions and all(is_number(x, **VOXELS) for x in values):
+        return tuple(map(float, values))
     raise ValueError(
-        f"spacing is {spacing!r}, expected {dimensions} finite numbers above 0, one a spatial axis, from "
-        f"{SMALLEST_VOXEL:g} to {LARGEST_VOXEL:g}"
+        f"spacing is {spacing!r}, expected {dimensions} finite numbers above 0, one a spatial axis, from 1e-6 to 1e6"
     )

@@ -9,7 +9,8 @@ Source: Beck et al., xLSTM (arXiv 2405.04517), equations 19 to 27 and appendix A
 
 Every form takes q, k (B, H, S, D), v (B, H, S, V) in float64, float32 or bfloat16 and gate pre-activations i, f
 (B, H, S), and returns h (B, H, S, V) in q's dtype. V may differ from D. Sums, gates and the stabiliser are computed in
-at least float32, whatever autocast says. All forms give the same function and the same gradients, at another cost:
+at least float32, whatever autocast says. All forms give the same function and the same gradients for finite values of
+any size, at another cost:
 
     form        time       memory    written as
     recurrent   S D V      D V       a Python loop: the definition, slow
@@ -28,7 +29,12 @@ from torch import Tensor
 from xlstm_unet_lab.ops.checks import one_of, whole_number
 from xlstm_unet_lab.ops.mlstm_chunkwise import CHUNK_SIZE, EPSILON, Chunkwise, stabilised_one
 from xlstm_unet_lab.ops.mlstm_triton import obstacle, triton
-from xlstm_unet_lab.ops.tensors import check_tensors, widest
+from xlstm_unet_lab.ops.tensors import check_tensors, has_values, is_recorded, largest, widest, without_autocast
+
+# Values up to here have products that float32 holds, and gates up to here have running sums that float64 holds to the
+# digit; beyond, both are computed in another way.
+LARGE = 1e4
+ZERO_BELOW = -1000.0  # exp of it is 0 in float64, too
 
 
 class MLSTMState(NamedTuple):
@@ -52,13 +58,14 @@ def step(state: MLSTMState | None, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f
     Raises ValueError for a wrong rank, dtype or length and for values that are not finite.
     """
     check_inputs(q, k, v, i, f, state, axes="")
-    with torch.autocast(q.device.type, enabled=False):
-        h, state = _step(_start(state, q, v), *(x.to(widest(q)) for x in (q, k, v, i, f)))
-    return h.to(q.dtype), state
+    given, dtype = q.dtype, _computing_dtype(q, k, v, state)
+    with without_autocast(q):
+        q, k, v, i, f = (x.to(dtype) for x in (q, k, v, i, f))
+        h, state = _step(_start(state, q, v), q, k, v, i, F.logsigmoid(f))
+    return h.to(given), state
 
 
-def _step(state: MLSTMState, q, k, v, i, f) -> tuple[Tensor, MLSTMState]:
-    a = F.logsigmoid(f)
+def _step(state: MLSTMState, q, k, v, i, a) -> tuple[Tensor, MLSTMState]:
     m = torch.maximum(a + state.m, i)
     forget, store = (a + state.m - m).exp()[..., None], (i - m).exp()[..., None]  # (B, H, 1)
     k = k * (store / math.sqrt(k.shape[-1]))
@@ -73,9 +80,41 @@ def _computed(form, inputs, initial_state, return_state, check_values):
     """Check the input, compute in at least float32 outside autocast, give h back in q's dtype."""
     q, k, v, i, f = inputs
     check_inputs(q, k, v, i, f, initial_state, check_values)
-    with torch.autocast(q.device.type, enabled=False):
-        h, state = form(*(x.to(widest(q)) for x in inputs), _start(initial_state, q, v))
-    return (h.to(q.dtype), state) if return_state else h.to(q.dtype)
+    given, dtype = q.dtype, _computing_dtype(q, k, v, initial_state, check_values)
+    with without_autocast(q):
+        q, k, v, i, f = (x.to(dtype) for x in inputs)
+        state, a = _start(initial_state, q, v), F.logsigmoid(f)
+        if form is not _recurrent and check_values and has_values(q) and largest(i, a) > LARGE:
+            h, state = _with_large_gates(form, q, k, v, i, a, state)
+        else:
+            h, state = form(q, k, v, i, a, state)
+    return (h.to(given), state) if return_state else h.to(given)
+
+
+def _computing_dtype(q, k, v, state, check_values=True) -> torch.dtype:
+    """At least float32, and float64 where values are so large that their products might overflow float32."""
+    dtype = widest(q, *(state or ()))
+    look = check_values and has_values(q) and dtype == torch.float32
+    return gate_dtype(q) if look and largest(q, k, v, *(state or ())[:2]) > LARGE else dtype
+
+
+def _with_large_gates(form, q, k, v, i, a, state) -> tuple[Tensor, MLSTMState]:
+    """Run a form on smaller gates that give the same function: a running sum that holds -1e30 holds nothing else.
+
+    Adding c_t to i_t and to m_t, and c_t - c_{t-1} to a_t, changes no weight. c_t pulls m_t to where exp(-m_t) is 0 or
+    as large as it is let; what is left of a gate is the exponent of a weight, and is 0 or a weight of 0. m_t itself
+    comes from the recurrence, whose rounding decides what 1e30 - 1e30 leaves.
+    """
+    with torch.no_grad():
+        m = [state.m]
+        for i_t, a_t in zip(i.unbind(-1), a.unbind(-1), strict=True):
+            m.append(torch.maximum(a_t + m[-1], i_t))
+        before, after = torch.stack(m[:-1], -1), torch.stack(m[1:], -1)
+        bounded = torch.stack(m, -1).to(gate_dtype(q)).clamp(ZERO_BELOW, -ZERO_BELOW)
+    i = (i - after).clamp(min=ZERO_BELOW) + bounded[..., 1:]
+    a = (a + before - after).clamp(min=ZERO_BELOW) + bounded.diff()
+    h, last = form(q, k, v, i, a, state._replace(m=state.m.clamp(ZERO_BELOW, -ZERO_BELOW)))
+    return h, last._replace(m=last.m + (after[..., -1] - bounded[..., -1].to(last.m.dtype)))
 
 
 def recurrent(q, k, v, i, f, *, initial_state=None, return_state=False, check_values=True):
@@ -83,9 +122,9 @@ def recurrent(q, k, v, i, f, *, initial_state=None, return_state=False, check_va
     return _computed(_recurrent, (q, k, v, i, f), initial_state, return_state, check_values)
 
 
-def _recurrent(q, k, v, i, f, state):
+def _recurrent(q, k, v, i, a, state):
     outputs = []
-    for token in zip(*(x.unbind(2) for x in (q, k, v, i, f)), strict=True):
+    for token in zip(*(x.unbind(2) for x in (q, k, v, i, a)), strict=True):
         h, state = _step(state, *token)
         outputs.append(h)
     return torch.stack(outputs, 2), state
@@ -99,22 +138,25 @@ def parallel(q, k, v, i, f, *, initial_state=None, return_state=False, check_val
     return _computed(_parallel, (q, k, v, i, f), initial_state, return_state, check_values)
 
 
-def _parallel(q, k, v, i, f, state):
+def _parallel(q, k, v, i, a, state):
     length, width = q.shape[2:]
     k = k / math.sqrt(width)
-    summed = F.logsigmoid(f).cumsum(-1, dtype=gate_dtype(q))  # B_t, (B, H, S)
+    summed = a.cumsum(-1, dtype=gate_dtype(q))  # B_t, (B, H, S)
     u = i - summed
-    mu = torch.maximum(u.cummax(-1).values, state.m[..., None])
-    future = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
+    tokens = torch.arange(length, device=q.device)
+    future = tokens > tokens[:, None]  # (S, S)
+    # ONNX has no running maximum.
+    highest = u[..., None, :].masked_fill(future, -torch.inf).amax(-1) if is_recorded() else u.cummax(-1).values
+    mu = torch.maximum(highest, state.m[..., None])
     weights = _differences(u, mu, q.dtype).masked_fill(future, -torch.inf).exp()  # (B, H, S, S)
     from_state = (state.m[..., None] - mu).to(q.dtype).exp()[..., None]  # (B, H, S, 1)
     m = (summed + mu).to(q.dtype)
-    attention = (q @ k.mT) * weights
+    attention = (q @ k.transpose(-1, -2)) * weights
     numerator = attention @ v + from_state * (q @ state.C)  # (B, H, S, V)
     overlap = attention.sum(-1, keepdim=True) + from_state * (q @ state.n[..., None])
     h = numerator / (torch.maximum(overlap.abs(), stabilised_one(m)[..., None]) + EPSILON)
     k = k * weights[..., -1, :, None]
-    C = from_state[..., -1:, :] * state.C + k.mT @ v
+    C = from_state[..., -1:, :] * state.C + k.transpose(-1, -2) @ v
     n = from_state[..., -1, :] * state.n + k.sum(-2)
     return h, MLSTMState(C, n, m[..., -1])
 
@@ -128,9 +170,11 @@ def decay_matrix(i: Tensor, f: Tensor) -> Tensor:
     """
     if i.ndim < 1 or i.shape != f.shape:
         raise ValueError(f"i has shape {tuple(i.shape)} and f {tuple(f.shape)}, expected the same (..., S)")
-    summed = F.logsigmoid(f.to(gate_dtype(f))).cumsum(-1)
-    future = torch.ones(i.shape[-1], i.shape[-1], dtype=torch.bool, device=i.device).triu(1)
-    return (summed[..., :, None] + (i - summed)[..., None, :]).masked_fill(future, -torch.inf)
+    length = i.shape[-1]
+    a = F.logsigmoid(f.to(gate_dtype(f)))[..., :, None].expand(*f.shape, length)
+    summed = a.tril(-1).cumsum(-2)  # column s from s + 1 on: no difference of sums, which a gate of -1e30 would spoil
+    future = torch.ones(length, length, dtype=torch.bool, device=i.device).triu(1)
+    return (summed + i[..., None, :]).masked_fill(future, -torch.inf)
 
 
 def _differences(u: Tensor, mu: Tensor, dtype: torch.dtype) -> Tensor:
@@ -147,20 +191,21 @@ def chunkwise(q, k, v, i, f, chunk_size=None, *, initial_state=None, return_stat
     """Matrices inside chunks of `chunk_size` tokens, states between them; `mlstm_chunkwise` derives it.
 
     Any length; memory linear in it, forward and backward. `chunk_size` None is the size measured fastest; one below
-    1 raises ValueError. The backward pass is written by hand, so there is no second derivative. Other arguments, result
-    and errors as `run`.
+    1 raises ValueError. The backward pass is written by hand, so there is no second derivative, and ValueError where
+    operations are recorded (torch.export and its like). Other arguments, result and errors as `run`.
     """
+    _must_not_be_recorded("chunkwise")
     if chunk_size is not None:
         chunk_size = whole_number("chunk_size", chunk_size, fix="; None picks one")
     form = functools.partial(_chunkwise, chunk_size=chunk_size)
     return _computed(form, (q, k, v, i, f), initial_state, return_state, check_values)
 
 
-def _chunkwise(q, k, v, i, f, state, chunk_size):
+def _chunkwise(q, k, v, i, a, state, chunk_size):
     size = min(chunk_size or CHUNK_SIZE, q.shape[2])
     ones = v.new_ones(*v.shape[:-1], 1)
     q, k, v = (x.flatten(0, 1) for x in (q, k / math.sqrt(k.shape[-1]), torch.cat([v, ones], -1)))
-    i, a = (x.to(gate_dtype(q)).flatten(0, 1) for x in (i, F.logsigmoid(f)))
+    i, a = (x.to(gate_dtype(q)).flatten(0, 1) for x in (i, a))
     memory = torch.cat([state.C, state.n[..., None]], -1).flatten(0, 1)
     h, memory, m = Chunkwise.apply(q, k, v, i, a, memory, state.m.to(gate_dtype(q)).flatten(), size)
     batch_and_heads = state.m.shape
@@ -172,6 +217,14 @@ def _chunkwise(q, k, v, i, f, state, chunk_size):
 def gate_dtype(q: Tensor) -> torch.dtype:
     """Of sums of gates, whose differences count: float64 wherever the device has it."""
     return torch.float32 if q.device.type == "mps" else torch.float64
+
+
+def _must_not_be_recorded(form: str) -> None:
+    if is_recorded():
+        raise ValueError(
+            f"form {form!r} has a gradient written by hand, which torch.export, torch.jit.trace, the export to ONNX "
+            'and torch.func cannot follow: use form="parallel" (in build mlstm_form="parallel"), or "auto"'
+        )
 
 
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
@@ -187,28 +240,36 @@ def run(q, k, v, i, f, form="auto", *, initial_state=None, return_state=False, c
 
     q, k (B, H, S, D), v (B, H, S, V), i, f (B, H, S) -> h (B, H, S, V) in q's dtype; with `return_state` a pair of h
     and the MLSTMState after the last token. `initial_state` continues from such a state, None from an empty memory.
-    `check_values=False` leaves out the search for NaN and infinity, which a GPU would have to wait for.
+    `check_values=False` leaves out the look at values, which a GPU would have to wait for: for NaN and infinity, which
+    are refused, and for sizes from LARGE on, which are computed with more care, and more time.
 
-    "auto" takes the Triton kernels on an NVIDIA GPU where they fit, and chunkwise everywhere else. The kernels leave
-    the normaliser out of the gradient (see `mlstm_triton`); name "chunkwise" for the exact gradient on a GPU.
+    "auto" takes the Triton kernels on an NVIDIA GPU where they fit, and chunkwise everywhere else; parallel under
+    torch.export, torch.jit.trace, the export to ONNX and torch.func. The kernels leave the normaliser out of the
+    gradient (see `mlstm_triton`); name "chunkwise" for the exact gradient on a GPU.
     Raises ValueError, naming the tensor and the fix, for wrong ranks, lengths, dtypes, values that are not finite, an
     unknown form, and "triton" where the kernels do not fit.
     """
     check_form(form)
+    if form == "auto" and is_recorded():
+        form = "parallel"
     if form in ("auto", "triton"):
-        check_inputs(q, k, v, i, f, initial_state, check_values)
+        _must_not_be_recorded(form)
+        check_inputs(q, k, v, i, f, initial_state, check_values=False)
         reason = obstacle(q, v, with_state=return_state or initial_state is not None)
+        if reason is None and check_values:
+            check_inputs(q, k, v, i, f)
+            reason = f"values are larger than {LARGE:g}" if largest(q, k, v, i, f) > LARGE else None
         if reason is None:
             return triton(q, k, v, i, f)
         if form == "triton":
             raise ValueError(f"form 'triton' does not fit: {reason}; use form='auto' or 'chunkwise'")
-        form, check_values = "chunkwise", False  # just checked
+        form = "chunkwise"
     options = {"initial_state": initial_state, "return_state": return_state, "check_values": check_values}
     return FORMS[form](q, k, v, i, f, **options)
 
 
 def _start(state: MLSTMState | None, q: Tensor, v: Tensor) -> MLSTMState:
-    return empty_state(q, v) if state is None else MLSTMState(*(x.to(widest(q)) for x in state))
+    return empty_state(q, v) if state is None else MLSTMState(*(x.to(q.dtype) for x in state))
 
 
 def check_inputs(q, k, v, i, f, state=None, check_values=True, axes=", S") -> None:

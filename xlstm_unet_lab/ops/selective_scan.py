@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from xlstm_unet_lab.ops.checks import whole_number
-from xlstm_unet_lab.ops.tensors import check_tensors, widest
+from xlstm_unet_lab.ops.tensors import check_tensors, is_recorded, widest, without_autocast
 
 # Between 64 and 576 time hardly changes on a CPU; below, the Python loop costs more; above, the work leaves the cache.
 DEFAULT_CHUNK_SIZE = 256
+OPEN_DOUBLINGS = 20  # a network exported for any size takes sequences of up to 2**20 tokens
 
 
 def step(
@@ -94,10 +95,30 @@ def _check(u, delta, A, B, C, D, state, token_sizes: tuple[int, ...], check_valu
 
 def _run(u, delta, A, B, C, D, state, chunk_size: int) -> tuple[Tensor, Tensor]:
     dtype = widest(u, delta, A, B, C, D, state)
-    state = A.new_zeros(len(u), *A.shape) if state is None else state
-    D = A.new_zeros(len(A)) if D is None else D
-    y, last_state = _SelectiveScan.apply(u, delta, A.to(dtype), B, C, D.to(dtype), state.to(dtype), chunk_size)
+    state = A.new_zeros(u.shape[0], *A.shape) if state is None else state
+    D = A.new_zeros(A.shape[0]) if D is None else D
+    scan = _recorded_scan if is_recorded() else _SelectiveScan.apply
+    y, last_state = scan(u, delta, A.to(dtype), B, C, D.to(dtype), state.to(dtype), chunk_size)
     return y.to(u.dtype), last_state
+
+
+def _recorded_scan(u, delta, A, B, C, D, state, _chunk_size: int) -> tuple[Tensor, Tensor]:
+    """The scan in operations that can be recorded, whatever the length: every token meets those 1, 2, 4, .. before it.
+
+    About log2(S) times all hidden states in memory, where the other keeps one state a chunk.
+    """
+    u, delta, B, C = (x.to(A.dtype) for x in (u, delta, B, C))
+    decay = torch.exp(delta.unsqueeze(2) * A.unsqueeze(-1))  # (batch, W, N, S)
+    h = B.unsqueeze(1) * (delta * u).unsqueeze(2)
+    h = torch.cat([h[..., :1] + decay[..., :1] * state.unsqueeze(-1), h[..., 1:]], -1)
+    length = u.shape[-1]
+    doublings = OPEN_DOUBLINGS if isinstance(length, torch.SymInt) else int(length - 1).bit_length()
+    tokens = torch.arange(length, device=u.device)
+    for reach in (2**n for n in range(doublings)):
+        earlier = (tokens - reach).clamp(min=0)
+        decay = decay * (tokens >= reach)  # nothing stands before the first token
+        h, decay = h + decay * h[..., earlier], decay * decay[..., earlier]
+    return (C.unsqueeze(1) * h).sum(2) + D.unsqueeze(-1) * u, h[..., -1]
 
 
 class _SelectiveScan(torch.autograd.Function):
@@ -108,7 +129,7 @@ class _SelectiveScan(torch.autograd.Function):
         A_rows = A.T.contiguous()  # (N, W)
         state = state.transpose(1, 2).contiguous()  # (batch, N, W)
         states, outputs = [], []
-        with torch.autocast(u.device.type, enabled=False):
+        with without_autocast(u):
             for start in range(0, u.shape[-1], chunk_size):
                 states.append(state)
                 u_c, delta_c, B_c, C_c = _time_first(start, chunk_size, A.dtype, u, delta, B, C)
@@ -127,7 +148,7 @@ class _SelectiveScan(torch.autograd.Function):
         grad_A, grad_D = torch.zeros_like(A_rows), torch.zeros_like(D)
         grad_h = grad_state.transpose(1, 2)  # gradient that reaches the chunk's last state from later tokens
         grads: list[tuple[Tensor, ...]] = []
-        with torch.autocast(u.device.type, enabled=False):
+        with without_autocast(u):
             for state, start in zip(reversed(states), reversed(range(0, u.shape[-1], ctx.chunk_size)), strict=True):
                 chunk = _time_first(start, ctx.chunk_size, A.dtype, u, delta, B, C, grad_y)
                 grad_h, grad_A_chunk, grad_u, *others = _chunk_backward(A_rows, state, grad_h, *chunk)

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xlstm_unet_lab.ops.tensors import check_tensors, widest
+from xlstm_unet_lab.ops.tensors import check_tensors, has_values, widest, without_autocast
 
 
 class SLSTMState(NamedTuple):
@@ -85,7 +85,7 @@ def _run(recurrent_weights: Tensor | None, state: SLSTMState | None, z, i, f, o)
         weights = recurrent_weights.to(dtype).permute(0, 3, 1, 2).flatten(2)  # (H, D in, 4 D out)
 
     outputs = []
-    with torch.autocast(z.device.type, enabled=False):  # autocast would round the recurrent product to 16 bits
+    with without_autocast(z):  # autocast would round the recurrent product to 16 bits
         for token in gates.unbind():
             if weights is not None:
                 token = torch.baddbmm(token, state.h, weights)
@@ -122,7 +122,7 @@ def _check(z, i, f, o, recurrent_weights, state, layout: str, check_values: bool
         expected |= {f"state.{name}": (batch, heads, width) for name in SLSTMState._fields}
     axes = f"z, i, f, o are {layout}, recurrent_weights (H, 4, D, D), every part of a state (B, H, D)"
     check_tensors(given, expected, axes, check_values)
-    if check_values and state is not None and ((state.n <= 0) & (state.m > -torch.inf)).any():
+    if check_values and state is not None and has_values(z) and ((state.n <= 0) & (state.m > -torch.inf)).any():
         raise ValueError(
             f"state.n goes down to {float(state.n.min())}, expected values above 0 wherever state.m is above -inf: "
             "pass None to start from an empty state"
