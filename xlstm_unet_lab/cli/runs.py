@@ -32,7 +32,6 @@ from xlstm_unet_lab.cli.app import (
     room_for,
     say,
 )
-from xlstm_unet_lab.ops.checks import one_of
 
 if TYPE_CHECKING:
     import pandas
@@ -84,6 +83,7 @@ def train(
     """
     import xlstm_unet_lab as lab
     from xlstm_unet_lab.data.slices import SliceDataset
+    from xlstm_unet_lab.ops.checks import one_of
 
     data = [lab.load_dataset(recipe, split, root=root, fold=fold) for split in ("train", "val")]
     data = [SliceDataset(cases) for cases in data] if slices else data
