@@ -84,7 +84,7 @@ def test_the_seed_decides_the_first_weights(monkeypatch, root, tmp_path):
 
     monkeypatch.setattr("xlstm_unet_lab.training.fit.fit", fit)
     for seed in (5, 5, 6):
-        call("train", *TRAIN, "--seed", seed, "--root", root, "--run-directory", tmp_path, code=1)
+        call("train", *TRAIN, "--seed", seed, "--root", root, "--run-directory", tmp_path, code=2)
     same, other = (all(map(torch.equal, weights[0], one)) for one in weights[1:])
     assert same and not other
 
