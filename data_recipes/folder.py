@@ -146,6 +146,11 @@ def look_through(source: Path) -> Survey:
 
 def _pair_up(source: Path, problems: list[str]) -> tuple[bool, dict[str, tuple[list[Path], Path]]]:
     """Whether the images are pictures, and the complete cases in name order; what is left over is a problem."""
+    for what in ("images", "labels"):
+        if not (source / what).is_dir():
+            raise FileNotFoundError(
+                f"{source / what} is missing; a folder of pictures or NIfTI volumes is expected there"
+            )
     kinds = {endings: files_by_name(source / "images", endings) for endings in (pictures.ENDINGS, VOLUMES)}
     kinds = {endings: files for endings, files in kinds.items() if files}
     if len(kinds) != 1:

@@ -70,6 +70,20 @@ def test_a_finished_run_is_not_trained_again(trained, root):
     assert "dice mean" in call("train", *TRAIN, *SHORT, "--root", root, "--run-directory", run).stdout
 
 
+@pytest.mark.filterwarnings("ignore:.*has lost the rows")
+@pytest.mark.parametrize("left", [0, 0.5, -5])
+def test_a_finished_run_whose_log_was_cut_still_says_how_it_ended(trained, root, left):
+    run, result = trained
+    whole = (run / "log.csv").read_bytes()
+    cut = whole[: int(left * len(whole)) if left >= 0 else left]
+    (run / "log.csv").write_bytes(cut)
+    try:
+        again = call("train", *TRAIN, *SHORT, "--root", root, "--run-directory", run, "--json")
+    finally:
+        (run / "log.csv").write_bytes(whole)
+    assert json.loads(again.stdout) == result
+
+
 def test_other_settings_in_the_same_folder_are_refused(trained, root):
     more = call("train", *TRAIN, *SHORT, "--seed", "1", "--root", root, "--run-directory", trained[0], code=2)
     assert "seed: 0 there, 1 now" in more.stderr

@@ -1,17 +1,26 @@
 """Progress is noted step by step in one file that survives damage, a full disk and two notebooks at once."""
 
 import dataclasses
+import functools
 import json
+import os
 import threading
+import types
 from html.parser import HTMLParser
 
 import pytest
 
 from xlstm_unet_lab.course import check, hint, progress, progress_file, reveal
-from xlstm_unet_lab.course.checks import all_exercises, lesson_00
+from xlstm_unet_lab.course.checks import all_exercises, find_exercise, lesson_00
 from xlstm_unet_lab.course.progress_file import Attempts, note, progress_path, read_progress
 
 NOTHING = Attempts()
+
+
+def dice(prediction, truth):
+    """A student's own answer to 00.1."""
+    total = prediction.sum() + truth.sum()
+    return 1.0 if total == 0 else 2 * (prediction * truth).sum() / total
 
 
 @pytest.fixture(autouse=True)
@@ -32,17 +41,101 @@ def test_steps_add_up_until_the_first_right_answer(path):
     assert not path.exists(), "a blank answer is no try"
     check("00.1", lambda prediction, truth: 0.5)
     hint("00.1"), hint("00.1"), reveal("00.1")
-    check("00.1", lesson_00.dice)
+    check("00.1", dice)
     first = read_progress(path)["00.1"]
-    assert dataclasses.replace(first, right="") == Attempts(tries=2, hints=2, reveals=1)
+    assert dataclasses.replace(first, right="") == Attempts(tries=2, hints=2, reveals=1, how="revealed")
     assert first.right.endswith("+00:00")
     before = path.stat().st_mtime_ns
-    check("00.1", lesson_00.dice), check("00.1", lambda prediction, truth: 0.5)
+    check("00.1", dice), check("00.1", lambda prediction, truth: 0.5)
     assert read_progress(path)["00.1"] == first and path.stat().st_mtime_ns == before
 
 
+REFERENCE = lesson_00.dice
+
+
+class Called:
+    """What looks like an answer and calls the reference."""
+
+    @staticmethod
+    def answer(prediction, truth):
+        return REFERENCE(prediction, truth)
+
+
+DETOURS = {
+    "itself": REFERENCE,
+    "found": find_exercise("00.1").reference,
+    "in part": functools.partial(REFERENCE),
+    "in part of a part": functools.partial(functools.partial(REFERENCE)),
+    "in a lambda": lambda prediction, truth: REFERENCE(prediction, truth),
+    "by its module": lambda prediction, truth: lesson_00.dice(prediction, truth),
+    "found when called": lambda prediction, truth: find_exercise("00.1").reference(prediction, truth),
+    "in a method": Called.answer,
+    "with its code": types.FunctionType(REFERENCE.__code__, REFERENCE.__globals__ | {"__name__": "mine"}),
+    "wrapped": functools.wraps(REFERENCE)(lambda *arguments: REFERENCE(*arguments)),
+}
+
+
+@pytest.mark.parametrize("answer", DETOURS.values(), ids=DETOURS)
+def test_the_packages_own_answer_passes_and_does_not_count(path, answer):
+    result = check("00.1", answer)
+    assert result.passed and "It is the package's own answer, and so it is not counted as yours." in result.sentences
+    assert read_progress(path)["00.1"] == Attempts(how="package")
+    assert str(progress("00")).splitlines()[0].startswith("0 of 4 exercises are right")
+    assert "only the package's own answer was checked, own tries: 0" in str(progress("00"))
+    check("00.1", dice)
+    assert dataclasses.replace(read_progress(path)["00.1"], right="") == Attempts(tries=1, how="own")
+
+
+def odd_answers():
+    """Answers that are a student's, whatever they are made of."""
+
+    def with_an_empty_name(prediction, truth):
+        return never if truth is None else dice(prediction, truth)
+
+    def around_itself(prediction, truth):
+        return dice(prediction, truth)
+
+    around_itself.__wrapped__ = around_itself
+    if with_an_empty_name is None:
+        never = 1
+
+    class Callable:
+        def __call__(self, prediction, truth):
+            return dice(prediction, truth)
+
+    return {"empty": with_an_empty_name, "itself": around_itself, "called": Callable(), "part": functools.partial(dice)}
+
+
+@pytest.mark.parametrize("name", odd_answers())
+def test_odd_answers_are_a_students_own(path, name):
+    assert check("00.1", odd_answers()[name]).passed
+    assert read_progress(path)["00.1"].how == "own"
+
+
+def test_after_an_own_answer_nothing_changes_how_it_came(path):
+    check("00.1", dice)
+    before = read_progress(path)["00.1"]
+    reveal("00.1"), check("00.1", REFERENCE), check("00.1", dice)
+    assert read_progress(path)["00.1"] == dataclasses.replace(before, reveals=1) and before.how == "own"
+
+
+def test_files_of_before_answers_said_how_they_came_are_read(path):
+    path.parent.mkdir()
+    path.write_text(json.dumps({"format": 1, "exercises": {"00.1": {"tries": 1, "right": "2026-01-01"}}}))
+    assert str(progress("00")).splitlines()[1].startswith("00.1 the Dice score: right;")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes as POSIX has them")
+def test_a_pipe_in_place_of_the_file_is_left_alone(path):
+    path.parent.mkdir()
+    os.mkfifo(path)
+    result = check("00.1", dice)
+    assert result.passed and "is no regular file" in str(result) and path.is_fifo()
+    assert "is no regular file" in progress("00").trouble
+
+
 def test_progress_shows_the_states_as_text_and_table():
-    check("00.1", lesson_00.dice), check("00.2", lambda prediction, truth: 0), hint("00.2")
+    check("00.1", dice), check("00.2", lambda prediction, truth: 0), hint("00.2")
     lines = str(progress("00")).splitlines()
     assert lines[1:3] == [
         "00.1 the Dice score: right; hints: 0; solution seen: no",
@@ -107,7 +200,7 @@ def test_damage_costs_the_last_step_and_the_file_is_kept(path, damage):
 def test_without_a_copy_a_new_file_begins_and_says_so(path):
     path.parent.mkdir()
     path.write_bytes(b"?")
-    result = check("00.1", lesson_00.dice)
+    result = check("00.1", dice)
     assert result.passed and "it is now progress.json.damaged, and a new one begins" in str(result)
     assert read_progress(path)["00.1"].right
     path.write_bytes(b"?")
@@ -117,7 +210,7 @@ def test_without_a_copy_a_new_file_begins_and_says_so(path):
 
 def test_a_file_that_cannot_be_written_stops_no_check(path, monkeypatch):
     path.parent.write_text("a file where a folder is wanted")
-    result = check("00.1", lesson_00.dice)
+    result = check("00.1", dice)
     assert result.passed and "Your progress was not kept: " in str(result) and "LAB_PROGRESS" in str(result)
     assert "cannot be read" in str(progress())
     for function in (hint, reveal):

@@ -8,6 +8,7 @@ import zipfile
 from collections import Counter
 from itertools import count
 
+import filelock
 import numpy as np
 import pytest
 from imageio.v3 import imread, imwrite
@@ -93,13 +94,23 @@ def test_killed_and_called_again(originals, tmp_path, call):
         assert status == -signal.SIGKILL
         finished = {path.name for path in root.glob(".partial-*/.finished-*/T[rs]/[!.]*")}
         before = worked_on(tmp_path)
-        if prepared_folder(RECIPE, root) is None:
-            prepare(RECIPE, root, source=originals["folder"], progress=False)
-            assert set(worked_on(tmp_path)) == set(NAMES) - finished, "what is finished is not done again"
-            assert finished <= set(before)
+        done = prepared_folder(RECIPE, root) is not None
+        prepare(RECIPE, root, source=originals["folder"], progress=False)
+        left = set() if done else set(NAMES) - finished
+        assert set(worked_on(tmp_path)) == left, "what is finished is not done again"
+        assert done or finished <= set(before)
         assert tree(root / "Dataset999_toy") == whole
-        assert not list((root).glob(".partial-*/*")) or call == "fsync", "nothing is left"
+        assert not list(root.glob(".partial-*")), "nothing is left"
     assert number > 3
+
+
+def test_what_a_finished_call_left_goes_unless_somebody_is_at_work_there(originals, tmp_path):
+    folder = prepare(RECIPE, tmp_path / "root", source=originals["folder"], progress=False)
+    left = folder.with_name(f".partial-{folder.name}")
+    (left / "unpacked").mkdir(parents=True)
+    with filelock.FileLock(folder.with_name(f".{folder.name}.lock"), is_singleton=False):
+        assert prepare(RECIPE, tmp_path / "root", progress=False) == folder and left.exists()
+    assert prepare(RECIPE, tmp_path / "root", progress=False) == folder and not left.exists()
 
 
 def test_unpacking_goes_on_where_it_was(originals, tmp_path, monkeypatch):

@@ -2,23 +2,21 @@
 
 import dataclasses
 import hashlib
-import http.server
 import io
 import json
 import re
 import tarfile
-import threading
 import zipfile
 
 import numpy as np
 import pytest
+from file_server import Server, serving
 from imageio.v3 import imwrite
 
 from data_recipes.phantom_microscopy import RECIPE
 from xlstm_unet_lab.data.download import UnpackLimits, fetch, unpack
 from xlstm_unet_lab.data.nnunet_raw import write_case
 from xlstm_unet_lab.data.prepare import prepare
-from xlstm_unet_lab.data.recipe import RemoteFile
 from xlstm_unet_lab.data.registry import get_recipe, prepared_folder
 
 GREY = np.arange(64, dtype=np.uint8).reshape(8, 8)
@@ -49,55 +47,10 @@ def zip_of(members):
 # Downloads, from a server on this machine
 
 
-class Server(http.server.ThreadingHTTPServer):
-    """Serves `content`; cuts the connection after `cut` bytes when that is set; knows ranges; records the requests."""
-
-    content, cut, status, etag, says_length = b"", None, 200, '"one"', True
-    missing = ()  # paths that are not there
-
-    def __init__(self):
-        self.ranges = []
-        super().__init__(("127.0.0.1", 0), Handler)
-
-    def file(self, digest, name="file.zip"):
-        return RemoteFile(f"http://127.0.0.1:{self.server_port}/{name}", digest, len(self.content), name)
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        server, content, wanted = self.server, self.server.content, self.headers.get("Range")
-        server.ranges.append(wanted)
-        if server.status != 200 or self.path in server.missing:
-            return self.send_error(404 if server.status == 200 else server.status)
-        start = 0
-        if wanted and self.headers.get("If-Range") == server.etag:
-            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
-            if start >= len(content):
-                return self.send_error(416)
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        else:
-            self.send_response(200)
-        if server.says_length:
-            self.send_header("Content-Length", str(len(content) - start))
-        if server.etag:
-            self.send_header("ETag", server.etag)
-        self.end_headers()
-        self.wfile.write(content[start : server.cut])
-
-    def log_message(self, *arguments):
-        pass
-
-
 @pytest.fixture
 def server():
-    with Server() as server:
-        server.content = zip_of({"a.bin": np.random.default_rng(0).bytes(700_000)})
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with serving(zip_of({"a.bin": np.random.default_rng(0).bytes(700_000)})) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def test_download_and_prepare(server, tmp_path):

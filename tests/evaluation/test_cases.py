@@ -206,3 +206,24 @@ def test_labels_that_are_scored_in_labelled_slices_only_come_from_the_recipe(fol
         nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), folder / "a.nii.gz")
     table = from_folders(*folders, recipe="abdomen_mri").table().set_index("label")
     assert table.loc["aorta", "dice"] == 1 and table.loc["foreground", "dice"] < 1
+
+
+@pytest.mark.parametrize(
+    ("predicted", "true", "dice"),
+    [(1, 0, {"label 1": 0.0, "foreground": 0.0}), (0, 0, {"label 1": 1.0, "foreground": 1.0})],
+    ids=["predicted only", "nothing anywhere"],
+)
+def test_what_the_truth_lacks_is_scored(tmp_path, predicted, true, dice):
+    for folder, value in (("found", predicted), ("truth", true)):
+        (tmp_path / folder).mkdir()
+        imwrite(tmp_path / folder / "a.png", np.full((6, 6), value, np.uint8), plugin="pillow")
+    table = from_folders(tmp_path / "found", tmp_path / "truth").table()
+    assert dict(zip(table["label"], table["dice"], strict=True)) == dice
+
+
+def test_images_are_found_by_the_names_of_labels(tmp_path):
+    for name in ("found/s_0000", "truth/s_0000", "images/s_0000", "images/s_0001"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        imwrite(tmp_path / f"{name}.png", np.eye(6, dtype=np.uint8), plugin="pillow")
+    compared = from_folders(tmp_path / "found", tmp_path / "truth", images=tmp_path / "images")
+    assert compared.image("s_0000").shape == (1, 6, 6)

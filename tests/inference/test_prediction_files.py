@@ -169,7 +169,7 @@ def test_grey_files_are_the_channels_of_a_picture_as_in_training(tmp_path):
 def test_frames_in_colour_are_cases_however_they_are_numbered(tmp_path):
     for number in range(3):
         imwrite(tmp_path / f"frame_{number:04d}.png", np.zeros((8, 8, 3), np.uint8), plugin="pillow")
-    assert predict_names(ForColour(), tmp_path) == ["frame", "frame_0001", "frame_0002"]
+    assert predict_names(ForColour(), tmp_path) == ["frame_0000", "frame_0001", "frame_0002"]
 
 
 def predict_names(model, folder):

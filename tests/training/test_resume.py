@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,7 @@ def test_what_a_run_leaves_behind(tmp_path):
     folder = tmp_path / "new" / "run"
     model = Tiny()
     records = run(folder, model)
-    names = ["best", "last", "optimizer-6"]
+    names = ["best", "last", "optimizer-6", "previous", "optimizer-4"]
     expected = ["config.json", "environment.json", "log.csv", "model.json", *(f"{name}.safetensors" for name in names)]
     assert sorted(set(os.listdir(folder)) - {".lock"}) == sorted(expected)
     settings = json.loads((folder / "config.json").read_text())
@@ -243,6 +244,67 @@ def test_load_run_says_what_is_missing(tmp_path):
         load_run(tmp_path)
     with pytest.raises(ValueError, match=r"build it yourself and call load_weights\(model, '.*last\.safetensors'\)"):
         load_run(tmp_path, "last")
+
+
+def spoilt(path):
+    content = bytearray(path.read_bytes())
+    path.write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize("name", ["last", "optimizer-6"])
+@pytest.mark.parametrize("spoil", [spoilt, Path.unlink, lambda path: path.write_bytes(b"")])
+def test_a_spoilt_checkpoint_is_passed_over_for_the_one_before(tmp_path, name, spoil):
+    whole, resumed = Tiny(), Tiny()
+    first = run(tmp_path, whole)
+    before = {path.name: {k: x.clone() for k, x in weights(path).items()} for path in tmp_path.glob("*.safetensors")}
+    spoil(tmp_path / f"{name}.safetensors")
+    with pytest.warns(UserWarning, match=r"last\.safetensors in .* cannot be read(?s:.)*goes on from step 4"):
+        records = run(tmp_path, resumed)
+    assert [(one.step, one.loss) for one in records] == [(one.step, one.loss) for one in first[4:]]
+    assert same(whole.state_dict(), resumed.state_dict())
+    after = {path.name: weights(path) for path in tmp_path.glob("*.safetensors")}
+    assert after.keys() == before.keys() and all(same(after[name], before[name]) for name in after)
+    assert run(tmp_path) == []
+
+
+def test_a_run_without_any_whole_checkpoint_says_so_and_changes_nothing(tmp_path):
+    run(tmp_path)
+    for path in tmp_path.glob("*.safetensors"):
+        spoilt(path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match=r"last(?s:.)*previous\.safetensors in (?s:.)*give another run_directory"):
+        run(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def logged(folder):
+    return [line.split(",")[:2] for line in (folder / "log.csv").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "lost"),
+    [
+        (lambda text: text[:-20], 0),  # the last row is that of the checkpoint, which knows it
+        (lambda text: text[: text.rindex("\n3,") + 5], 3),
+        (lambda text: "", 5),
+        (lambda text: '\0\x1b\ud800"' * 3000 + text, 0),
+        (lambda text: text.replace("\n2,", "\nx,").replace("\n4,", '\n"4,'), 2),
+        (lambda text: text + "6,1\n7,2,3,4,5,6,7,8\n" + "9" * 5000 + "\n", 0),
+        (lambda text: text.replace("\n", "\r\n"), 0),
+    ],
+)
+def test_a_spoilt_log_is_mended_and_what_is_lost_is_said(tmp_path, spoil, lost):
+    run(tmp_path)
+    whole, text = logged(tmp_path), (tmp_path / "log.csv").read_bytes().decode()
+    (tmp_path / "log.csv").write_bytes(spoil(text).encode(errors="surrogatepass"))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert run(tmp_path) == []
+    assert [str(one.message).partition("lost")[2] for one in caught if "log.csv" in str(one.message)] == (
+        [f" the rows of {lost} of 6 steps, the run itself nothing"] if lost else []
+    )
+    assert len(logged(tmp_path)) == 7 - lost and logged(tmp_path)[-1] == whole[-1]
+    assert all(row in whole for row in logged(tmp_path))
 
 
 def test_a_run_of_another_model_is_refused(tmp_path):

@@ -145,7 +145,8 @@ def _follow(records: Iterable[Record], steps: int) -> None:
 def _end_of(run: Path) -> dict:
     """How a run ended: read from its log, for a run that was finished before yields no record."""
     with (run / "log.csv").open(newline="") as file:
-        *_, last = csv.DictReader(file)
+        rows = list(csv.DictReader(file))
+    last = rows[-1] if rows else {"step": 0}  # of a run trained by an older version, whose log was lost
     shown = {name: float(value) for name, value in last.items() if name in ("loss", "seconds") or name[:5] == "dice "}
     return {"run_directory": str(run), "step": int(last["step"]), **shown}
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from xlstm_unet_lab.course.checks import find_exercise
+from xlstm_unet_lab.course.checks.own import is_own
 from xlstm_unet_lab.course.exercise import (
     COMPARABLE,
     NUMBER,
@@ -31,6 +32,8 @@ RIGHT, WRONG, NOT_ATTEMPTED = "right", "not right yet", "not attempted yet"
 # who do not tell red from green would not tell a green edge from the orange one.
 COLOURS = {RIGHT: "#3b82c4", WRONG: "#c2700a"}
 OTHER_COLOUR = "#808080"
+
+NOT_YOURS = "It is the package's own answer, and so it is not counted as yours."
 
 _hints_given: Counter[str] = Counter()
 
@@ -63,11 +66,8 @@ class Result:
         label = html.escape(f"{self.heading}: {self.status}")
         paragraphs = "".join(f"<p>{_with_code(sentence)}</p>" for sentence in self.sentences)
         code = f"<pre><code>{html.escape(self.code)}</code></pre>" if self.code else ""
-        trace = (
-            f"<details><summary>What Python said</summary><pre>{html.escape(self.trace)}</pre></details>"
-            if self.trace
-            else ""
-        )
+        trace = html.escape(self.trace)
+        trace = trace and f"<details><summary>What Python said</summary><pre>{trace}</pre></details>"
         style = f"border-left: 4px solid {colour}; padding-left: 12px"
         return f'<div role="status" style="{style}"><h4>{label}</h4>{paragraphs}{code}{trace}</div>'
 
@@ -77,8 +77,13 @@ def check(number: str, answer: object) -> Result:
 
     answer: the student's function itself. A wrong answer never raises; KeyError is raised for an unknown number.
     """
-    result = _compare(find_exercise(number), answer)
-    return result if result.status == NOT_ATTEMPTED else _noted(result, note(number, tries=1, right=result.passed))
+    exercise = find_exercise(number)
+    result = _compare(exercise, answer)
+    if result.status == NOT_ATTEMPTED:
+        return result
+    own = is_own(answer, exercise.reference)
+    result = _noted(result, NOT_YOURS if result.passed and not own else "")
+    return _noted(result, note(number, tries=1, right=result.passed, own=own))
 
 
 def _compare(exercise: Exercise, answer: object) -> Result:

@@ -26,9 +26,7 @@ class Profile:
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile(
-            "ci", 90, 3, "a whole notebook within 90 seconds on 2 cores: tiny networks, to see that everything runs"
-        ),
+        Profile("ci", 90, 3, "a whole notebook within 90 seconds on 2 cores, tiny, to see that everything runs"),
         Profile("cpu", 600, 8, "a whole notebook within 10 minutes on a laptop"),
         Profile("gpu", 600, 16, "a whole notebook within 10 minutes on one GPU"),
         Profile("paper", math.inf, math.inf, "no limit: published settings in lessons that have them, else as gpu"),

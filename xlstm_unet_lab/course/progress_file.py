@@ -4,10 +4,12 @@ import html
 import json
 import os
 import shutil
+import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from reprlib import repr as short
 
 from filelock import FileLock
 
@@ -17,6 +19,8 @@ from xlstm_unet_lab.ops.files import write_whole
 VARIABLE = "LAB_PROGRESS"
 FORMAT = 1
 PATIENCE = 10  # seconds to wait for another notebook that writes the same file
+MOST_BYTES, MOST_STEPS = 2**20, 10**6  # of a file, and of the tries or hints at one exercise
+OWN, REVEALED, PACKAGE = "own", "revealed", "package"  # how a right answer came
 
 
 @dataclass(frozen=True)
@@ -26,11 +30,14 @@ class Attempts:
     tries: int = 0  # answers checked until the first right one
     hints: int = 0
     reveals: int = 0
-    right: str = ""  # when an answer was first right, UTC in ISO 8601; empty: not yet
+    right: str = ""  # when an answer of the student's was first right, UTC in ISO 8601; empty: not yet
+    how: str = ""  # how it came: OWN, REVEALED (after a solution was shown), or PACKAGE, which is none of theirs
 
     def __str__(self) -> str:
         if self.right:
-            return "right"
+            return "right, after a solution was shown" if self.how == REVEALED else "right"
+        if self.how == PACKAGE:
+            return f"only the package's own answer was checked, own tries: {self.tries}"
         return f"not right yet, tries: {self.tries}" if self.tries else "not attempted yet"
 
 
@@ -94,24 +101,25 @@ def progress(lesson: str = "") -> Progress:
     return Progress(path, {number: kept.get(number, Attempts()) for number in numbers}, trouble)
 
 
-def note(number: str, *, tries: int = 0, hints: int = 0, reveals: int = 0, right: bool = False) -> str:
+def note(
+    number: str, *, tries: int = 0, hints: int = 0, reveals: int = 0, right: bool = False, own: bool = True
+) -> str:
     """Add to what is kept of an exercise; returns an empty text or, in a sentence, what is wrong with the file.
 
-    Tries are counted until the first right answer. A file that cannot be written stops no lesson: the sentence says so.
+    Tries are counted until the first right answer; one that is not the student's `own` is none. A file that cannot be
+    written stops no lesson: the sentence says so.
     """
     path = progress_path()
     try:
         with _locked(path):
             kept, trouble = _load(path)
             before = kept.get(number, Attempts())
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            after = replace(
-                before,
-                tries=before.tries + (0 if before.right else tries),
-                hints=before.hints + hints,
-                reveals=before.reveals + reveals,
-                right=before.right or (now if right else ""),
-            )
+            after = replace(before, hints=before.hints + hints, reveals=before.reveals + reveals)
+            if not before.right:
+                after = replace(after, tries=before.tries + tries * own)
+            if right and not before.right:
+                now = datetime.now(UTC).isoformat(timespec="seconds") if own else ""
+                after = replace(after, right=now, how=PACKAGE if not own else REVEALED if before.reveals else OWN)
             if after != before:
                 if path.exists():
                     shutil.copyfile(path, _copy_of(path))
@@ -128,16 +136,19 @@ def progress_path() -> Path:
 
 def read_progress(path: str | Path) -> dict[str, Attempts]:
     """The content of a progress file; ValueError, naming the file, for anything else, OSError if it cannot be read."""
+    facts = Path(path).stat()
+    if not stat.S_ISREG(facts.st_mode) or facts.st_size > MOST_BYTES:  # reading a pipe or a device may never end
+        raise OSError(f"{Path(path).name} is no regular file of at most {MOST_BYTES:,} bytes")
     try:
         content = json.loads(Path(path).read_bytes())
         if content["format"] != FORMAT:
-            raise ValueError(f"its format is {content['format']!r}, expected {FORMAT}")
+            raise ValueError(f"its format is {short(content['format'])}, expected {FORMAT}")
         kept = {str(number): Attempts(**entry) for number, entry in content["exercises"].items()}
         for attempts in kept.values():
             for field in fields(attempts):
                 value = getattr(attempts, field.name)
-                if type(value) is not field.type or (field.type is int and value < 0):
-                    raise ValueError(f"{field.name} is {value!r}")
+                if type(value) is not field.type or (field.type is int and not 0 <= value <= MOST_STEPS):
+                    raise ValueError(f"{field.name} is {short(value)}")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"{Path(path).name} is no progress file of this course: {error}") from error
     return kept

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from xlstm_unet_lab.data.files import fingerprint, whole_folder
 from xlstm_unet_lab.data.recipe import Track
+from xlstm_unet_lab.ops.files import plain_name
 from xlstm_unet_lab.ops.stored import read_json
 
 FACTS = "case.json"
@@ -33,13 +34,14 @@ def convert_cases(
     `write(job, folder)` writes one case below the folder it is given, with `write_case` or `write_volume`, and returns
     what there is to count. Each case is finished in a folder beside `out`, on the disk before it takes its name; called
     again after an interruption, this passes over the cases whose files still have their size and date.
-    Raises ValueError when two cases of one part have one name, and what `write` raises.
+    Raises ValueError when two cases of one part have one name or a name is that of a path, and what `write` raises.
     """
     if twice := [name for name, count in Counter((job.part, job.name) for job in jobs).items() if count > 1]:
         raise ValueError(f"{len(twice)} case names are there twice, such as {twice[0]}: case names must differ")
     finished, totals = out.with_name(f".finished-{out.name}"), Counter[str]()
     for job in track(jobs):
-        folder, made_of = finished / job.part / job.name, [fingerprint(file) for file in job.files]
+        folder = finished / job.part / plain_name("the name of a case", job.name)
+        made_of = [fingerprint(file) for file in job.files]
         facts = read_json(folder / FACTS) if (folder / FACTS).exists() else {}
         if facts.get("made_of") != made_of:
             with whole_folder(folder) as aside:
@@ -57,7 +59,7 @@ def _link(file: Path, target: Path) -> None:
     """A second name for a file; a copy where the file system has only one name a file, as many USB sticks do."""
     try:
         os.link(file, target)
-    except FileExistsError:
-        raise
     except OSError:
+        if target.exists():
+            raise
         shutil.copyfile(file, target)

@@ -20,6 +20,7 @@ from xlstm_unet_lab.data.prepare import prepare
 from xlstm_unet_lab.data.recipe import Recipe, data_root
 from xlstm_unet_lab.data.registry import get_recipe, prepared_folder
 from xlstm_unet_lab.ops.checks import one_of, whole_number
+from xlstm_unet_lab.ops.files import plain_name
 
 SPLITS = ("train", "val", "test", "all")
 
@@ -32,13 +33,15 @@ class SegmentationDataset(Dataset):
     (in each worker process); the others are kept as .npy files in a folder "kept" beside the prepared set (in
     `data_root()` where that may not be written), which may be deleted at any time, and are mapped into memory.
     `fold` says which of the five splits the cases come from. Raises ValueError when image and label differ in shape, or
-    a label value or channel count is not the recipe's.
+    a label value or channel count is not the recipe's,
+    and for a name of a case that leads out of the folder.
     """
 
     def __init__(
         self, recipe: Recipe, folder: Path, part: str, names: list[str], cache_bytes: int = 2**30, fold: int = 0
     ):
-        self.recipe, self.folder, self.part, self.names = recipe, folder, part, list(names)
+        self.recipe, self.folder, self.part = recipe, folder, part
+        self.names = [plain_name(f"the name of a case of {folder}", name) for name in names]
         self.facts = Facts(recipe, fold)
         self._kept = KeptCases(cache_bytes)
 

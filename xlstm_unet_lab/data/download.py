@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import bz2
+import functools
+import gzip
 import hashlib
 import lzma
 import os
+import re
 import stat
 import tarfile
+import time
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from xlstm_unet_lab.ops.files import is_plain
 
 TIMEOUT = 30  # seconds without a byte
+PATIENCE, SLOWEST = 60, 2**10  # seconds, and the bytes a second that must come in them
 BLOCK = 2**16  # bytes; a broken connection loses at most one block
+MOST = 2**38  # bytes of a download whose size is not known
+HEADERS = 2**14  # bytes of all that stands in a tar archive before a member; what is read in one piece
+DIRECTORY = 2**25  # bytes of a zip archive's list of its members, which is read in one piece
+RECORD = re.compile(rb"(\d{1,5}) [^=]{1,255}=")
+LONG_NUMBER = re.compile(rb"\d{256}")  # longer than any name
+OPENERS: dict[bytes, Callable] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 
 
 def sha256_of(path: Path) -> str:
@@ -24,27 +39,29 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fetch(address: str, sha256: str | None, target: Path, progress: bool = True) -> tuple[Path, str]:
+def fetch(url: str, sha256: str | None, target: Path, progress: bool = True, size: int = MOST) -> tuple[Path, str]:
     """Download a file unless it is there already; returns its path and sha256.
 
     A broken download is continued by the next call where the server allows it. The file takes its name only when it is
-    complete and its checksum right; without a known checksum a warning gives the one it has.
-    Raises OSError when the server or the network fails, ValueError for a wrong checksum (the file is then deleted).
+    complete and its checksum right; without a known checksum a warning gives the one it has. size: its bytes, about.
+    Raises OSError when the server or the network fails or hardly anything comes any more, ValueError for a wrong
+    checksum and for a tenth more bytes than `size` (the file is then deleted).
     """
     import pooch
 
     target.parent.mkdir(parents=True, exist_ok=True)
+    most = size + size // 10 + BLOCK
     pooch.retrieve(
-        address,
+        url,
         known_hash=None if sha256 is None else f"sha256:{sha256}",
         fname=target.name,
         path=target.parent,
-        downloader=ResumingDownloader(target.with_name(target.name + ".part"), progress),
+        downloader=ResumingDownloader(target.with_name(target.name + ".part"), progress, most),
     )
     digest = sha256_of(target)
     if sha256 is None:
         warnings.warn(
-            f"no checksum is known for {address}; the file that came has sha256 {digest}, recorded in recipe.json",
+            f"no checksum is known for {url}; the file that came has sha256 {digest}, recorded in recipe.json",
             stacklevel=2,
         )
     return target, digest
@@ -53,66 +70,104 @@ def fetch(address: str, sha256: str | None, target: Path, progress: bool = True)
 class ResumingDownloader:
     """A downloader for pooch that keeps what has arrived in `part` and asks only for the rest next time.
 
-    The rest is asked for only if the server still has the same file (HTTP If-Range, RFC 9110 section 13.1.5).
+    The rest is asked for only if the server still has the same file (HTTP If-Range, RFC 9110 section 13.1.5), and what
+    comes is taken for the rest only if it says so. `most`: bytes of the whole file.
     """
 
-    def __init__(self, part: Path, progress: bool):
-        self.part, self.progress = part, progress
+    def __init__(self, part: Path, progress: bool, most: int = MOST):
+        self.part, self.progress, self.most = part, progress, most
         self.validator = part.with_name(part.name + ".version")  # the ETag or date the first bytes came with
 
     def __call__(self, url: str, output_file: str, _pooch: object) -> None:
-        import requests
+        import urllib3
 
         try:
             self._download(url)
-        except requests.RequestException as error:
+        except (OSError, urllib3.exceptions.HTTPError) as error:  # those of requests are OSErrors
             arrived = self.part.stat().st_size if self.part.exists() else 0
             raise OSError(
                 f"{url} could not be downloaded: {error}. {arrived:,} bytes arrived and are kept; call again to "
                 "continue, or download the file by hand and pass source= (in a shell --source)"
             ) from error
+        except ValueError:
+            self._forget()
+            raise
         os.replace(self.part, output_file)
         self.validator.unlink(missing_ok=True)
 
     def _download(self, url: str) -> None:
         import requests
-        from tqdm.auto import tqdm
 
-        start = self.part.stat().st_size if self.part.exists() and self.validator.exists() else 0
+        version = self.validator.read_text() if self.part.exists() and self.validator.exists() else ""
+        start = self.part.stat().st_size if version else 0
         headers = {"Accept-Encoding": "identity"}  # a compressed stream could not be continued
         if start:
-            headers |= {"Range": f"bytes={start}-", "If-Range": self.validator.read_text()}
+            headers |= {"Range": f"bytes={start}-", "If-Range": version}
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
             if response.status_code == 416:  # nothing left to ask for: what is here cannot be trusted
-                self.part.unlink()
-                raise requests.ConnectionError("the server has no bytes after those already here")
+                self._forget()
+                raise ConnectionError("the server has no bytes after those already here")
             response.raise_for_status()
-            start = start if response.status_code == 206 else 0
-            self._remember_version(response.headers)
-            left = int(response.headers["Content-Length"]) if "Content-Length" in response.headers else None
-            bar = tqdm(
-                desc=self.part.stem,
-                initial=start,
-                total=None if left is None else start + left,
-                unit="B",
-                unit_scale=True,
-                disable=not self.progress,
-            )
-            with bar, self.part.open("ab" if start else "wb") as file:
-                for block in response.iter_content(BLOCK):
-                    file.write(block)
-                    bar.update(len(block))
-        arrived = self.part.stat().st_size
-        if left is not None and arrived != start + left:
-            raise requests.ConnectionError(f"the connection ended after {arrived:,} of {start + left:,} bytes")
+            whole = response.headers.get("Content-Length", "")
+            if response.status_code == 206:
+                rest = re.fullmatch(rf"bytes {start}-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+                if rest is None or _version(response.headers) != version:  # some other piece, or of another file
+                    self._forget()
+                    if start:
+                        return self._download(url)
+                    raise ConnectionError("the server sent a piece of the file when asked for all of it")
+                whole = rest[1]
+            else:
+                start = 0
+                self._forget()  # lest what is there be taken for a part of this version
+                self.validator.write_text(_version(response.headers))
+            self._write(url, response.raw, start, int(whole) if whole.isdecimal() else None)
 
-    def _remember_version(self, headers: Mapping[str, str]) -> None:
-        etag = headers.get("ETag", "")
-        version = headers.get("Last-Modified") if etag.startswith("W/") or not etag else etag  # weak tags do not serve
-        if version:
-            self.validator.write_text(version)
-        else:
-            self.validator.unlink(missing_ok=True)
+    def _write(self, url: str, stream, start: int, whole: int | None) -> None:
+        """Write what comes to `part`, whose first `start` bytes are there; `whole`: bytes of the file, where known."""
+        from tqdm.auto import tqdm
+
+        arrived = start
+        bar = tqdm(
+            desc=self.part.stem, initial=start, total=whole, unit="B", unit_scale=True, disable=not self.progress
+        )
+        with bar, self.part.open("ab" if start else "wb") as file:
+            for block in _blocks(stream):
+                arrived += len(block)
+                if max(arrived, whole or 0) > self.most:
+                    raise ValueError(
+                        f"{url} has more than the {self.most:,} bytes that are allowed for it, so that it cannot be "
+                        "the file that is meant: get it by hand and pass source= (in a shell --source)"
+                    )
+                file.write(block)
+                bar.update(len(block))
+        if whole is not None and arrived != whole:
+            raise ConnectionError(f"the connection ended after {arrived:,} of {whole:,} bytes")
+
+    def _forget(self) -> None:
+        for path in (self.part, self.validator):
+            path.unlink(missing_ok=True)
+
+
+def _version(headers: Mapping[str, str]) -> str:
+    """What tells a file on a server from any other there under the same address; empty where the server does not."""
+    etag = headers.get("ETag", "")
+    return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")  # weak tags do not serve
+
+
+def _blocks(stream) -> Iterator[bytes]:
+    """What comes, a block at a time; ConnectionError once it comes more slowly than SLOWEST for PATIENCE seconds."""
+    since, came, block = time.monotonic(), 0, b""
+    while piece := stream.read1(BLOCK - len(block)):  # read would wait for all of the block, however long that takes
+        came, block = came + len(piece), block + piece
+        if len(block) == BLOCK:
+            yield block
+            block = b""
+        if (waited := time.monotonic() - since) > PATIENCE:
+            if came < SLOWEST * waited:
+                raise ConnectionError(f"only {came:,} bytes came in {waited:.0f} seconds")
+            since, came = time.monotonic(), 0
+    yield block
 
 
 @dataclass(frozen=True)
@@ -128,6 +183,48 @@ class UnpackLimits:
 DEFAULT_LIMITS = UnpackLimits()
 
 
+class Refused(ValueError):
+    """An archive that may be whole, but is not to be trusted."""
+
+
+class Bounded:
+    """A file of which only `left` bytes may be read; None: all there is.
+
+    Archives state the sizes of their headers, and Python's readers ask for as much as is stated. That tar's headers in
+    pax format hold records, Python 3.11 takes for granted; of other bytes it makes quadratic work.
+    """
+
+    records_follow = False  # as the block just read says
+
+    def __init__(self, file: IO[bytes], left: int | None):
+        self.file, self.left = file, left
+
+    def __getattr__(self, name: str):
+        return getattr(self.file, name)
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes; Refused for more than are left, and for other bytes where records must be."""
+        if self.left is None:
+            return self.file.read(size)
+        content = self.file.read(min(size, self.left + 1) if size >= 0 else self.left + 1)
+        self.left -= len(content)
+        if self.left < 0 or (self.records_follow and not _are_records(content)):
+            raise Refused(f"{self.file.name} has a header far from what names and sizes need; the archive is refused")
+        self.records_follow = len(content) == tarfile.BLOCKSIZE and content[156:157] in b"xgX"
+        return content
+
+
+def _are_records(content: bytes) -> bool:
+    """Whether bytes are records of a pax header: "LENGTH NAME=VALUE" and a line feed each, then nothing but zeros."""
+    place = 0
+    while found := RECORD.match(content, place):
+        end = place + int(found[1])
+        if end < found.end() or content[end - 1 : end] != b"\n":
+            return False
+        place = end
+    return not content[place:].strip(b"\0") and not LONG_NUMBER.search(content)
+
+
 def unpack(archive: Path, folder: Path, limits: UnpackLimits = DEFAULT_LIMITS) -> None:
     """Unpack a zip or tar archive into `folder`; members of a zip that lie there already, whole, are passed over.
 
@@ -137,32 +234,27 @@ def unpack(archive: Path, folder: Path, limits: UnpackLimits = DEFAULT_LIMITS) -
     """
     try:
         _unpack(archive, folder, limits)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, NotImplementedError) as error:
+    except Exception as error:  # whatever Python's readers raise when bytes make no sense to them
+        if isinstance(error, Refused | MemoryError) or getattr(error, "errno", None) is not None:  # a full disk, say
+            raise
         raise ValueError(f"{archive} is damaged or packed in an unknown way ({error}): get it again") from error
 
 
 def _unpack(archive: Path, folder: Path, limits: UnpackLimits) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    if zipfile.is_zipfile(archive):
-        members = _zip_members(archive)
-    elif tarfile.is_tarfile(archive):
-        members = _tar_members(archive)
-    else:
-        raise ValueError(f"{archive} is neither a zip nor a tar archive")
+    members = _zip_members(archive) if zipfile.is_zipfile(archive) else _tar_members(archive)
     packed, total = archive.stat().st_size, 0
     for count, (name, size, problem, extract) in enumerate(members, start=1):
         total += size
         problem = problem or _problem_with_name(name) or _too_large(count, total, packed, limits)
         if problem:
-            raise ValueError(f"{archive.name}: member {name!r} {problem}; the archive is refused")
+            raise Refused(f"{archive.name}: member {name!r} {problem}; the archive is refused")
         extract(folder)
 
 
 def _problem_with_name(name: str) -> str | None:
-    path = PurePosixPath(name)
-    if path.is_absolute() or PureWindowsPath(name).drive or "\\" in name:  # a backslash parts folders on Windows only
-        return "has an absolute or unclear name"
-    return "lies outside the target folder" if ".." in path.parts else None
+    plain = all(map(is_plain, PurePosixPath(name).parts))  # a first "/" is a part of its own
+    return None if plain else "lies outside the target folder, or has an unclear name"
 
 
 def _too_large(count: int, total: int, packed: int, limits: UnpackLimits) -> str | None:
@@ -176,14 +268,13 @@ def _too_large(count: int, total: int, packed: int, limits: UnpackLimits) -> str
 
 
 def _zip_members(archive: Path) -> Iterator[tuple]:
-    with zipfile.ZipFile(archive) as bundle:
+    with archive.open("rb") as file, zipfile.ZipFile(bounded := Bounded(file, DIRECTORY)) as bundle:
+        bounded.left = None
         for member in bundle.infolist():
             kind = stat.S_IFMT(member.external_attr >> 16)
-            problem = None
+            problem = "is encrypted" if member.flag_bits & 1 else None
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 problem = "is a link or a device"
-            elif member.flag_bits & 1:
-                problem = "is encrypted"
             yield member.filename, member.file_size, problem, lambda folder, m=member: _extract(bundle, m, folder)
 
 
@@ -203,12 +294,20 @@ def _crc32_of(path: Path) -> int:
 
 
 def _tar_members(archive: Path) -> Iterator[tuple]:
-    with tarfile.open(archive) as bundle:
+    with archive.open("rb") as file:
+        start = file.read(6)
+    openers = [opener for magic, opener in OPENERS.items() if start.startswith(magic)]
+    with (openers[0] if openers else open)(archive, "rb") as file:
+        bounded = Bounded(file, HEADERS)
+        try:
+            bundle = tarfile.TarFile(fileobj=bounded)
+        except tarfile.ReadError as error:
+            raise Refused(f"{archive} is neither a zip nor a tar archive") from error
         for member in bundle:
-            problem = None if member.isfile() or member.isdir() else "is a link or a device"
-            yield (
-                member.name,
-                member.size,
-                problem,
-                lambda folder, m=member: bundle.extract(m, folder, filter="data"),
-            )
+            more = max(0, HEADERS - (bounded.left or 0) - 2 * tarfile.BLOCKSIZE)  # than a plain header has
+            bounded.left = None
+            plain = (member.isfile() or member.isdir()) and not member.issparse() and member.size >= 0
+            problem = None if plain else "is a link or a device, or not stored as a whole"
+            extract = functools.partial(bundle.extract, member, filter="data")
+            yield member.name, member.size + more, problem, extract
+            bounded.left = HEADERS

@@ -1,8 +1,10 @@
 """Folders: whole or not there, written to disk for certain, and their files by name."""
 
+import itertools
 import os
 import shutil
-from collections.abc import Iterator, Sequence, Set
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -62,11 +64,17 @@ def files_by_name(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
         ending = next((ending for ending in endings if path.name.lower().endswith(ending)), None)
         if ending is None or path.name.startswith(".") or not path.is_file():
             continue
-        name = path.name[: -len(ending)]
+        name = unicodedata.normalize("NFC", path.name[: -len(ending)])  # macOS writes accents as letters of their own
         if name in found:
             raise ValueError(f"{folder} holds both {found[name].name} and {path.name}; keep one of them")
         found[name] = path
     return dict(sorted(found.items()))
+
+
+def channels_of(name: str, files: Mapping[str, Path]) -> list[Path]:
+    """The file of a case, or its files NAME_0000, NAME_0001, ..., among `files_by_name`; empty where there is none."""
+    numbered = itertools.takewhile(files.__contains__, (f"{name}_{channel:04d}" for channel in itertools.count()))
+    return [files[one] for one in ([name] if name in files else numbered)]
 
 
 def check_pairs(where: str, images: Set[str], labels: Set[str]) -> None:

@@ -17,6 +17,7 @@ from xlstm_unet_lab.data.files import check_pairs
 from xlstm_unet_lab.data.images import whole_label
 from xlstm_unet_lab.data.volumes import check_grid, voxels
 from xlstm_unet_lab.ops.checks import one_of
+from xlstm_unet_lab.ops.files import plain_name
 from xlstm_unet_lab.ops.stored import fits, read_json
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def write_volume(
 
 def _new(path: Path, name: str) -> Path:
     """The path of a file still to be written, in a folder that is there; ValueError if the case has one already."""
+    plain_name("the name of a case", name)
     if path.exists():
         raise ValueError(f"case {name} was written already: case names must differ")
     path.parent.mkdir(parents=True, exist_ok=True)

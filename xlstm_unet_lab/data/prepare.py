@@ -22,10 +22,7 @@ TASK = "task.json"  # what an unfinished folder is made of
 
 
 def prepare(
-    recipe: str | Recipe,
-    root: str | Path | None = None,
-    source: str | Path | None = None,
-    progress: bool = True,
+    recipe: str | Recipe, root: str | Path | None = None, source: str | Path | None = None, progress: bool = True
 ) -> Path:
     """Get a data set ready in nnU-Net's raw format and return its folder; at once when it is ready already.
 
@@ -50,6 +47,7 @@ def prepare(
         recipe = own_recipe(recipe, source, root)
     folder = recipe.folder(root)
     if _is_ready(recipe, source, root):  # before any lock: a course's shared folder may be read-only
+        _tidy(folder)
         return folder
     _check_source(recipe, source)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -91,6 +89,16 @@ def _is_ready(recipe: Recipe, source: Path | None, root: str | Path | None) -> b
     return True
 
 
+def _tidy(folder: Path) -> None:
+    """Remove what a process left that was killed when the folder was done, unless one is still at work there."""
+    import filelock
+
+    partial = folder.parent / f".partial-{folder.name}"
+    if partial.exists() and os.access(folder.parent, os.W_OK):
+        with suppress(filelock.Timeout), filelock.FileLock(folder.parent / f".{folder.name}.lock", timeout=0):
+            shutil.rmtree(partial, ignore_errors=True)
+
+
 def _make(recipe: Recipe, source: Path | None, folder: Path, progress: bool) -> None:
     """Make the folder beside its place and move it there when it is whole and on the disk; the lock is held."""
     partial = folder.parent / f".partial-{folder.name}"
@@ -118,7 +126,7 @@ def _original_files(recipe: Recipe, source: Path | None, downloads: Path, progre
     elif source is None and not recipe.made_here:
         kind = "download"
         for file in recipe.files:
-            path, digest = fetch(file.address, file.sha256, downloads / file.name, progress)
+            path, digest = fetch(file.address, file.sha256, downloads / file.name, progress, file.size)
             archives[path] = {"name": file.name, "address": file.address, "sha256": digest}
     where = None if source is None else str(source)
     return list(archives), {"kind": kind, "path": where, "files": list(archives.values())}

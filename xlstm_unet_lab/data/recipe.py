@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from xlstm_unet_lab.data.download import DEFAULT_LIMITS, UnpackLimits
 from xlstm_unet_lab.data.targets import Targets, check_label_values
 from xlstm_unet_lab.ops.checks import checked_spatial_dims, one_of, whole_number
+from xlstm_unet_lab.ops.files import plain_name
 
 Track = Callable[[Iterable], Iterable]  # wraps what a recipe loops over, to draw a progress bar
 
@@ -24,15 +25,14 @@ class RemoteFile:
 
     address: str
     sha256: str | None
-    size: int  # bytes, for the table of data sets; the checksum decides what is accepted
+    size: int  # bytes, about, for the table of data sets; a tenth more is not accepted
     name: str  # the file name to store it under
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.address)
         if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost")):
             raise ValueError(f"address {self.address!r} must start with https://")
-        if Path(self.name).name != self.name or not self.name:
-            raise ValueError(f"name {self.name!r} must be a plain file name")
+        plain_name("the name of a file to download", self.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +75,7 @@ class Recipe:
     version: int = 1  # count up when what convert writes changes
 
     def __post_init__(self) -> None:
+        plain_name("the name of a data set", self.name)
         scored = set(self.targets.foreground)
         if list(self.labels.values()) != list(range(len(self.labels))) or next(iter(self.labels), "") != "background":
             raise ValueError(f"labels {dict(self.labels)} must start with background 0 and count on by one")

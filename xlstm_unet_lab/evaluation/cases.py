@@ -11,7 +11,7 @@ import numpy as np
 
 from xlstm_unet_lab.data.colours import label_colours
 from xlstm_unet_lab.data.dataset import SegmentationDataset, load_dataset
-from xlstm_unet_lab.data.files import check_pairs, files_by_name
+from xlstm_unet_lab.data.files import channels_of, check_pairs, files_by_name
 from xlstm_unet_lab.data.images import ENDINGS, ending, read_case, read_label
 from xlstm_unet_lab.data.instance_labels import LABELS
 from xlstm_unet_lab.data.label_evidence import check_hard_edges, check_one_convention
@@ -19,7 +19,6 @@ from xlstm_unet_lab.data.recipe import Recipe
 from xlstm_unet_lab.data.registry import get_recipe, recipe_in
 from xlstm_unet_lab.data.volumes import check_grid, load_volume
 from xlstm_unet_lab.evaluation.report import Outcome, evaluate_cases, warn_if_lenient
-from xlstm_unet_lab.inference.files import find_cases
 from xlstm_unet_lab.inference.instances import instances_from_classes
 from xlstm_unet_lab.inference.load import facts_of_run, load_predictor
 
@@ -105,7 +104,7 @@ def from_folders(
     """Label files of the same names in two folders, in any orientation, and the folder of their images.
 
     Names and tolerances of labels come from the recipe, which a prepared data set names itself; without one every value
-    found in the truth is a label. Prepared labels count on from 1; where a user's own have other numbers, files are
+    found in either is a label. Prepared labels count on from 1; where a user's own have other numbers, files are
     taken to have those, as `predict` writes them, unless nnU-Net's dataset.json lies in their folder or in that above.
     Raises FileNotFoundError for a missing folder, KeyError for an unknown recipe and ValueError, with names, where one
     folder has cases that another lacks, and where NIfTI files of one case lie on different grids.
@@ -118,8 +117,9 @@ def from_folders(
     if recipe is None:
         recipe = recipe_in(truth.absolute().parent, root)
     recipe = get_recipe(recipe, root) if isinstance(recipe, str) else recipe
-    channels = None if images is None else find_cases(images)
-    if channels is not None and (missing := sorted(wanted.keys() - channels.keys())):
+    there = {} if images is None else files_by_name(Path(images), tuple(ENDINGS))
+    channels = {name: channels_of(name, there) for name in wanted}
+    if images is not None and (missing := [name for name, files in channels.items() if not files]):
         raise ValueError(f"{images} holds no image of {missing[:3]}")
     objects = truth.parent / truth.name.replace("labels", "instances")
     numbered = files_by_name(objects, tuple(ENDINGS)) if objects != truth and objects.is_dir() else {}
@@ -134,8 +134,8 @@ def from_folders(
     def image(name: str) -> np.ndarray:
         return read_case(channels[name]).image
 
-    known = _known(recipe) if recipe else _found_in(wanted.values())
-    return Predictions(tuple(wanted), outcome, image if channels else None, *known)
+    known = _known(recipe) if recipe else _found_in([*wanted.values(), *found.values()])
+    return Predictions(tuple(wanted), outcome, image if there else None, *known)
 
 
 def _outcome(
@@ -186,8 +186,8 @@ def _found_in(paths: Collection[Path]) -> tuple[dict, dict[int, str]]:
     for path in paths:
         label, _ = read_label(path)
         check_hard_edges(str(path), label)
-        numbers[path.name] = set(np.unique(label).tolist()) - {0}
+        numbers[str(path)] = set(np.unique(label).tolist()) - {0}
     check_one_convention(numbers)
-    values = sorted(set().union(*numbers.values()))
+    values = sorted(set().union(*numbers.values())) or [1]  # where nothing is labelled, nothing is found to be wrong
     names = {f"label {value}": value for value in values}
     return {"labels": names, "unit": read_case(next(iter(paths))).unit}, label_colours(names)

@@ -76,6 +76,11 @@ def report_html(
     parts.append("<h2>Every case</h2>")
     parts += [f"<details><summary>{escape(name)}</summary>{_table(table)}</details>" for name, table in tables.items()]
     parts.append(f"<h2>How to read this</h2><p>{EXPLANATION}{' ' + OF_GROUPS if grouped else ''}</p>")
+    return html_page(title, parts)
+
+
+def html_page(title: str, parts: Sequence[str]) -> str:
+    """A whole page of these parts, which are HTML already, below its title."""
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
     body = "\n".join([f"<h1>{escape(title)}</h1>", *parts])
     return f'<!doctype html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head>\n<body>{body}\n</body></html>\n'

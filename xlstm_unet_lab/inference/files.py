@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,12 +10,13 @@ import numpy as np
 import torch
 
 from xlstm_unet_lab.data.colours import in_colour
-from xlstm_unet_lab.data.images import ENDINGS, LABEL_ENDINGS, Case, ending, read_case
+from xlstm_unet_lab.data.images import ENDINGS, LABEL_ENDINGS, VOLUMES, Case, ending, read_case
 from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.inference.instances import instances_from_classes
 from xlstm_unet_lab.inference.trained import TrainedNetwork
 from xlstm_unet_lab.inference.uncertainty import entropy, mirrored_disagreement, predicted_probability
 
+RAW = ("imagesTr", "imagesTs")  # nnU-Net's folders, where the last number of a name is always that of a channel
 CHANNEL_DIGITS = 4  # nnU-Net's file names end in _0000, _0001, ... for the channels of a case
 BESIDE = (  # folders of what is written beside labels, under the same names and on the same grids
     "coloured",  # if asked for, of pictures: the labels in colour
@@ -27,23 +29,26 @@ BESIDE = (  # folders of what is written beside labels, under the same names and
 Source = str | Path | Sequence[str | Path]  # a file, a folder, or the channel files of one case
 
 
-def find_cases(inputs: Source | Sequence[Source]) -> dict[str, list[Path]]:
+def find_cases(inputs: Source | Sequence[Source], channels: int | None = None) -> dict[str, list[Path]]:
     """Name -> files of every case.
 
     inputs: a folder (every readable file in it), a file, or a list of those; an item that is a list itself holds the
     channel files of one case. As in nnU-Net, NIfTI files whose names differ in an ending _0000, _0001, ... only are
     channels of one case; pictures and TIFF are a case each, which `predict_files`, knowing the network, may put
-    together. Raises FileNotFoundError for what is not there, ValueError for two cases of one name, a missing channel,
-    an unknown ending, or nothing to read.
+    together. channels: of the network, where it is known: a case of one channel, and a picture, then keeps its name,
+    as in NAME_0000 a frame's number; in nnU-Net's folders imagesTr and imagesTs it always is the channel's.
+    Raises FileNotFoundError for what is not there, ValueError for two cases of one name, a missing channel, an unknown
+    ending, or nothing to read.
     """
     entries = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     alone = [file for entry in entries if isinstance(entry, str | Path) for file in _files_of(Path(entry))]
     cases: dict[str, list[Path]] = {}
     first_channels = {case_name(file) for file in alone if _stem(file).endswith("_0000")}
     for file in sorted(alone, key=lambda file: file.name):
+        is_frame = channels == 1 or (channels is not None and ending(file) not in VOLUMES)
         # A data set may number its cases with four digits too: those have no channel 0000.
-        name = case_name(file) if case_name(file) in first_channels else _stem(file)
-        cases.setdefault(name, []).append(file)
+        numbered = file.parent.name in RAW or (not is_frame and case_name(file) in first_channels)
+        cases.setdefault(case_name(file) if numbered else _stem(file), []).append(file)
     for name, files in cases.items():
         wanted = [f"{name}_{channel:0{CHANNEL_DIGITS}d}{ending(files[0])}" for channel in range(len(files))]
         if len(files) > 1 and [file.name for file in files] != wanted:
@@ -85,29 +90,37 @@ def predict_files(
     more as there are mirror images, and memory for the probabilities of a whole image.
     options: the fields of `predictor.Windows`; `track_cases` wraps the cases.
     Inputs are looked for at once; files of earlier runs are replaced, each as a whole, a case's label last.
-    Raises ValueError (FileNotFoundError) naming the file that is missing, cannot be read or does not fit the network,
-    and when an input would be replaced.
+    Raises ValueError (FileNotFoundError) for inputs that are missing and when one would be replaced. A file that cannot
+    be read or does not fit the network stops no other: when all are done a ValueError lists what failed.
     """
     if coloured and not predictor.colours:
         raise ValueError("the predictor knows no labels that have colours: leave out coloured, in a shell --coloured")
     predictor.mirrored_along(options.get("mirror", False))  # what is refused is refused before hours of work
-    cases, folder = _channels_together(find_cases(inputs), predictor), Path(out_folder)
+    cases, folder = _channels_together(find_cases(inputs, predictor.in_channels), predictor), Path(out_folder)
     _check_no_input_is_lost(cases, folder)
     folder.mkdir(parents=True, exist_ok=True)
 
     def predicted() -> Iterator[Path]:
+        failures = []
         for name, files in track_cases(cases.items()):
-            case = read_case(files, spatial_dims=predictor.spatial_dims)
             try:
+                case = read_case(files, spatial_dims=predictor.spatial_dims)
                 found = _everything(predictor, case, uncertainty, options)
-                label = found.pop("label")
-                if coloured and case.ending == ".png":
-                    found["coloured"] = in_colour(label, predictor.colours)
-                for what, array in found.items():
-                    case.write(folder / what, name, array)
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"{files[0]}: {error}") from error
+            except (TypeError, ValueError, OSError) as error:
+                path = str(files[0])
+                failures.append(error if path in str(error) else type(error)(f"{path}: {error}"))
+                continue
+            label = found.pop("label")
+            if coloured and case.ending == ".png":
+                found["coloured"] = in_colour(label, predictor.colours)
+            for what, array in found.items():
+                case.write(folder / what, name, array)
             yield case.write(folder, name, predictor.numbered(label))
+        if len(failures) == len(cases) == 1:
+            raise failures[0]
+        if failures:
+            listed = "\n- ".join([f"{len(failures)} of {len(cases)} cases were left out:", *map(str, failures)])
+            raise ValueError(f"{listed}\nthe others are in {folder}")
 
     return predicted()
 
@@ -128,19 +141,27 @@ def _channels_together(cases: dict[str, list[Path]], predictor: TrainedNetwork) 
     numbered: dict[str, list[str]] = {}
     for name in sorted(cases) if channels > 1 else ():
         head, _, number = name.rpartition("_")
-        if len(number) == CHANNEL_DIGITS and number.isdecimal() and head in cases:
+        if head and len(number) == CHANNEL_DIGITS and number.isdecimal() and len(cases[name]) == 1:
             numbered.setdefault(head, []).append(name)
-    for name, others in numbered.items():
-        first = cases[name]
-        if _stem(first[0]) == name or len(read_case(first, spatial_dims=predictor.spatial_dims).image) > 1:
+    for head, names in numbered.items():
+        first, wanted = cases[names[0]], [f"{head}_{channel:0{CHANNEL_DIGITS}d}" for channel in range(channels)]
+        if names[0] != wanted[0] or len(names) == 1 or ending(first[0]) in VOLUMES or _is_in_colour(first):
             continue
-        if others != (wanted := [f"{name}_{channel:0{CHANNEL_DIGITS}d}" for channel in range(1, channels)]):
+        if names != wanted:
             raise ValueError(
-                f"{first[0]} and {len(others)} others so numbered are grey, and the network reads {channels} channels: "
-                f"those of one picture are {_stem(first[0])}, {', '.join(wanted)}; number other pictures without _0000"
+                f"{first[0]} and {len(names) - 1} others so numbered are grey, and the network reads {channels} "
+                f"channels: those of one picture are {', '.join(wanted)}; number other pictures without _0000"
             )
-        cases[name] = [*first, *(file for other in others for file in cases.pop(other))]
+        cases[head] = [file for name in names for file in cases.pop(name)]
     return cases
+
+
+def _is_in_colour(files: list[Path]) -> bool:
+    """Whether a picture has several channels; one that cannot be read is left to whoever predicts it."""
+    try:
+        return len(read_case(files, spatial_dims=2).image) > 1
+    except (ValueError, OSError):
+        return False
 
 
 def _everything(
@@ -179,7 +200,7 @@ def case_name(path: Path) -> str:
 
 
 def _stem(path: Path) -> str:
-    return path.name[: -len(ending(path))]
+    return unicodedata.normalize("NFC", path.name[: -len(ending(path))])
 
 
 def _is_image(path: Path) -> bool:

@@ -9,12 +9,7 @@ from xlstm_unet_lab.inference.predictor import Predictor
 
 
 def predict(
-    model: nn.Module,
-    image: np.ndarray,
-    *,
-    patch_size: Sequence[int],
-    spacing: Sequence[float] | None = None,
-    **options,
+    model: nn.Module, image: np.ndarray, *, patch_size: Sequence[int], spacing: Sequence[float] | None = None, **options
 ) -> np.ndarray:
     """The label at every position: (*spatial), uint8 (uint16 where label values pass 255).
 
@@ -29,12 +24,7 @@ def predict(
 
 
 def predict_probabilities(
-    model: nn.Module,
-    image: np.ndarray,
-    *,
-    patch_size: Sequence[int],
-    spacing: Sequence[float] | None = None,
-    **options,
+    model: nn.Module, image: np.ndarray, *, patch_size: Sequence[int], spacing: Sequence[float] | None = None, **options
 ) -> np.ndarray:
     """Probabilities of all channels, (num_classes, *spatial) float32; of classes they sum to 1 at every position.
 

@@ -121,12 +121,7 @@ def nnunet(architecture: str, blocks: str, defaults: Mapping[str, PerStage], fac
 
 
 def monai_network(
-    network: str,
-    divisor: Callable[[Mapping], int],
-    any_size: bool,
-    defaults: Mapping,
-    facts: Mapping,
-    options: Mapping,
+    network: str, divisor: Callable[[Mapping], int], any_size: bool, defaults: Mapping, facts: Mapping, options: Mapping
 ) -> Baseline:
     """A network of MONAI; `divisor` says, from its options, what every axis is divided by on the way down."""
     from monai.networks import nets

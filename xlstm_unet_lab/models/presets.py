@@ -131,10 +131,7 @@ def _names_with(spatial_dims: int, deep_supervision: bool = False) -> str:
 
 
 def list_models(
-    spatial_dims: int | None = None,
-    in_channels: int = 1,
-    num_classes: int = 2,
-    patch_size: Sequence[int] | None = None,
+    spatial_dims: int | None = None, in_channels: int = 1, num_classes: int = 2, patch_size: Sequence[int] | None = None
 ) -> "pandas.DataFrame":
     """A table of the networks `build` knows: name, family, spatial_dims, where each comes from.
 

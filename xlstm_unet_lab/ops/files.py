@@ -1,18 +1,30 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and names out of files, which must lead nowhere else."""
 
 import os
-from pathlib import Path
+import secrets
+import stat
+from pathlib import Path, PureWindowsPath
+from reprlib import repr as short
+from typing import TypeGuard
+
+# Opened only if it is new: a link that was laid at the name is not followed. Not every system has all of these.
+NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
 def write_whole(path: str | Path, content: bytes) -> Path:
     """Write beside the place, flush to the disk, then rename: a crash leaves the old file or the new one.
 
-    Returns the path. Raises OSError when the disk refuses; nothing half-written stays behind.
+    A file that is replaced leaves its permissions to the new one. Of several that write at once all succeed, and the
+    last counts. Returns the path. Raises OSError when the disk refuses; nothing half-written stays behind.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    mode = stat.S_IMODE(path.stat().st_mode) & 0o777 if path.is_file() else None
+    partial = path.with_name(f".partial-{secrets.token_hex(8)}")
+    handle = os.open(partial, NEW, 0o666 if mode is None else mode)
     try:
-        with partial.open("wb") as file:
+        with os.fdopen(handle, "wb") as file:
+            if mode is not None:
+                partial.chmod(mode)  # with what the system takes from new files
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -20,3 +32,19 @@ def write_whole(path: str | Path, content: bytes) -> Path:
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def is_plain(name: object) -> TypeGuard[str]:
+    """Whether this names something in a folder: no path, no drive, neither the folder itself nor the one above."""
+    # Windows reads most signs as something else than a part of a name.
+    return isinstance(name, str) and name not in ("", "..") and name == PureWindowsPath(name).name and "\0" not in name
+
+
+def plain_name(what: str, name: object) -> str:
+    """The name, which stands in a file and becomes part of a path; ValueError for one that could lead elsewhere."""
+    if is_plain(name):
+        return name
+    raise ValueError(
+        f"{what} is {short(name)}, expected a plain file name, without folders or a drive: mend the file it "
+        "comes from, or do not trust it"
+    )

@@ -17,6 +17,7 @@ from xlstm_unet_lab.data.registry import recipe_in
 from xlstm_unet_lab.inference.files import case_name, find_cases
 from xlstm_unet_lab.inference.load import facts_of_run, is_run, load_predictor
 from xlstm_unet_lab.ops.devices import available_devices
+from xlstm_unet_lab.ops.files import plain_name
 from xlstm_unet_lab.ops.stored import read_fields
 from xlstm_unet_lab.overlays.description import Overlay, overlay, overlay_case
 from xlstm_unet_lab.overlays.layers import LayerData, layer_data
@@ -52,7 +53,7 @@ def case_overlay(path: str | Path) -> Overlay:
     facts = read_fields(folder / "dataset.json", Described)
     named = {label: values for label, values in facts["labels"].items() if label != "background"}
     case, truth = read_case(find_cases(path.parent)[name]), None
-    label = folder / f"labels{part}" / f"{name}{facts['file_ending']}"
+    label = folder / f"labels{part}" / plain_name("the name of a label file", f"{name}{facts['file_ending']}")
     if label.is_file():
         known = {int(value) for values in facts["labels"].values() for value in np.atleast_1d(values)}
         truth = whole_label(str(label), read_label(label)[0], known)

@@ -5,16 +5,20 @@
     log.csv                     a row a step
     best.safetensors            the predictor of the best validation so far
     last.safetensors            the predictor of the last checkpoint, with its step in the header
-    optimizer-N.safetensors     optimiser, random generators and the like at step N
+    previous.safetensors        the predictor of the checkpoint before it
+    optimizer-N.safetensors     optimiser, random generators and the like at step N, of both
     .lock                       held by the process that trains here; the system lets it go when the process ends
 
 A checkpoint is two files. The optimiser's, which carries the step in its name, is written first; `last.safetensors`
-names the step that counts, and replaces its predecessor whole. Killed in between, a run goes on from the older pair.
+names the step that counts, and replaces its predecessor whole. Killed in between, a run goes on from the older pair, as
+it does when the last one is spoilt.
 """
 
 import csv
 import io
 import json
+import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -57,23 +61,41 @@ class RunDirectory:
     def start(self, state: TrainingState, environment: Mapping) -> Progress:
         """Go on from the last checkpoint if there is one; cut the log back to it. Every process calls this.
 
-        Raises BlockingIOError when another run is at work in this folder.
+        Where it is spoilt, the one before it serves; a warning says what is lost, as it does for rows of the log.
+        Raises BlockingIOError when another run is at work in this folder, ValueError when no checkpoint can be read.
         """
-        progress = Progress()
         if state.fabric.is_global_zero:
             self._hold()
-        if (last := self.path / "last.safetensors").exists():
-            facts = load_weights(state.result, last)
-            progress = Progress(**facts["progress"])
-            state.load(load_tensors(self._optimizer_file(progress.step))[0])
-            state.fabric.strategy.precision.load_state_dict(facts["precision"])
+        progress, row, trouble = self._resumed(state)
         state.fabric.barrier()  # nobody may still be reading what is tidied up now
         if state.fabric.is_global_zero:
             with self._clear_errors():
+                if trouble:
+                    warnings.warn(trouble, stacklevel=3)
+                    write_whole(self.path / "last.safetensors", (self.path / "previous.safetensors").read_bytes())
                 self._tidy(progress.step)
                 write_whole(self.path / "environment.json", _as_json(environment))
-                write_whole(self.path / "log.csv", _as_csv([self.columns, *self._log_rows(progress.step)]).encode())
+                write_whole(self.path / "log.csv", self._mended_log(progress.step, row).encode())
         return progress
+
+    def _resumed(self, state: TrainingState) -> tuple[Progress, str, str]:
+        """Put the last checkpoint into the state, or the one before where it is spoilt; gives the progress, its row of
+        the log, and words on what is wrong."""
+        trouble, paths = "", [self.path / f"{name}.safetensors" for name in ("last", "previous")]
+        for path in paths if any(map(Path.exists, paths)) else ():
+            try:
+                facts = load_weights(state.result, path)
+                progress = Progress(**facts["progress"])
+                state.load(load_tensors(self._optimizer_file(progress.step))[0])
+                state.fabric.strategy.precision.load_state_dict(facts["precision"])
+            except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+                trouble = f"{trouble}the checkpoint {path.name} in {self.path} cannot be read: {error}\n"
+                continue
+            lost = f"the run goes on from step {progress.step}, and what it did after that is computed again"
+            return progress, str(facts.get("row", "")), trouble and trouble + lost
+        if trouble:
+            raise ValueError(f"{trouble}get the folder again from where it is whole, or give another run_directory")
+        return Progress(), "", ""
 
     def release(self) -> None:
         """Let others train here."""
@@ -106,16 +128,19 @@ class RunDirectory:
         tensors = state.tensors() if due else {}
         if not state.fabric.is_global_zero:
             return
-        row = vars(record) | {f"dice {name}": value for name, value in metrics.items()}
+        values = vars(record) | {f"dice {name}": value for name, value in metrics.items()}
+        row = _as_csv([values.get(column) for column in self.columns])
         with self._clear_errors():
             with (self.path / "log.csv").open("a", encoding="utf-8", newline="") as file:
-                file.write(_as_csv([[row.get(column) for column in self.columns]]))
-            facts = self._header(record, state, progress, predictor) if is_best or due else {}
+                file.write(row)
+            facts = self._header(record, state, progress, predictor) | {"row": row} if is_best or due else {}
             if is_best:
                 save_weights(predictor.network, self.path / "best.safetensors", facts)
             if due:
                 save_tensors(tensors, self._optimizer_file(progress.step))
                 sync_tree(self.path, recurse=False)
+                if (last := self.path / "last.safetensors").exists():
+                    write_whole(self.path / "previous.safetensors", last.read_bytes())
                 save_weights(predictor.network, self.path / "last.safetensors", facts)
                 sync_tree(self.path, recurse=False)  # the new name must be safe before the old optimiser's file goes
                 self._tidy(progress.step)
@@ -129,19 +154,25 @@ class RunDirectory:
     def _optimizer_file(self, step: int) -> Path:
         return self.path / f"optimizer-{step}.safetensors"
 
-    def _log_rows(self, step: int) -> list[list[str]]:
-        """The log's rows up to this step; a killed run's log may end in the middle of a later one."""
-        path = self.path / "log.csv"
-        if not path.exists():
-            return []
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = [row for row in csv.reader(file) if len(row) == len(self.columns) and row[0].isdigit()]
-        return [row for row in rows if int(row[0]) <= step]
+    def _mended_log(self, step: int, row: str) -> str:
+        """The log's rows up to a checkpoint, whose own row is known; warns of those that are lost.
+
+        A killed run's log may end in the middle of a later one; a spoilt one may hold anything.
+        """
+        path, whole = self.path / "log.csv", re.compile(rf"\d{{1,15}}(,[-+.\deinfa]*){{{len(self.columns) - 1}}}\r?\n")
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        lines = [*filter(whole.fullmatch, text.splitlines(keepends=True)), *filter(whole.fullmatch, [row])]
+        rows = {number: line for line in lines if 0 < (number := int(line.partition(",")[0])) <= step}
+        if lost := step - len(rows):
+            warnings.warn(f"{path} has lost the rows of {lost} of {step} steps, the run itself nothing", stacklevel=4)
+        return "".join([_as_csv(self.columns), *(rows[number] for number in sorted(rows))])
 
     def _tidy(self, step: int) -> None:
-        """Remove optimiser files of other steps, and what a killed process left half-written."""
-        stale = set(self.path.glob("optimizer-*.safetensors")) - {self._optimizer_file(step)}
-        for path in [*stale, *self.path.glob(".*.partial-*")]:
+        """Remove optimiser files of all but two checkpoints, and what a killed process left half-written."""
+        files = {int(path.stem[10:]): path for path in self.path.glob("optimizer-*") if path.stem[10:].isdecimal()}
+        kept = sorted(number for number in files if number <= step)[-2:]
+        stale = [path for number, path in files.items() if number not in kept]
+        for path in [*stale, *self.path.glob(".*partial-*")]:
             path.unlink(missing_ok=True)
 
     def _keep_or_compare(self, name: str, facts: Mapping) -> None:
@@ -181,7 +212,7 @@ def _as_json(facts: Mapping) -> bytes:
     return (json.dumps(facts, indent=2) + "\n").encode()
 
 
-def _as_csv(rows: Sequence[Sequence]) -> str:
+def _as_csv(row: Sequence) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text, lineterminator="\n").writerow(row)
     return text.getvalue()

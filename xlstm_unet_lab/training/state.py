@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from xlstm_unet_lab.ops.checks import whole_number
 from xlstm_unet_lab.training.config import TrainConfig
 from xlstm_unet_lab.training.machine import memory_format
 
@@ -18,6 +19,9 @@ class Progress:
     step: int = 0  # optimiser steps done
     seconds: float = 0.0  # spent on them
     best: float | None = None  # the highest mean Dice of a validation so far
+
+    def __post_init__(self) -> None:
+        self.step = whole_number("step", self.step, at_least=0)  # out of a file, and part of a file's name
 
 
 @dataclass

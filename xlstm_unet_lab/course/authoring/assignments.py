@@ -78,10 +78,8 @@ def export(master: Path, folder: Path) -> Path:
 
 def links(text: str) -> Iterator[str]:
     """The links and pictures of a text that lead to files, not to the web."""
-    for match in LINK.finditer(re.sub(r"`[^`\n]*`", "", text)):
-        target = match[1] or match[2]
-        if not re.match(r"[a-z]+:", target):
-            yield target
+    targets = (match[1] or match[2] for match in LINK.finditer(re.sub(r"`[^`\n]*`", "", text)))
+    yield from (target for target in targets if not re.match(r"[a-z]+:", target))
 
 
 def _marks(name: str, *, points: int = 0, solution: bool = False, locked: bool = False) -> dict:

@@ -142,9 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--root", type=Path, default=Path.cwd(), help="the repository (default: the current folder)")
     others = parser.add_mutually_exclusive_group()
     others.add_argument("--check", action="store_true", help="write nothing; list the notebooks that differ")
-    others.add_argument(
-        "--times", action="store_true", help="measure in profile cpu, write the minutes into the headers"
-    )
+    others.add_argument("--times", action="store_true", help="measure in profile cpu, write minutes into headers")
     others.add_argument("--nbgrader", type=Path, metavar="FOLDER", help="write a course for nbgrader into FOLDER")
     options = parser.parse_args(arguments)
     root = options.root.resolve()
@@ -155,8 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _say("\n".join([*found, "run `make course`"]) if found else f"{len(masters)} lessons are up to date")
             return int(bool(found))
         if options.times:
-            failing = [master for master in masters if not time_lesson(master, _say)]
-            return int(bool(failing))
+            return min(1, sum(not time_lesson(master, _say) for master in masters))
         for master in masters:
             if options.nbgrader:
                 _say(f"wrote {export(master, options.nbgrader)}")

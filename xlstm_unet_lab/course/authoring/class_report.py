@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xlstm_unet_lab.course.checks import all_exercises
-from xlstm_unet_lab.course.progress_file import Attempts, read_progress
+from xlstm_unet_lab.course.progress_file import PACKAGE, REVEALED, Attempts, read_progress
 from xlstm_unet_lab.ops.files import write_whole
+from xlstm_unet_lab.ops.words import printable
 
 if TYPE_CHECKING:
     import pandas
@@ -19,28 +20,32 @@ if TYPE_CHECKING:
     from xlstm_unet_lab.figures.picture import Picture
 
 STATES = ("right", "not right yet", "not attempted")
+LONGEST = 300  # signs of what is said of one file
 Class = Mapping[str, Mapping[str, Attempts]]  # student -> exercise number -> what was done
 
 
 def read_class(folder: str | Path) -> tuple[dict[str, dict[str, Attempts]], list[str]]:
-    """Every progress file *.json below a folder by its student, and sentences about the files that are none.
+    """Every progress file *.json below a folder by its student, and sentences about what was left out.
 
-    A student is named by the file, or by the folder of a file called progress.json. Raises ValueError when there is no
-    progress file, or two of one student.
+    A student is named by the file, or by the folder of a file called progress.json; of two files of one student the
+    first in the order of paths counts. Links are not followed. Raises ValueError when there is no progress file.
     """
     folder = Path(folder)
     students, unread = {}, []
     for path in sorted(folder.rglob("*.json")):
         place = path.relative_to(folder)
-        name = (place.parent if path.stem == "progress" and place.parent.name else place.with_suffix("")).as_posix()
+        named = place.parent if path.stem == "progress" and place.parent.name else place.with_suffix("")
+        name, file = printable(named.as_posix()), printable(place.as_posix())
         try:
+            if path.is_symlink() or name in students:
+                raise ValueError("it is a link" if path.is_symlink() else f"there is another file of {name!r}")
             entries = read_progress(path)
         except (OSError, ValueError) as error:
-            unread.append(f"{place.as_posix()} was left out: {error}")
+            unread.append(f"{file} was left out: {printable(error)[:LONGEST]}")
             continue
-        if name in students:
-            raise ValueError(f"there are two progress files of {name!r} in {folder}: keep one of them")
-        students[name] = entries
+        students[name] = {number: entries[number] for number in all_exercises() if number in entries}
+        if strangers := len(entries) - len(students[name]):
+            unread.append(f"{file} names exercises that do not exist, {strangers} of them: they were left out")
     if not students:
         raise ValueError(f"there is no progress file (*.json) in {folder}: {'; '.join(unread) or 'collect them there'}")
     return students, unread
@@ -49,7 +54,8 @@ def read_class(folder: str | Path) -> tuple[dict[str, dict[str, Attempts]], list
 def exercise_table(students: Class) -> pandas.DataFrame:
     """One row an exercise: how many students are right, not right yet or have not attempted it, and what it took.
 
-    median_tries: of those who are right, until they were. hints, reveals: students who asked for one.
+    median_tries: of those who are right, until they were. hints, reveals: students who asked for one. revealed: those
+    who are right, but were shown a solution first. package: those who only had the package's own answer checked.
     """
     from pandas import DataFrame
 
@@ -60,13 +66,15 @@ def exercise_table(students: Class) -> pandas.DataFrame:
         tried = sum(one.tries > 0 and not one.right for one in done)
         counts = dict(zip(STATES, (len(right), tried, len(done) - len(right) - tried), strict=True))
         asked = {"hints": sum(one.hints > 0 for one in done), "reveals": sum(one.reveals > 0 for one in done)}
+        asked |= _how(done)
         tries = sorted(right)[(len(right) - 1) // 2] if right else None  # the lower median: a whole number
         rows.append({"exercise": number, "title": exercise.title} | counts | {"median_tries": tries} | asked)
     return DataFrame(rows).astype({"median_tries": "Int64"})
 
 
 def student_table(students: Class) -> pandas.DataFrame:
-    """One row a student: exercises right, tried and not right yet, hints and solutions asked for, last one right."""
+    """One row a student: exercises right, tried and not right yet, hints and solutions asked for, last one right;
+    revealed and package as in `exercise_table`."""
     from pandas import DataFrame
 
     rows = []
@@ -74,10 +82,15 @@ def student_table(students: Class) -> pandas.DataFrame:
         done = entries.values()
         right = {number: one.right for number, one in entries.items() if one.right}
         tried = sum(one.tries > 0 and not one.right for one in done)
-        asked = {"hints": sum(one.hints for one in done), "reveals": sum(one.reveals > 0 for one in done)}
+        asked = {"hints": sum(one.hints for one in done), "reveals": sum(one.reveals > 0 for one in done)} | _how(done)
         latest = max(right, key=right.get, default="")
         rows.append({"student": name, STATES[0]: len(right), STATES[1]: tried} | asked | {"latest": latest})
     return DataFrame(rows)
+
+
+def _how(done: Collection[Attempts]) -> dict[str, int]:
+    """How many right answers came after a solution was shown, and how many were the package's, which do not count."""
+    return {how: sum(one.how == how for one in done) for how in (REVEALED, PACKAGE)}
 
 
 def class_picture(table: pandas.DataFrame) -> Picture:
@@ -105,7 +118,7 @@ def report(folder: str | Path, out: str | Path | None = None) -> Path:
 
     Nothing leaves this machine. Returns the page's path; raises ValueError as `read_class` does.
     """
-    from xlstm_unet_lab.figures.report_page import STYLE
+    from xlstm_unet_lab.figures.report_page import html_page
 
     students, unread = read_class(folder)
     exercises = exercise_table(students)
@@ -115,11 +128,7 @@ def report(folder: str | Path, out: str | Path | None = None) -> Path:
     parts.append(f"<figure>{picture.html()}<figcaption>{escape(picture.description)}</figcaption></figure>")
     for title, table in tables:
         parts.append(f"<h2>{title}</h2>{table.to_html(index=False, border=0, na_rep='')}")
-    head = (
-        '<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Where the class stands</title>'
-    )
-    body = "\n".join(["<h1>Where the class stands</h1>", *parts])
-    page = f'<!doctype html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head>\n<body>{body}\n</body></html>\n'
+    page = html_page("Where the class stands", parts)
     return write_whole(out or Path(folder) / "class_report.html", page.encode())
 
 

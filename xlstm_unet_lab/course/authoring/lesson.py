@@ -132,12 +132,7 @@ def execute(
     executed = copy.deepcopy(notebook)
     # Not the caller's Matplotlib backend: the kernel shows figures in the notebook by itself.
     environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
-    running = 0
-
-    def note(cell_index: int, **_) -> None:
-        nonlocal running
-        running = cell_index
-
+    started = [0]
     client = NotebookClient(
         executed,
         kernel_name=METADATA["kernelspec"]["name"],
@@ -145,7 +140,7 @@ def execute(
         resources={"metadata": {"path": str(folder)}},
         record_timing=record_timing,
         coalesce_streams=True,
-        on_cell_start=note,
+        on_cell_start=lambda cell_index, **_: started.append(cell_index),
     )
     client.widget_registry["@jupyter-widgets/output"]["OutputModel"] = OutputWidget
     try:
@@ -153,8 +148,8 @@ def execute(
             environment |= {"LAB_PROFILE": profile, "LAB_PROGRESS": f"{private}/progress.json"}
             client.execute(env=environment | dict(variables or {}))
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-        reason = COLOUR_CODE.sub("", str(error))
-        raise RuntimeError(f"{cell_name(running, executed.cells[running])} failed: {reason}") from error
+        name, reason = cell_name(started[-1], executed.cells[started[-1]]), COLOUR_CODE.sub("", str(error))
+        raise RuntimeError(f"{name} failed: {reason}") from error
     executed = without_widgets(executed)
     executed.metadata = nbformat.from_dict(METADATA)
     # All of them at once: an author who mends one would otherwise wait for a whole run to hear of the next.

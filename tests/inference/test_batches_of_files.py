@@ -1,0 +1,76 @@
+"""Many files in one call: what each is called, and that one which cannot be read stops no other."""
+
+import unicodedata
+
+import nibabel
+import numpy as np
+import pytest
+from imageio.v3 import imwrite
+from test_prediction_files import BrightAndRight, head, of_pictures, predictor
+
+from xlstm_unet_lab.data.files import channels_of, files_by_name
+from xlstm_unet_lab.inference.files import find_cases, predict_files
+
+FLAT = np.zeros((8, 8), np.uint8)
+
+
+def save(folder, *names):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        if name.endswith(".png"):
+            imwrite(folder / name, FLAT, plugin="pillow")
+        else:
+            nibabel.save(head(), folder / name)
+
+
+@pytest.mark.parametrize("ending", [".png", ".nii.gz"])
+def test_with_one_channel_every_file_keeps_its_name(tmp_path, ending):
+    names = [f"s_{number:04d}" for number in range(3)]
+    save(tmp_path, *(f"{name}{ending}" for name in names))
+    assert list(find_cases(tmp_path, channels=1)) == names
+    assert list(find_cases(tmp_path / f"s_0000{ending}", channels=1)) == ["s_0000"]
+
+
+@pytest.mark.parametrize("ending", [".png", ".nii.gz"])
+@pytest.mark.parametrize("folder", ["imagesTr", "imagesTs"])
+def test_in_folders_of_nnu_net_the_last_number_is_the_channel(tmp_path, ending, folder):
+    save(tmp_path / folder, f"a_0000{ending}", f"s_0001_0000{ending}")
+    assert list(find_cases(tmp_path / folder, channels=1)) == ["a", "s_0001"]
+
+
+def test_volumes_of_several_channels_are_put_together(tmp_path):
+    save(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz", "b_0007.nii.gz")
+    assert {name: len(files) for name, files in find_cases(tmp_path, channels=2).items()} == {"a": 2, "b_0007": 1}
+
+
+def test_a_file_that_cannot_be_read_stops_no_other(tmp_path):
+    save(tmp_path / "in", "a.png", "c.png", "e.png")
+    (tmp_path / "in" / "b.png").write_bytes(b"junk")
+    imwrite(tmp_path / "in" / "d.png", np.zeros((8, 8, 3), np.uint8), plugin="pillow")
+    written = []
+    with pytest.raises(ValueError, match=r"1 of 5 cases were left out:\n- .*b\.png cannot be read: cannot") as info:
+        for path in predict_files(of_pictures(BrightAndRight()), tmp_path / "in", tmp_path / "out"):
+            written.append(path.name)
+    assert written == ["a.png", "c.png", "d.png", "e.png"] == sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert str(info.value).count("b.png") == 2 and str(tmp_path / "out") in str(info.value)
+
+
+def test_one_file_alone_fails_with_its_own_error(tmp_path):
+    (tmp_path / "b.nii.gz").write_bytes(b"junk")
+    with pytest.raises(ValueError, match=r"^\S+b\.nii\.gz is not a NIfTI file"):
+        list(predict_files(predictor(BrightAndRight(), (14, 12, 10)), tmp_path / "b.nii.gz", tmp_path / "out"))
+
+
+def test_composed_and_decomposed_letters_are_one_name(tmp_path):
+    composed, decomposed = (unicodedata.normalize(form, "Jürgen_é") for form in ("NFC", "NFD"))
+    save(tmp_path / "images", f"{decomposed}.png")
+    save(tmp_path / "labels", f"{composed}.png")
+    names = [set(files_by_name(tmp_path / what, (".png",))) for what in ("images", "labels")]
+    assert names == [{composed}] * 2 == [set(find_cases(tmp_path / what)) for what in ("images", "labels")]
+
+
+def test_the_files_of_a_case_are_found_by_its_name(tmp_path):
+    save(tmp_path, "a.png", "a_0000.png", "b_0000.png", "b_0001.png", "b_0003.png")
+    files = files_by_name(tmp_path, (".png",))
+    found = {name: [file.stem for file in channels_of(name, files)] for name in "abc"}
+    assert found == {"a": ["a"], "b": ["b_0000", "b_0001"], "c": []}
