@@ -16,7 +16,6 @@ from 0 in the order (z, y, x) or (y, x), z from foot to head and x from left to 
 
 from __future__ import annotations
 
-import json
 import re
 import zlib
 from collections import Counter
@@ -37,6 +36,7 @@ from xlstm_unet_lab.data.nnunet_raw import FOLDS, write_case, write_volume
 from xlstm_unet_lab.data.recipe import Recipe, Track
 from xlstm_unet_lab.data.volumes import check_grid, load_volume, spacing_of, voxels
 from xlstm_unet_lab.ops.checks import is_whole
+from xlstm_unet_lab.ops.stored import read_json
 
 SHOWN = 10  # problems that an error lists
 MOST_VALUES = 255  # label values that fit beside background into 8 bits
@@ -184,11 +184,8 @@ def _declared(path: Path, spatial_dims: int) -> tuple[dict[str, int] | None, tup
     usual = None if spatial_dims == 2 else ()
     if not path.is_file():
         return None, usual
-    try:
-        names = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    flips, axes = names.pop("flip_axes", None) if isinstance(names, dict) else None, range(spatial_dims)
+    names = read_json(path)
+    flips, axes = names.pop("flip_axes", None), range(spatial_dims)
     if flips is not None and not (
         isinstance(flips, list) and all(is_whole(axis, at_least=0) and axis in axes for axis in flips)
     ):
@@ -196,7 +193,7 @@ def _declared(path: Path, spatial_dims: int) -> tuple[dict[str, int] | None, tup
     flips = usual if flips is None else tuple(axis for axis in axes if axis in flips)
     if names == {}:
         return None, flips
-    numbers = list(names.values()) if isinstance(names, dict) else [None]
+    numbers = list(names.values())
     if not all(is_whole(number, at_least=0) for number in numbers) or len(set(numbers)) != len(numbers):
         raise ValueError(
             f'{path} holds {names}; a number of its own for every name is expected, as in {{"nucleus": 1}}'

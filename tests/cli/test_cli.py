@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import typer
 from command_line import TRAIN, call
 from typer.testing import CliRunner
 
@@ -128,20 +129,39 @@ def test_wrong_usage(arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("predict", "nowhere", "x.png", "--out", "y"), "nowhere is no run directory"),
+        (("evaluate", "nowhere", "nowhere"), "nowhere is missing"),
+        (("view", "nowhere.png"), "nowhere.png is missing"),
+    ],
+)
+def test_what_goes_wrong_on_the_way_is_one_line(arguments, message):
+    check_one_line(arguments, message, code=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
         (("prepare", "nuclie"), "no recipe is named 'nuclie': did you mean 'nuclei'"),
         (("train", "phantom_microscop"), "did you mean 'phantom_microscopy'"),
         (("train", TRAIN[0], "--model", "unett"), "no model is named 'unett': did you mean 'unet'"),
         (("train", *TRAIN, "--model-option", "feature=[4,8]"), "did you mean 'features'"),
         (("train", *TRAIN, "--precision", "8bit"), "precision is '8bit': there are 32-true"),
-        (("train", *TRAIN, "--setting", "ema=1"), "unexpected keyword argument 'ema'"),
-        (("predict", "nowhere", "x.png", "--out", "y"), "nowhere is no run directory"),
-        (("evaluate", "nowhere", "nowhere"), "nowhere is missing"),
-        (("view", "nowhere.png"), "nowhere.png is missing"),
+        (("train", *TRAIN, "--setting", "ema=1"), "--setting is 'ema': did you mean 'ema_decay'"),
+        (("train", *TRAIN, "--setting", f"ema_decay={'[' * 10**5}"), "ema_decay is '[["),
+        (("train", *TRAIN, "--setting", "steps=3"), "multiple values for keyword argument 'steps'"),
+        (("train", *TRAIN, "--accelerator", "cuda:99"), "accelerator is 'cuda:99', which PyTorch does not find here"),
+        (("train", *TRAIN, "--accelerator", "gpus"), "accelerator is 'gpus', which PyTorch does not find here"),
+        (("predict", "nowhere", "x.png", "--out", "y", "--device", "gpu"), "--device is 'gpu', which PyTorch does not"),
+        (("predict", "x", "x.png", "--out", "y", "--device", "cuda:99"), "does not find here: there is"),
         (("models", "--patch-size", "64"), "patch_size is (64,), expected a tuple of 2 or 3 whole numbers"),
     ],
 )
-def test_errors_of_the_library_are_one_line(arguments, message):
-    result = call(*arguments, code=1)
+def test_what_cannot_be_as_it_was_asked_for_is_one_line(arguments, message):
+    check_one_line(arguments, message, code=2)
+
+
+def check_one_line(arguments, message, code):
+    result = call(*arguments, code=code)
     assert result.stderr.startswith("error: ")
     assert message in result.stderr
     assert "Traceback" not in result.stderr
@@ -253,3 +273,24 @@ def test_what_takes_hours_is_measured_only_when_asked_for(monkeypatch, names, ex
 def test_bench_outside_a_checkout_says_where_they_are(monkeypatch, tmp_path):
     monkeypatch.setattr("xlstm_unet_lab.cli.machine.__file__", str(tmp_path / "a" / "b" / "machine.py"))
     assert "they come with the repository" in call("bench", code=1).stderr
+
+
+def test_names_that_others_chose_are_no_orders_to_a_terminal(tmp_path):
+    name = "\x1b[31mred\n" + b"latin \xe4".decode(errors="surrogateescape")
+    wrong = call("prepare", name, code=2)
+    told = call("evaluate", tmp_path / name, tmp_path / name, code=1)
+    usage = call("evaluate", tmp_path / name, code=2)
+    for result in (wrong, told, usage):
+        assert "\x1b[31mred" not in result.stderr and "Traceback" not in result.stderr
+    table = pd.DataFrame({"case": [name], "dice": [np.float32(0.5)], "none": [np.nan]})
+    for as_json in (False, True):
+        result = CliRunner().invoke(printing(table, as_json))
+        assert result.exit_code == 0 and "\x1b" not in result.stdout
+        if as_json:
+            assert json.loads(result.stdout) == [{"case": name, "dice": 0.5, "none": None}]
+
+
+def printing(table, as_json):
+    small = typer.Typer()
+    small.command()(lambda: print_table(table, as_json))
+    return small

@@ -85,7 +85,7 @@ def test_a_finished_run_whose_log_was_cut_still_says_how_it_ended(trained, root,
 
 
 def test_other_settings_in_the_same_folder_are_refused(trained, root):
-    more = call("train", *TRAIN, *SHORT, "--seed", "1", "--root", root, "--run-directory", trained[0], code=1)
+    more = call("train", *TRAIN, *SHORT, "--seed", "1", "--root", root, "--run-directory", trained[0], code=2)
     assert "seed: 0 there, 1 now" in more.stderr
 
 
@@ -98,7 +98,7 @@ def test_the_seed_decides_the_first_weights(monkeypatch, root, tmp_path):
 
     monkeypatch.setattr("xlstm_unet_lab.training.fit.fit", fit)
     for seed in (5, 5, 6):
-        call("train", *TRAIN, "--seed", seed, "--root", root, "--run-directory", tmp_path, code=1)
+        call("train", *TRAIN, "--seed", seed, "--root", root, "--run-directory", tmp_path, code=2)
     same, other = (all(map(torch.equal, weights[0], one)) for one in weights[1:])
     assert same and not other
 
@@ -162,17 +162,17 @@ def test_a_run_on_own_files_predicts_where_its_data_is_unknown_and_in_their_numb
 
 def test_a_run_on_own_files_is_scored_where_its_data_is(own, tmp_path):
     _, root, run = own
-    lost = call("evaluate", run, "--device", "cpu", code=1).stderr
+    lost = call("evaluate", run, "--device", "cpu", code=2).stderr
     assert "no recipe is named 'my_cells'" in lost and "name another place by root=, --root or LAB_DATA" in lost
     for command in (("evaluate", run), ("view", run), ("report", run, "--out", tmp_path / "page.html")):
-        nothing = call(*command, "--root", root, "--device", "cpu", code=1)
+        nothing = call(*command, "--root", root, "--device", "cpu", code=2)
         assert "no test cases of my_cells were held out: use --split val" in nothing.stderr
     rows = json.loads(call("evaluate", run, "--root", root, "--split", "val", "--device", "cpu", "--json").stdout)
     assert {row["label"] for row in rows} == {"label 3", "label 255", "foreground"}
     marker = root / "Dataset501_my_cells" / "recipe.json"
     kept = marker.read_text()
     marker.write_text(kept.replace("label 255", "debris"))
-    other = call("evaluate", run, "--root", root, "--split", "val", "--device", "cpu", code=1)
+    other = call("evaluate", run, "--root", root, "--split", "val", "--device", "cpu", code=2)
     marker.write_text(kept)
     assert "the run learnt" in other.stderr and "'debris': 2" in other.stderr
 
@@ -227,5 +227,5 @@ def test_distances_to_nothing_are_null_in_json(truth, tmp_path):
 
 
 def test_slices_of_pictures_are_refused(root, tmp_path):
-    result = call("train", *TRAIN, *SHORT, "--slices", "--root", root, "--run-directory", tmp_path, code=1)
+    result = call("train", *TRAIN, *SHORT, "--slices", "--root", root, "--run-directory", tmp_path, code=2)
     assert "of a 3-D data set" in result.stderr

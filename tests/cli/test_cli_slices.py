@@ -88,7 +88,7 @@ def test_the_run_is_scored_on_volumes(run, root, predicted):
 
 def test_mirroring_where_nothing_may_be_mirrored_is_refused(run, root, tmp_path):
     for command in (("evaluate", run), ("predict", run, root, "--out", tmp_path)):
-        result = call(*command, "--mirror", "--root", root, *PREDICT, code=1)
+        result = call(*command, "--mirror", "--root", root, *PREDICT, code=2)
         assert "no mirror image of the data this network was trained on is as likely" in result.stderr
 
 
@@ -116,7 +116,7 @@ def test_view_shows_a_case_of_a_run(run, root, predicted, pictured, tmp_path):
     validation = lab.load_dataset("phantom_abdomen", "val", root, 1).names[0]
     call("view", run, "--root", root, "--out", out, "--split", "val", "--case", validation, *PREDICT)
     assert pictured[1][0].title == validation
-    wrong = call("view", run, "--root", root, "--case", "abdomen_05", *PREDICT, code=1)
+    wrong = call("view", run, "--root", root, "--case", "abdomen_05", *PREDICT, code=2)
     assert "no case is named 'abdomen_05': did you mean 'abdomen_005'" in wrong.stderr
     assert "leave out --truth" in " ".join(call("view", run, "--truth", out, code=2).stderr.split())
 

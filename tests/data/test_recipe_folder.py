@@ -293,7 +293,7 @@ def test_all_problems_come_at_once_but_not_without_end(tmp_path):
     ("names", "message"),
     [
         ("{", "is not valid JSON"),
-        ('["nucleus"]', "a number of its own for every name is expected"),
+        ('["nucleus"]', "expected names with values"),
         ('{"nucleus": "1"}', "a number of its own for every name"),
         ('{"nucleus": 1, "debris": 1}', "a number of its own for every name"),
         ('{"nothing": 0, "nucleus": 1}', "background is 0 and 0 is background"),

@@ -13,7 +13,7 @@ import xlstm_unet_lab as lab
 from xlstm_unet_lab.data.cases import Facts, Listed
 from xlstm_unet_lab.data.pictures import to_uint8
 from xlstm_unet_lab.data.targets import Targets
-from xlstm_unet_lab.inference.load import load_predictor
+from xlstm_unet_lab.inference.load import facts_of_run, load_predictor
 from xlstm_unet_lab.inference.predictor import Predictor
 from xlstm_unet_lab.inference.trained import EIGHT_BITS, Z_SCORE
 from xlstm_unet_lab.models.weights import load_tensors, save_tensors, save_weights
@@ -142,6 +142,37 @@ def test_mirroring_keeps_to_the_axes_of_the_data():
         ({"colours": {"one": "#0072B2"}}, "colours"),
         ({"targets": {"names": ["a"], "values": [], "painted": []}}, "as many entries"),
         ({"later": 1}, "'later'.*newer version"),
+        ({"patch_size": [10**9, 10**9]}, "patch_size is .*at most 1,073,741,824 voxels"),
+        ({"patch_size": "big"}, "patch_size is 'big'"),
+        ({"patch_size": [16.0, 16]}, "patch_size is"),
+        ({"spacing": [1e-9, 1.0]}, "spacing is .*from 1e-6 to 1e6"),
+        ({"spacing": [1e300, 1.0]}, "spacing is"),
+        ({"spacing": ["1", "1"]}, "spacing is"),
+        ({"mirror_axes": ["x"]}, "mirror_axes is"),
+        ({"mirror_axes": [True]}, "mirror_axes is"),
+        ({"slice_axis": 7}, "slice_axis is 7"),
+        ({"slice_axis": True}, "slice_axis is True"),
+        ({"slice_axis": 1.0}, "slice_axis is 1.0"),
+        (
+            {"label_numbers": {"edge": 70_000}},
+            r"label_numbers holds \[70000\]; labels .* from 0 to 65535",
+        ),
+        ({"label_numbers": {"edge": -5}}, r"label_numbers holds \[-5\]"),
+        ({"label_numbers": {"edge": 1.5}}, "label_numbers is"),
+        ({"label_numbers": [7]}, "label_numbers is"),
+        ({"colours": {"70000": "#0072B2"}}, r"colours holds \[70000\]"),
+        ({"colours": ["#0072B2"]}, "colours is"),
+        ({"targets": {"names": ["a", "b"], "values": [[0], [70_000]], "painted": []}}, r"targets holds \[70000\]"),
+        ({"targets": {"names": ["a", "b"], "values": [[0], [-5]], "painted": []}}, r"targets holds \[-5\]"),
+        ({"targets": {"names": ["a", "b"], "values": [[0], []], "painted": []}}, "no channel is without a label"),
+        ({"targets": {"names": [1, 2], "values": [[0], [1]], "painted": []}}, "names is"),
+        ({"targets": {"names": ["a"]}}, "targets say nothing of painted, values"),
+        ({"targets": 3}, "expected names, values, painted by name"),
+        ({"channel_names": "T1"}, "channel_names is 'T1'"),
+        ({"unit": "parsec"}, "unit is 'parsec'"),
+        ({"credit": 3}, "credit is 3"),
+        ({"card": []}, "card is"),
+        ({"network": "x"}, "network"),
     ],
 )
 def test_what_a_file_says_is_checked(tmp_path, change, message):
@@ -149,8 +180,55 @@ def test_what_a_file_says_is_checked(tmp_path, change, message):
     tensors, header = load_tensors(path)
     header["facts"]["trained_on"] |= change
     save_tensors(tensors, path, header)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as error:
         load_predictor(path)
+    assert str(path) in str(error.value)
+
+
+def test_an_answer_that_is_not_finite_is_an_error_and_no_label():
+    predictor = full()
+    with torch.no_grad():
+        next(predictor.network.parameters()).fill_(3e38)
+    for mirror in (False, (0,)):
+        with pytest.raises(ValueError, match="logits that are not finite"):
+            predictor(np.random.default_rng(0).integers(0, 255, (1, 20, 18)).astype(np.uint8), mirror=mirror)
+
+
+def test_a_spacing_that_would_fill_any_memory_is_refused():
+    predictor = Predictor(network(), (16, 16), (1e-6, 1e-6))
+    with pytest.raises(ValueError, match=r"size \(20, 20\) would be brought to \(20000000, 20000000\)"):
+        predictor(np.ones((1, 20, 20)), (1.0, 1.0))
+
+
+def test_a_foreign_file_goes_nowhere_and_asks_for_nothing(tmp_path):
+    path = full().save(tmp_path / "boxes.safetensors")
+    tensors, header = load_tensors(path)
+    for change in ({"features": [10**7, 10**7]}, {"encoder_blocks": [60_000] * 2}, {"name": "timm_unet"}):
+        save_tensors(tensors, path, {"facts": header["facts"] | {"build": header["facts"]["build"] | change}})
+        with pytest.raises(ValueError, match=r"boxes\.safetensors: no network can be built with"):
+            load_predictor(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", "{", "config.json is not valid JSON"),
+        ("config.json", '{"patch_size": [1000, "a"]}', "patch_size in .*config.json is"),
+        ("config.json", "{}", "patch_size in .*config.json is None"),
+        ("model.json", "[]", "model.json holds"),
+        ("model.json", '{"recipe": ["nuclei"]}', "model.json: recipe is"),
+        ("model.json", '{"recipe": "phantom_abdomen", "slice_axis": 7}', "model.json: slice_axis is 7"),
+        ("model.json", '{"own": {"read_by": "folder", "name": 3}}', "model.json: name is 3"),
+        ("model.json", '{"own": {"read_by": "mine"}}', "model.json describes no data set .*read_by is 'mine'"),
+        ("model.json", '{"own": {"read_by": "folder", "convert": "rm"}}', "model.json: convert is 'rm'"),
+    ],
+)
+def test_a_spoilt_run_directory_is_named(tmp_path, name, content, message):
+    (tmp_path / "model.json").write_text('{"recipe": "phantom_abdomen"}')
+    (tmp_path / "config.json").write_text('{"patch_size": [16, 16]}')
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        facts_of_run(tmp_path)
 
 
 def test_files_without_a_predictor_are_refused_with_the_way_out(tmp_path):

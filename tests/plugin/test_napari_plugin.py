@@ -310,4 +310,4 @@ def test_voxels_to_be_ignored_are_a_grey_label(case_file):
 
 
 def test_devices_end_with_the_processor():
-    assert widgets.devices()[-1] == "cpu"
+    assert widgets.available_devices()[-1] == "cpu"

@@ -1,7 +1,8 @@
 """`xlstm-unet-lab`: the library from a command line, each command a thin face over one or two public functions.
 
 Libraries load inside the commands, so that `--help` answers at once. Results go to standard output, progress and errors
-to standard error. The exit code is 0 when all went well, 1 when something was found or went wrong, 2 for wrong usage.
+to standard error. The exit code is 0 when all went well, 1 when something was found or went wrong on the way, 2 for
+what cannot be as it was asked for.
 """
 
 from xlstm_unet_lab.cli import machine, runs, view  # noqa: F401 (they add their commands)

@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.core import TyperGroup
 
+from xlstm_unet_lab.ops.words import printable, printable_lines
+
 if TYPE_CHECKING:
     import pandas
 
 ORDER = ("doctor", "prepare", "models", "train", "predict", "evaluate", "report", "view", "bench")  # as a newcomer goes
 
-# What the library raises on purpose; anything else is a bug and keeps its traceback.
-EXPECTED = (ValueError, KeyError, TypeError, OSError, FloatingPointError, ImportError)
+# What the library raises on purpose, for what cannot be as it was asked for and for what goes wrong on the way;
+# anything else is a bug and keeps its traceback.
+WRONG_USAGE = (ValueError, KeyError, TypeError)
+EXPECTED = (*WRONG_USAGE, OSError, FloatingPointError, ImportError)
 # In torch's RuntimeError when memory is full, a GPU's or the processor's: importing torch for its own would take long.
 FULL = ("out of memory", "memory: you tried to allocate")
 
@@ -30,14 +34,17 @@ class Commands(TyperGroup):
     def invoke(self, context):
         try:
             return super().invoke(context)
+        except typer.BadParameter as error:
+            error.message = printable(error.message)
+            raise
         except (*EXPECTED, MemoryError, RuntimeError) as error:
             full = isinstance(error, MemoryError) or any(sign in str(error) for sign in FULL)
             if context.params.get("debug") or not (full or isinstance(error, EXPECTED)):
                 raise
             words = error.args[0] if isinstance(error, KeyError) and error.args else error
             notes = [*getattr(error, "__notes__", ()), *([self._needs_less(context)] if full else ())]
-            typer.secho("\n".join([f"error: {words}", *notes]), fg="red", err=True)
-            raise typer.Exit(1) from error
+            typer.secho(printable_lines("\n".join([f"error: {words}", *notes])), fg="red", err=True)
+            raise typer.Exit(2 if isinstance(error, WRONG_USAGE) else 1) from error
 
     def _needs_less(self, context):
         """What to do when memory is full, by the options that the command has."""
@@ -107,9 +114,14 @@ def parse_pairs(option: str, texts: list[str] | None) -> dict:
             raise typer.BadParameter(f"{option} is {text!r}, expected NAME=VALUE")
         try:
             found[name] = json.loads(value)
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, RecursionError):
             found[name] = value
     return found
+
+
+def say(text: object) -> None:
+    """Print to standard output; of names that others chose, nothing that a terminal takes for an order."""
+    typer.echo(printable_lines(text))
 
 
 def print_facts(facts: dict, as_json: bool) -> None:
@@ -117,11 +129,13 @@ def print_facts(facts: dict, as_json: bool) -> None:
     if as_json:
         return print_json(facts)
     for name, value in facts.items():
-        typer.echo(f"{name:<16} {value:.4g}" if isinstance(value, float) else f"{name:<16} {value}")
+        say(f"{name:<16} {value:.4g}" if isinstance(value, float) else f"{name:<16} {value}")
 
 
 def print_table(table: pandas.DataFrame, as_json: bool) -> None:
-    typer.echo(table.to_json(orient="records", indent=2) if as_json else table.to_string(index=False))
+    if as_json:
+        return print_json(table.to_dict("records"))
+    say(table.to_string(index=False))
 
 
 def print_json(value: object) -> None:
@@ -137,8 +151,8 @@ def _finite(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def best_device() -> str:
-    """A GPU where there is one."""
-    import torch
+def chosen_device(device: str | None) -> str:
+    """The device asked for, which is here; None: a GPU where there is one."""
+    from xlstm_unet_lab.ops.devices import available_devices, checked_device
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return available_devices()[0] if device is None else str(checked_device(device, "--device"))

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from xlstm_unet_lab.cli.app import Json, Root, app, parse_sizes, print_json, print_table
+from xlstm_unet_lab.cli.app import Json, Root, app, parse_sizes, print_json, print_table, say
+from xlstm_unet_lab.ops.words import printable_lines
 
 
 @app.command()
@@ -26,7 +27,7 @@ def doctor(as_json: Json = False, root: Root = None) -> None:
     else:
         width = max(len(finding.name) for finding in found)
         for finding in found:
-            typer.echo(f"{'ok  ' if finding.ok else 'LACK'}  {finding.name:<{width}}  {finding.value}")
+            say(f"{'ok  ' if finding.ok else 'LACK'}  {finding.name:<{width}}  {finding.value}")
             if finding.advice:
                 typer.secho(f"      {'':<{width}}  -> {finding.advice}", dim=finding.ok, bold=not finding.ok)
     raise typer.Exit(int(not all(finding.ok for finding in found)))
@@ -73,8 +74,8 @@ def prepare(
         return print_json(folders)
     for folder in folders.values():
         for table in found_in(Path(folder)):
-            typer.echo(f"{table.to_string(index=False)}\n", err=True)
-        typer.echo(folder)
+            typer.echo(f"{printable_lines(table.to_string(index=False))}\n", err=True)
+        say(folder)
 
 
 @app.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,13 +23,14 @@ from xlstm_unet_lab.cli.app import (
     Split,
     Which,
     app,
-    best_device,
+    chosen_device,
     pairs,
     parse_pairs,
     parse_sizes,
     print_facts,
     print_table,
     room_for,
+    say,
 )
 
 if TYPE_CHECKING:
@@ -82,12 +83,14 @@ def train(
     """
     import xlstm_unet_lab as lab
     from xlstm_unet_lab.data.slices import SliceDataset
+    from xlstm_unet_lab.ops.checks import one_of
 
     data = [lab.load_dataset(recipe, split, root=root, fold=fold) for split in ("train", "val")]
     data = [SliceDataset(cases) for cases in data] if slices else data
     size = parse_sizes("--patch-size", patch_size) or DEFAULT_PATCH[data[0].recipe.spatial_dims]
     options = parse_pairs("--model-option", model_option) | {"deep_supervision": deep_supervision}
     network = _network(model, data[0].recipe, size, seed, options)
+    known = [field.name for field in fields(lab.TrainConfig)]
     config = lab.TrainConfig(
         patch_size=size,
         steps=steps,
@@ -99,7 +102,7 @@ def train(
         workers=workers,
         seed=seed,
         validate_every=validate_every,
-        **parse_pairs("--setting", setting),
+        **{one_of("--setting", name, known): value for name, value in parse_pairs("--setting", setting).items()},
     )
     of_slices = "-slices" if slices else ""
     folder = run_directory or Path("runs") / f"{recipe}{of_slices}-{model}-fold{fold}"
@@ -183,6 +186,7 @@ def predict(
 
     from xlstm_unet_lab.inference.load import load_predictor
 
+    device = chosen_device(device)
     written = load_predictor(run, which).files(
         inputs,
         out,
@@ -191,12 +195,12 @@ def predict(
         overlap=overlap,
         mirror=mirror,
         batch_size=batch_size,
-        device=device or best_device(),
+        device=device,
         track=bar_of_a_case(),
         track_cases=partial(tqdm, unit="case"),
     )
     for path in written:
-        typer.echo(path)
+        say(path)
 
 
 @app.command()
@@ -223,7 +227,7 @@ def evaluate(
     room_for(out)
     table = _scored(_predictions(predictions, truth, recipe, None, chosen))
     if out is not None:
-        write_whole(out, table.to_csv(index=False).encode())
+        write_whole(out, table.to_csv(index=False).encode(errors="backslashreplace"))
     print_table(table if as_json else summarise(table).round(4), as_json)
 
 
@@ -256,7 +260,7 @@ def report(
     (name, first), overlays = next(iter(models.items())), {}
     for what, case in notable_cases(tables[name]).items() if first.image else ():
         overlays[f"The {what} case of {name}"] = case_picture(overlay_outcome(first, case))
-    typer.echo(write_report(out, tables, overlays=overlays, notes=[first.credit] if first.credit else []))
+    say(write_report(out, tables, overlays=overlays, notes=[first.credit] if first.credit else []))
 
 
 def _predictions(path: Path, truth: Path | None, recipe: str | None, images: Path | None, chosen: dict) -> Predictions:
@@ -267,7 +271,7 @@ def _predictions(path: Path, truth: Path | None, recipe: str | None, images: Pat
     if is_run(path):
         if truth is not None:
             raise typer.BadParameter(f"{path} is a run, which is scored on its own data set: leave out {truth}")
-        return from_run(path, **chosen | {"device": chosen["device"] or best_device(), "track": bar_of_a_case()})
+        return from_run(path, **chosen | {"device": chosen_device(chosen["device"]), "track": bar_of_a_case()})
     if truth is None:
         raise typer.BadParameter(f"{path} is no run directory: name the folder of the true labels too")
     return from_folders(path, truth, recipe=recipe, images=images, root=chosen["root"])

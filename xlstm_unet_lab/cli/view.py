@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xlstm_unet_lab.cli.app import Device, Mirror, Root, RunFold, Split, Which, app, best_device, room_for
+from xlstm_unet_lab.cli.app import Device, Mirror, Root, RunFold, Split, Which, app, chosen_device, room_for, say
 from xlstm_unet_lab.cli.runs import bar_of_a_case
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def view(
             fold=fold,
             which=which,
             mirror=mirror,
-            device=device or best_device(),
+            device=chosen_device(device),
             root=root,
             track=bar_of_a_case(),
         )
@@ -56,11 +56,11 @@ def view(
     else:
         overlay = _of_image(shown, labels, truth)
     room_for(out)
-    typer.echo(overlay.describe())
+    say(overlay.describe())
     ndisplay = 3 if in_3d and len(overlay.shape) == 3 else 2
     try:
         if out is not None:
-            return typer.echo(overlay.screenshot(out, ndisplay=ndisplay))
+            return say(overlay.screenshot(out, ndisplay=ndisplay))
         viewer = overlay.napari()
     except RuntimeError as error:  # a screen or OpenGL is missing: a matter of this machine, in one line
         raise OSError(f"{error}; --out writes a picture" if out is None else str(error)) from error

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from xlstm_unet_lab.data.files import fingerprint, whole_folder
 from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.ops.files import plain_name
+from xlstm_unet_lab.ops.stored import read_json
 
 FACTS = "case.json"
 
@@ -39,9 +40,9 @@ def convert_cases(
         raise ValueError(f"{len(twice)} case names are there twice, such as {twice[0]}: case names must differ")
     finished, totals = out.with_name(f".finished-{out.name}"), Counter[str]()
     for job in track(jobs):
-        name = plain_name("the name of a case", job.name)
-        folder, made_of = finished / job.part / name, [fingerprint(file) for file in job.files]
-        facts = json.loads((folder / FACTS).read_text()) if (folder / FACTS).exists() else {}
+        folder = finished / job.part / plain_name("the name of a case", job.name)
+        made_of = [fingerprint(file) for file in job.files]
+        facts = read_json(folder / FACTS) if (folder / FACTS).exists() else {}
         if facts.get("made_of") != made_of:
             with whole_folder(folder) as aside:
                 facts = {"made_of": made_of, "counts": dict(write(job, aside) or {})}

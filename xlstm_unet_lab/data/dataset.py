@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import operator
 import os
 from pathlib import Path
@@ -15,7 +14,7 @@ from xlstm_unet_lab.data.cases import Facts
 from xlstm_unet_lab.data.files import fingerprint
 from xlstm_unet_lab.data.images import read_case, read_label
 from xlstm_unet_lab.data.kept_cases import KeptCases, Place
-from xlstm_unet_lab.data.nnunet_raw import FOLDS
+from xlstm_unet_lab.data.nnunet_raw import FOLDS, read_splits
 from xlstm_unet_lab.data.normalise import NORMALISED, normalise
 from xlstm_unet_lab.data.prepare import prepare
 from xlstm_unet_lab.data.recipe import Recipe, data_root
@@ -142,7 +141,7 @@ def load_dataset(
                 "folder or archive"
             )
         folder = prepare(recipe, root=root, progress=False)
-    folds = json.loads((folder / "splits_final.json").read_text())
+    folds = read_splits(folder)
     if split == "test":
         names = sorted(path.name.removesuffix(recipe.file_ending) for path in (folder / "labelsTs").iterdir())
     elif split == "all":

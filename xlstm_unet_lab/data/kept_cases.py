@@ -15,6 +15,7 @@ import torch
 
 from xlstm_unet_lab.data.files import whole_folder
 from xlstm_unet_lab.data.patches import Foreground
+from xlstm_unet_lab.ops.stored import read_json
 
 FACTS = "case.json"
 SPARE_DISK = 4 * 2**30  # bytes that are left free, for checkpoints and for other people
@@ -86,7 +87,7 @@ def _tensors(case: dict) -> dict[str, torch.Tensor]:
 def _opened(place: Place) -> dict | None:
     """The case kept there, its tensors mapped so that only what is touched is read; None for none made of the same."""
     try:
-        facts = json.loads((place.folder / FACTS).read_text())
+        facts = read_json(place.folder / FACTS)
         if facts["made_of"] != place.made_of:
             return None
         # "c": a change stays with whoever makes it and never reaches the file
@@ -94,10 +95,10 @@ def _opened(place: Place) -> dict | None:
             torch.from_numpy(np.load(place.folder / f"{name}.npy", mmap_mode="c", allow_pickle=False))
             for name in ("image", "label", "places")
         )
-    except (OSError, ValueError):  # not there, or spoilt: it is made anew
+        foreground = Foreground(tuple(facts["classes"]), tuple(facts["ends"]), places)
+        own = {"name": facts["name"], "spacing": tuple(facts["spacing"])}
+    except (OSError, ValueError, KeyError, TypeError):  # not there, or spoilt: it is made anew
         return None
-    foreground = Foreground(tuple(facts["classes"]), tuple(facts["ends"]), places)
-    own = {"name": facts["name"], "spacing": tuple(facts["spacing"])}
     return own | {"image": image, "label": label, "foreground": foreground, "place": place}
 
 

@@ -7,9 +7,9 @@ beside it in instancesTr and instancesTs and do not disturb it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from xlstm_unet_lab.data.images import whole_label
 from xlstm_unet_lab.data.volumes import check_grid, voxels
 from xlstm_unet_lab.ops.checks import one_of
 from xlstm_unet_lab.ops.files import plain_name
+from xlstm_unet_lab.ops.stored import fits, read_json
 
 if TYPE_CHECKING:
     import nibabel
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from xlstm_unet_lab.data.recipe import Recipe
 
 FOLDS = 5
+Fold = Mapping[str, tuple[str, ...]]  # "train" and "val" -> names of cases
 STORED_AS_THEY_ARE = (np.uint8, np.int16, np.uint16, np.int32)  # intensities of other types become float32
 
 
@@ -134,6 +136,22 @@ def write_dataset_json(folder: Path, recipe: Recipe) -> dict[str, int]:
         facts["regions_class_order"] = list(recipe.painted)
     (folder / "dataset.json").write_text(json.dumps(facts, indent=2) + "\n")
     return counts
+
+
+class Described(TypedDict):
+    """What is read of a dataset.json."""
+
+    labels: Mapping[str, int | tuple[int, ...]]  # the values of a region
+    channel_names: Mapping[str, str]
+    file_ending: str
+
+
+def read_splits(folder: Path) -> list[dict[str, list[str]]]:
+    """The folds in the splits_final.json of a folder; ValueError, naming it, unless there are FOLDS of them."""
+    path, folds = folder / "splits_final.json", read_json(folder / "splits_final.json", list)
+    if len(folds) != FOLDS or not all(fits(fold, Fold) and fold.keys() == {"train", "val"} for fold in folds):
+        raise ValueError(f'{path} must hold {FOLDS} folds, each with the case names of "train" and of "val"')
+    return folds
 
 
 def write_splits(folder: Path, file_ending: str, group: Callable[[str], str] = str) -> None:

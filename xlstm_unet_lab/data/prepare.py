@@ -14,8 +14,9 @@ from xlstm_unet_lab.data.files import sync_tree
 from xlstm_unet_lab.data.found import look_over
 from xlstm_unet_lab.data.nnunet_raw import write_dataset_json, write_splits
 from xlstm_unet_lab.data.recipe import Recipe
-from xlstm_unet_lab.data.registry import MARKER, get_recipe, own_facts, own_recipe, prepared_folder
+from xlstm_unet_lab.data.registry import MARKER, Marker, get_recipe, own_facts, own_recipe, prepared_folder
 from xlstm_unet_lab.ops.files import write_whole
+from xlstm_unet_lab.ops.stored import read_fields, read_json
 
 TASK = "task.json"  # what an unfinished folder is made of
 
@@ -79,7 +80,7 @@ def _is_ready(recipe: Recipe, source: Path | None, root: str | Path | None) -> b
     folder = prepared_folder(recipe, root)
     if folder is None:
         return False
-    recorded = json.loads((folder / MARKER).read_text())["source"]["path"]
+    recorded = (read_fields(folder / MARKER, Marker)["source"] or {}).get("path")
     if source is not None and recorded != str(source):
         raise FileExistsError(
             f"{folder} was prepared from {recorded or 'the download'}, not from {source}: move or delete it, or pass "
@@ -134,8 +135,9 @@ def _original_files(recipe: Recipe, source: Path | None, downloads: Path, progre
 def _continue_or_start(partial: Path, task: dict) -> None:
     """Keep what an unfinished call left if its task was the same, else clear it away; the lock is held."""
     written = partial / TASK
-    if written.exists() and json.loads(written.read_text()) == task:
-        return
+    with suppress(OSError, ValueError):  # not there, or spoilt
+        if read_json(written) == task:
+            return
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     write_whole(written, json.dumps(task).encode())

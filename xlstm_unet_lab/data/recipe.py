@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from xlstm_unet_lab.data.download import DEFAULT_LIMITS, UnpackLimits
-from xlstm_unet_lab.data.targets import Targets
+from xlstm_unet_lab.data.targets import Targets, check_label_values
 from xlstm_unet_lab.ops.checks import checked_spatial_dims, one_of, whole_number
 from xlstm_unet_lab.ops.files import plain_name
 
@@ -84,6 +84,7 @@ class Recipe:
                 raise ValueError(
                     f"{what} name {sorted(getattr(self, what))}; expected one for each of {sorted(expected)}"
                 )
+        check_label_values("label_numbers", self.label_numbers.values())
         unknown = {value for values in self.regions.values() for value in values} - set(self.labels.values())
         if unknown:
             raise ValueError(f"regions {dict(self.regions)} cover {sorted(unknown)}, which no label has")

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import importlib
-import json
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from xlstm_unet_lab.data.recipe import Recipe, data_root
-from xlstm_unet_lab.ops.checks import did_you_mean
+from xlstm_unet_lab.ops.checks import did_you_mean, one_of
+from xlstm_unet_lab.ops.stored import check_fields, read_fields
 
 if TYPE_CHECKING:
     import pandas
 
 MARKER = "recipe.json"  # written last; a folder without it is not finished, or not ours
 OWN_NUMBERS = range(501, 700)  # nnU-Net's numbers for data sets made of a user's own files
+
+
+class Marker(TypedDict):
+    """What is read of a marker."""
+
+    name: str | None
+    version: int | None
+    source: Mapping[str, Any] | None
+    found: Mapping[str, tuple[Mapping[str, Any], ...]] | None  # what lies in the folder, in tables
+    own: Mapping[str, Any] | None  # the recipe of a user's own files, where it was read off them
 
 
 def recipe_names() -> list[str]:
@@ -33,12 +43,13 @@ def get_recipe(name: str, root: str | Path | None = None) -> Recipe:
     """
     names = recipe_names()
     if name not in names:
-        own = own_recipes(root)
+        own, unreadable = _recorded(root)
         if name not in own:
-            raise KeyError(
+            words = (
                 f"no recipe is named {name!r}: {did_you_mean(name, [*names, *own])}; data sets of your own files are "
                 f"looked for in {data_root(root)}: name another place by root=, --root or LAB_DATA"
             )
+            raise KeyError("\n".join([words, *unreadable.values()]))
         return own[name]
     recipe = importlib.import_module(f"data_recipes.{name}").RECIPE
     if recipe.name != name:
@@ -49,26 +60,47 @@ def get_recipe(name: str, root: str | Path | None = None) -> Recipe:
 def recipe_in(folder: Path, root: str | Path | None = None) -> Recipe | None:
     """The recipe that prepared a folder; None where none did. `root`: of a user's own files, where it was prepared."""
     marker = folder / MARKER
-    return get_recipe(json.loads(marker.read_text())["name"], root or folder.parent) if marker.is_file() else None
+    return get_recipe(read_fields(marker, Marker)["name"], root or folder.parent) if marker.is_file() else None
 
 
 def found_in(folder: Path) -> list[pandas.DataFrame]:
     """The tables of `found.look_over` that `prepare` kept of a folder; none of one that older versions prepared."""
     import pandas
 
-    return [pandas.DataFrame(rows) for rows in json.loads((folder / MARKER).read_text()).get("found", {}).values()]
+    found = read_fields(folder / MARKER, Marker)["found"] or {}
+    return [pandas.DataFrame(rows) for rows in found.values()]
 
 
 def own_recipes(root: str | Path | None = None) -> dict[str, Recipe]:
     """The data sets prepared from users' own files under `root`: name -> recipe, with the facts `prepare` recorded."""
-    recorded = (json.loads(path.read_text()).get("own") for path in sorted(data_root(root).glob(f"Dataset*/{MARKER}")))
-    return {own["name"]: recipe_of(own) for own in filter(None, recorded)}
+    return _recorded(root)[0]
 
 
-def recipe_of(own: Mapping) -> Recipe:
-    """The recipe of a user's own files from what `own_facts` gave, as JSON brings it back."""
+def _recorded(root: str | Path | None) -> tuple[dict[str, Recipe], dict[Path, str]]:
+    """The same, and why other markers there cannot be read."""
+    own, unreadable = {}, {}
+    for path in sorted(data_root(root).glob(f"Dataset*/{MARKER}")):
+        try:
+            if facts := read_fields(path, Marker)["own"]:
+                recipe = recipe_of(facts, str(path))
+                own[recipe.name] = recipe
+        except (OSError, ValueError) as error:
+            unreadable[path] = str(error)
+    return own, unreadable
+
+
+def recipe_of(own: Mapping[str, Any], where: str) -> Recipe:
+    """The recipe of a user's own files from what `own_facts` gave, as JSON brings it back from the file `where`.
+
+    Raises ValueError, naming the file, for facts that are none.
+    """
     facts: dict[str, Any] = {what: tuple(value) if isinstance(value, list) else value for what, value in own.items()}
-    return replace(get_recipe(own["read_by"]), from_source=None, **facts)
+    check_fields(Recipe, facts, where)
+    try:
+        template = get_recipe(one_of("read_by", facts.get("read_by"), recipe_names()))
+        return replace(template, **{**facts, "from_source": None})
+    except ValueError as error:
+        raise ValueError(f"{where} describes no data set ({error}): prepare it again") from error
 
 
 def own_recipe(template: Recipe, source: Path, root: str | Path | None) -> Recipe:
@@ -98,11 +130,15 @@ def own_facts(recipe: Recipe) -> dict | None:
 
 
 def list_recipes(root: str | Path | None = None) -> pandas.DataFrame:
-    """A table of every recipe: name, title, what it holds, how it is scored, licence, how it comes, prepared or not."""
+    """A table of every recipe: name, title, what it holds, how it is scored, licence, how it comes, prepared or not.
+
+    A folder whose own description cannot be read is listed too, with the reason as its title.
+    """
     import pandas
 
-    recipes = [*(get_recipe(name) for name in recipe_names()), *own_recipes(root).values()]
-    return pandas.DataFrame(
+    own, unreadable = _recorded(root)
+    recipes = [*map(get_recipe, recipe_names()), *own.values()]
+    rows = [
         {
             "name": recipe.name,
             "title": recipe.title,
@@ -116,7 +152,10 @@ def list_recipes(root: str | Path | None = None) -> pandas.DataFrame:
             "prepared": (recipe.folder(root) / MARKER).is_file(),
         }
         for recipe in recipes
-    )
+    ]
+    blank = dict.fromkeys(rows[0], "") | {"prepared": False}
+    others = [blank | {"name": path.parent.name, "title": why} for path, why in unreadable.items()]
+    return pandas.DataFrame([*rows, *others])
 
 
 def _size(recipe: Recipe) -> str:
@@ -151,7 +190,7 @@ def prepared_folder(recipe: Recipe, root: str | Path | None = None) -> Path | No
     what_to_do = "move or delete it, or pass another root="
     if not (folder / MARKER).is_file():
         raise FileExistsError(f"{folder} exists and was not made by prepare, it holds no {MARKER}: {what_to_do}")
-    facts = json.loads((folder / MARKER).read_text())
+    facts = read_fields(folder / MARKER, Marker)
     found, expected = (facts.get("name"), facts.get("version")), (recipe.name, recipe.version)
     if found != expected:
         why = ", because the files are others or have changed since" if recipe.read_by else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,7 @@ from xlstm_unet_lab.data.patches import Foreground
 from xlstm_unet_lab.ops.checks import checked_spacing
 
 SAME_SPACING = 0.01  # spacings that differ by less than this share are taken as equal
+MOST_VOXELS = 2**33  # that resampling makes of an image: more hardly fit into any memory
 RESAMPLED = 1  # count up when resampling gives other numbers: cases kept on disk are then made anew
 
 
@@ -28,7 +30,12 @@ def resampled_size(size: Sequence[int], spacing: Sequence[float], wanted: Sequen
 
 
 def resized(image: Tensor, size: Sequence[int]) -> Tensor:
-    """An image (C, *spatial), 1-D to 3-D, at another grid size, by linear interpolation."""
+    """An image (C, *spatial), 1-D to 3-D, at another grid size, by linear interpolation; ValueError for a huge one."""
+    if math.prod(size) > max(MOST_VOXELS, math.prod(image.shape[1:])):
+        raise ValueError(
+            f"an image of size {tuple(image.shape[1:])} would be brought to {tuple(size)}: its spacing or "
+            "the one wanted is wrong"
+        )
     mode = ("linear", "bilinear", "trilinear")[len(size) - 1]
     return F.interpolate(image[None], size=tuple(size), mode=mode, align_corners=False)[0]
 

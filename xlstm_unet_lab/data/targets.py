@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
+
+from xlstm_unet_lab.ops.stored import check_fields
+
+LARGEST_LABEL = 2**16 - 1  # labels have 16 bits at most, as PNG files have
+
+
+def check_label_values(what: str, values: Iterable[int]) -> None:
+    """ValueError for a label value below 0 or beyond 16 bits."""
+    if wrong := [value for value in values if not 0 <= value <= LARGEST_LABEL]:
+        raise ValueError(f"{what} holds {wrong[:3]}; labels are whole numbers from 0 to {LARGEST_LABEL}")
 
 
 @dataclass(frozen=True)
@@ -22,13 +32,18 @@ class Targets:
     painted: tuple[int, ...] = ()  # regions only: the label value written where a channel's probability is above 1/2
 
     def __post_init__(self) -> None:
+        check_fields(Targets, vars(self))
+        check_label_values("targets", [*self.painted, *(value for values in self.values for value in values)])
         lengths = {"names": len(self.names), "values": len(self.values), "painted": len(self.painted)}
         if self.exclusive:
             del lengths["painted"]
         if len(set(lengths.values())) != 1 or not self.names:
             raise ValueError(f"targets need as many entries of each kind, and at least one: got {lengths}")
-        if not self.exclusive and any(0 in values for values in self.values):
-            raise ValueError(f"values are {self.values}; a region covers labels above 0, background is what is left")
+        if any(not values or (0 in values and not self.exclusive) for values in self.values):
+            raise ValueError(
+                f"values are {self.values}; no channel is without a label, and a region covers labels above 0: "
+                "background is what is left"
+            )
 
     @classmethod
     def classes(cls, labels: Mapping[str, int]) -> Targets:
@@ -37,8 +52,11 @@ class Targets:
 
     @classmethod
     def from_json(cls, facts: Mapping) -> Targets:
-        """The targets that `to_json` described."""
-        values = tuple(tuple(values) for values in facts["values"])
+        """The targets that `to_json` described; ValueError for facts that are none."""
+        check_fields(cls, facts)
+        if missing := {"names", "values", "painted"} - facts.keys():
+            raise ValueError(f"targets say nothing of {', '.join(sorted(missing))}")
+        values = tuple(map(tuple, facts["values"]))
         return cls(tuple(facts["names"]), values, tuple(facts["painted"]))
 
     def to_json(self) -> dict:

@@ -9,7 +9,7 @@ from matplotlib.patches import Patch, Rectangle
 from xlstm_unet_lab.data.colours import BLUE, GREY, OPACITY, ORANGE, VERMILION, contrast, in_colour
 from xlstm_unet_lab.evaluation import metrics
 from xlstm_unet_lab.evaluation.metrics import ERROR_COLOURS, ERRORS, error_map
-from xlstm_unet_lab.figures.picture import Picture, line_style, new_figure
+from xlstm_unet_lab.figures.picture import Picture, line_style, new_figure, plain
 from xlstm_unet_lab.overlays.description import Overlay, overlay
 
 
@@ -31,13 +31,13 @@ def paint(picture: np.ndarray, label: np.ndarray, colours: Mapping[int, str], op
 
 def _panel(axes: Axes, picture: np.ndarray, title: str = "") -> None:
     axes.imshow(picture, interpolation="antialiased")
-    axes.set_title(title, fontsize=10)
+    axes.set_title(plain(title), fontsize=10)
     axes.set_axis_off()
 
 
 def legend(figure, colours: Mapping[str, str]) -> None:
     """What each colour stands for, in one row below the whole figure."""
-    handles = [Patch(color=colour, label=name) for name, colour in colours.items()]
+    handles = [Patch(color=colour, label=plain(name)) for name, colour in colours.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
 
 
@@ -163,8 +163,8 @@ def score_strip(
             continue
         axes.plot([values.mean()] * 2, [row - 0.35, row + 0.35], color="black", linewidth=2)
         lines.append(f"{names[-1]}: mean {values.mean():.2f}, from {values.min():.2f} to {values.max():.2f}")
-    axes.set(yticks=range(len(rows)), yticklabels=names, ylim=(len(rows) - 0.5, -0.5), xlim=(-0.02, 1.02))
-    axes.set_xlabel(f"{metric}\none dot a{'n' if case[0] in 'aeiou' else ''} {case}, bar: mean")
+    axes.set(yticks=range(len(rows)), yticklabels=map(plain, names), ylim=(len(rows) - 0.5, -0.5), xlim=(-0.02, 1.02))
+    axes.set_xlabel(f"{plain(metric)}\none dot a{'n' if case[0] in 'aeiou' else ''} {plain(case)}, bar: mean")
     return Picture(figure, f"{metric} of {max(len(values) for *_, values in rows)} {case}s. {'; '.join(lines)}.")
 
 
@@ -191,7 +191,7 @@ def boundary_tolerance(
     axes.plot(tolerances, curve, **line_style(0))
     axes.axvline(tolerance, color=GREY, linestyle="--")
     axes.plot(tolerance, chosen, "o", color=VERMILION, markersize=9)
-    axes.set(xlabel=f"tolerance in {unit}", ylabel="surface Dice", ylim=(-0.02, 1.02))
+    axes.set(xlabel=f"tolerance in {plain(unit)}", ylabel="surface Dice", ylim=(-0.02, 1.02))
     dice, distance = metrics.dice(prediction, truth), metrics.hausdorff95(prediction, truth, **shared)
     text = (
         f"Within a tolerance of {tolerance:g} {unit} the surface Dice is {chosen:.2f}; it goes from {curve[0]:.2f} "

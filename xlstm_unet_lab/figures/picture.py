@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from xlstm_unet_lab.data.colours import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
 from xlstm_unet_lab.ops.files import write_whole
+from xlstm_unet_lab.ops.words import printable, printable_lines
 
 RESOLUTION = 90  # dots an inch in a notebook
 # Matplotlib's fonts are shared: a slider moved while a cell trains draws from a thread of its own (ipykernel 7).
@@ -34,6 +36,11 @@ def line_style(place: int) -> dict:
     """Colour and marker of the line at that place, for `plot`; they repeat together after as many as PALETTE has."""
     place %= len(PALETTE)
     return {"color": PALETTE[place], "marker": MARKERS[place], "markersize": 4, "linewidth": 1.6}
+
+
+def plain(text: object) -> str:
+    """A name that others chose as a title, label or legend shows it: "$" begins no formula, "_" hides no entry."""
+    return re.sub("^_", " _", printable(text).replace("$", r"\$"))
 
 
 def in_words(numbers: Sequence[int], what: str) -> str:
@@ -61,6 +68,9 @@ class Picture:
 
     figure: Figure
     description: str  # complete sentences, made from the data shown
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "description", printable_lines(self.description))
 
     def png(self) -> bytes:
         """The figure as PNG in steps of LEVEL, under half the size of full colour; the description in its text."""

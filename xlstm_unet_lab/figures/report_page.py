@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from xlstm_unet_lab.data.colours import GREY
 from xlstm_unet_lab.evaluation.report import compare, groups_of, paired, scores_in, summarise
-from xlstm_unet_lab.figures.picture import PALETTE, Picture, new_figure
+from xlstm_unet_lab.figures.picture import PALETTE, Picture, new_figure, plain
 from xlstm_unet_lab.ops.files import write_whole
+from xlstm_unet_lab.ops.words import printable_lines
 
 if TYPE_CHECKING:
     import pandas
@@ -47,7 +48,7 @@ def write_report(
     notes: paragraphs for the top, such as the data's licence. Raises ValueError for no table or one without scores, and
     for models with other cases, as `compare` does.
     """
-    return write_whole(path, report_html(tables, title, overlays or {}, notes).encode())
+    return write_whole(path, printable_lines(report_html(tables, title, overlays or {}, notes)).encode())
 
 
 def report_html(
@@ -108,7 +109,8 @@ def score_distribution(tables: Mapping[str, pandas.DataFrame], score: str = "dic
     labels = data["label"].unique()
     figure = new_figure(8, 1.2 + 0.4 * len(labels) * len(tables))
     axes = figure.add_subplot()
-    shared = {"data": data, "x": score, "y": "label", "hue": "model", "orient": "h", "ax": axes}
+    named = data.assign(label=data["label"].map(plain), model=data["model"].map(plain))
+    shared = {"data": named, "x": score, "y": "label", "hue": "model", "orient": "h", "ax": axes}
     shared["palette"] = [PALETTE[place % len(PALETTE)] for place in range(len(tables))]
     seaborn.boxplot(**shared, showfliers=False, fill=False, linewidth=1)
     seaborn.stripplot(**shared, dodge=True, size=3, alpha=0.6, legend=False)
@@ -131,14 +133,14 @@ def paired_differences(
     both, means = paired(table_a, table_b, score), compare(table_a, table_b, score=score)
     figure = new_figure(8, 1.2 + 0.45 * len(means))
     axes = figure.add_subplot()
-    data = both.assign(difference=both["a"] - both["b"])
+    data = both.assign(difference=both["a"] - both["b"], label=both["label"].map(plain))
     seaborn.stripplot(data, x="difference", y="label", orient="h", color=PALETTE[0], size=4, alpha=0.5, ax=axes)
     for place, row in enumerate(means.itertuples()):
         axes.plot([row.low, row.high], [place + 0.3] * 2, color="black", linewidth=2)
         axes.plot(row.difference, place + 0.3, "D", color="black", markersize=5)
     axes.axvline(0, color=GREY, linewidth=1)
     first, second = models
-    axes.set(xlabel=f"{NAMES[score]} of {first} minus {second}; diamond: mean, bar: 95% interval", ylabel="")
+    axes.set(xlabel=plain(f"{NAMES[score]} of {first} minus {second}; diamond: mean, bar: 95% interval"), ylabel="")
     lines = [
         f"{row.label}: {row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}], higher in {row.wins} of {row.cases}"
         for row in means.itertuples()

@@ -11,6 +11,7 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError("widgets need ipywidgets: pip install -e '.[notebooks]'") from error
 
 from xlstm_unet_lab.figures.cases import learning_curve
+from xlstm_unet_lab.ops.checks import whole_number
 
 REDRAW_SECONDS = 2.0  # between two drawings of the curve: drawing takes time from training
 MANY_STEPS = 5  # steps before the first drawing; a curve of one point says nothing
@@ -29,8 +30,7 @@ class TrainingPlot:
     """
 
     def __init__(self, steps: int):
-        if steps < 1:
-            raise ValueError(f"steps is {steps}, expected the number of training steps, 1 or more")
+        steps = whole_number("steps", steps)
         self.records: list = []
         self.bar = ipywidgets.IntProgress(max=steps, description="training", layout={"width": "100%"})
         hint = "hold the training, or go on with it"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, TypedDict
 
 from torch import nn
 
@@ -14,10 +14,21 @@ from xlstm_unet_lab.data.registry import get_recipe, recipe_of
 from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.inference.predictor import Predictor
 from xlstm_unet_lab.inference.trained import known_of
-from xlstm_unet_lab.models.presets import build
-from xlstm_unet_lab.models.weights import load_tensors, load_weights
+from xlstm_unet_lab.models.rebuild import rebuild
+from xlstm_unet_lab.models.weights import load_tensors
+from xlstm_unet_lab.ops.checks import one_of, sizes
+from xlstm_unet_lab.ops.stored import read_fields, read_json
 
 CHECKPOINTS = ("best", "last")
+
+
+class Written(TypedDict):
+    """What is read of a run's model.json beside the arguments of its network; older ones lack some of it."""
+
+    own: Mapping[str, Any] | None  # the recipe of a user's own files
+    recipe: str | None
+    fold: int | None
+    slice_axis: int | None
 
 
 def is_run(path: str | Path) -> bool:
@@ -30,24 +41,24 @@ def load_predictor(path: str | Path, which: str | None = None) -> Predictor:
 
     which: of a run, the "best" or the "last" weights; None: the best, or the last where no validation chose.
     Raises FileNotFoundError for what is not there, and ValueError, with the fix, for another `which`, for a damaged
-    file or one without the facts of a predictor, and for a network that `build` did not make.
+    file or one without the facts of a predictor, and for a network that `build` did not make. Nothing that a file says
+    is trusted, and nothing is downloaded for it: see `models.rebuild`.
     """
     path = Path(path).expanduser()
     weights = path if path.is_file() else _checkpoint(path, which)
-    header = load_tensors(weights)[1]
+    tensors, header = load_tensors(weights)
     facts = header.get("facts", {})
     if "trained_on" not in facts and weights != path:
         facts = _facts_of_older_run(path, header)
     if "trained_on" not in facts:
         raise ValueError(f"{weights} holds weights alone: build their network and use load_weights(network, path)")
-    if facts["build"] is None:
+    if facts.get("build") is None:
         raise ValueError(
             f"{path} does not say how its model was built, because xlstm_unet_lab.build did not make it: build it "
             f"yourself and call load_weights(model, {str(weights)!r})"
         )
-    network = build(**facts["build"])
-    load_weights(network, weights)
-    return Predictor.from_json(network.eval(), facts["trained_on"]).remembered()
+    network = rebuild(facts["build"], tensors, str(weights))
+    return Predictor.from_json(network.eval(), facts["trained_on"], str(weights)).remembered()
 
 
 def load_run(run_directory: str | Path, which: str = "best") -> nn.Module:
@@ -58,18 +69,22 @@ def load_run(run_directory: str | Path, which: str = "best") -> nn.Module:
 def facts_of_run(run_directory: str | Path, root: str | Path | None = None) -> Facts:
     """What data a run was trained on. Of a user's own data set the run itself says what it is; one trained before runs
     did needs `root`, where that is prepared. Raises KeyError for a recipe that is not there."""
-    written, config = (_read_json(Path(run_directory) / name) for name in ("model.json", "config.json"))
-    recipe: Recipe | None = recipe_of(written["own"]) if written.get("own") else None
-    if recipe is None and written.get("recipe"):
+    path = Path(run_directory) / "model.json"
+    written = read_fields(path, Written)
+    recipe: Recipe | None = recipe_of(written["own"], str(path)) if written["own"] else None
+    if recipe is None and written["recipe"]:
         recipe = get_recipe(written["recipe"], root)
-    sliced = recipe is not None and recipe.spatial_dims > len(config["patch_size"])
-    return Facts(recipe, written.get("fold") or 0, (written.get("slice_axis") or 0) if sliced else None)
+    if recipe is None or recipe.spatial_dims == len(_patch_size(path.parent)):
+        return Facts(recipe, written["fold"] or 0)
+    if (axis := written["slice_axis"] or 0) not in range(3):
+        raise ValueError(f"{path}: slice_axis is {axis}, expected 0, 1 or 2")
+    return Facts(recipe, written["fold"] or 0, axis)
 
 
 def _checkpoint(folder: Path, which: str | None) -> Path:
     """The weights of a run; FileNotFoundError, saying what there is, when they are not there."""
-    if which not in (None, *CHECKPOINTS):
-        raise ValueError(f"which is {which!r}; expected one of {CHECKPOINTS}")
+    if which is not None:
+        one_of("which", which, CHECKPOINTS)
     if not is_run(folder):
         raise FileNotFoundError(f"{folder} is no run directory: it has no model.json, as fit(run_directory=...) writes")
     there = [name for name in CHECKPOINTS if (folder / f"{name}.safetensors").is_file()]
@@ -86,10 +101,10 @@ def _facts_of_older_run(folder: Path, header: Mapping) -> dict:
     """What `Predictor.to_json` gives now, of a run whose checkpoints do not hold it yet."""
     targets = header.get("targets") and Targets.from_json(header["targets"])
     known = known_of(facts_of_run(folder), targets)
-    patch_size, spacing = tuple(_read_json(folder / "config.json")["patch_size"]), header.get("training_spacing")
-    described = Predictor(nn.Identity(), patch_size, spacing and tuple(spacing), **known).to_json()
-    return described | {"build": _read_json(folder / "model.json")["build"]}
+    described = Predictor(nn.Identity(), _patch_size(folder), **known).to_json()
+    described["trained_on"]["spacing"] = header.get("training_spacing")
+    return described | {"build": read_json(folder / "model.json").get("build")}
 
 
-def _read_json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
+def _patch_size(folder: Path) -> tuple[int, ...]:
+    return sizes(f"patch_size in {folder / 'config.json'}", read_json(folder / "config.json").get("patch_size"), 2, 3)

@@ -23,6 +23,7 @@ from xlstm_unet_lab.inference.mirror import Mirrored
 from xlstm_unet_lab.inference.sliding_window import check_rank, resized_slabs, sliding_slabs, whole_from_slabs
 from xlstm_unet_lab.inference.trained import DONE, TrainedNetwork
 from xlstm_unet_lab.ops.checks import checked_spacing
+from xlstm_unet_lab.ops.devices import checked_device
 
 WINDOWS_AT_ONCE = {2: 4, 3: 1}  # by spatial dimensions
 
@@ -99,7 +100,7 @@ class Predictor(TrainedNetwork):
         axes, size = self.mirrored_along(windows.mirror), image.shape[1:]
         working_size = self._working_size(size, spacing)
         if windows.device is not None:
-            self.network.to(windows.device)
+            self.network.to(checked_device(windows.device))
         if working_size != size:
             image = resized(torch.from_numpy(image.astype(np.float32)), working_size).numpy()
         if self.normalisation != DONE or working_size != size:  # resampling may have changed mean and deviation

@@ -79,7 +79,7 @@ def sliding_slabs(
     are, and only windows travel to the network's device. Of a network with deep supervision the first output counts.
     `track` wraps the list of batches of windows, to draw a progress bar or, by raising, to stop between two of them.
     Raises ValueError for an image of another rank or channel count, a patch size below 1, an overlap outside [0, 1),
-    and a network whose answer has another size than its window.
+    and a network whose answer has another size than its window or is not finite.
     """
     patch_size = sizes("patch_size", patch_size, 2, 3)
     number("overlap", overlap, at_least=0, below=1, fix=": 0.5 lets windows share half their size")
@@ -104,6 +104,11 @@ def sliding_slabs(
                 raise ValueError(
                     f"the network answers windows of {patch_size} with logits of shape {tuple(logits.shape)}; "
                     "expected (B, num_classes, *patch_size)"
+                )
+            if not logits.isfinite().all():
+                raise ValueError(
+                    "the network answers this image with logits that are not finite (NaN or infinity): its weights are "
+                    "spoilt, or too large for the precision it computes in"
                 )
             if totals is None:
                 totals = logits.new_zeros(logits.shape[1] + 1, height, *padded.shape[2:])

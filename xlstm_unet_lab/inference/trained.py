@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -19,15 +20,17 @@ from xlstm_unet_lab.data.cases import Cases, Facts, median_spacing
 from xlstm_unet_lab.data.colours import label_colours
 from xlstm_unet_lab.data.instance_labels import LABELS
 from xlstm_unet_lab.data.pictures import in_eight_bits
-from xlstm_unet_lab.data.targets import Targets
+from xlstm_unet_lab.data.targets import Targets, check_label_values
 from xlstm_unet_lab.inference.mirror import checked_axes
 from xlstm_unet_lab.models.presets import arguments_of
 from xlstm_unet_lab.models.weights import save_weights
-from xlstm_unet_lab.ops.checks import checked_spacing, sizes
+from xlstm_unet_lab.ops.checks import checked_spacing, one_of, sizes
+from xlstm_unet_lab.ops.stored import check_fields
 
 # What happens to an image before the network sees it. Prepared pictures have 8 bits, so deeper ones are brought to 8
 # first, and a grey one fills the channels of a network for colour. What comes from a data set needs nothing any more.
 Z_SCORE, EIGHT_BITS, DONE = NORMALISATIONS = ("z-score", "8 bits, then z-score", "done")
+LARGEST_PATCH = 2**30  # voxels, far beyond any memory
 # What is known of networks that were trained or loaded here, for those who hand on the network alone.
 _KNOWN: WeakKeyDictionary[nn.Module, dict] = WeakKeyDictionary()
 
@@ -51,22 +54,28 @@ class TrainedNetwork(ABC):
     card: Mapping[str, Any] = field(default_factory=dict)  # whatever else is to be known: training, scores, limits
 
     def __post_init__(self) -> None:
-        axes = range(len(self.patch_size)) if self.mirror_axes is None else self.mirror_axes
+        check_fields(type(self), self._facts())
+        patch_size = sizes("patch_size", self.patch_size, 2, 3)
+        if math.prod(patch_size) > LARGEST_PATCH:
+            raise ValueError(f"patch_size is {patch_size}, expected at most {LARGEST_PATCH:,} voxels in all")
+        axes = range(len(patch_size)) if self.mirror_axes is None else self.mirror_axes
         settled = {
-            "patch_size": sizes("patch_size", self.patch_size, 2, 3),
+            "patch_size": patch_size,
             "spacing": self.spacing and checked_spacing(self.spacing, len(self.patch_size)),
             "mirror_axes": checked_axes("mirror_axes", axes, len(self.patch_size)),
         }
         for name, value in settled.items():
             object.__setattr__(self, name, value)
-        if self.normalisation not in NORMALISATIONS:
-            raise ValueError(f"normalisation is {self.normalisation!r}; expected one of {NORMALISATIONS}")
+        one_of("normalisation", self.normalisation, NORMALISATIONS)
+        one_of("unit", self.unit, ("mm", "pixel"))
+        check_label_values("label_numbers", self.label_numbers.values())
+        check_label_values("colours", self.colours)
         for label, colour in self.colours.items():  # they end in pages of HTML
-            if not isinstance(label, int) or not re.fullmatch("#[0-9A-Fa-f]{6}", str(colour)):
+            if not re.fullmatch("#[0-9A-Fa-f]{6}", colour):
                 raise ValueError(
                     f'colours has {label!r}: {colour!r}; expected a label value and a colour like "#0072B2"'
                 )
-        if self.slice_axis not in (None, 0, 1, 2) or (self.slice_axis is not None and len(self.patch_size) != 2):
+        if self.slice_axis is not None and (self.slice_axis not in (0, 1, 2) or len(patch_size) != 2):
             raise ValueError(
                 f"slice_axis is {self.slice_axis!r} with patch_size={self.patch_size}; slices are cut across axis 0, 1 "
                 "or 2, for a network with a 2-D patch"
@@ -91,16 +100,21 @@ class TrainedNetwork(ABC):
         return cls(network, **_KNOWN.get(network, {}) | {"patch_size": tuple(patch_size)})
 
     @classmethod
-    def from_json(cls, network: nn.Module, facts: Mapping) -> Self:
-        """The predictor that `to_json` described, around this network; ValueError for facts that are none."""
-        if strangers := facts.keys() - {one.name for one in fields(cls)}:
-            raise ValueError(f"{sorted(strangers)} are not known here: the file may come from a newer version")
-        read: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in facts.items()}
-        read["targets"] = read.get("targets") and Targets.from_json(read["targets"])
-        read["colours"] = {
-            int(value) if value.isdecimal() else value: colour for value, colour in read.get("colours", {}).items()
-        }
-        return cls(network, **read)
+    def from_json(cls, network: nn.Module, facts: Mapping, where: str) -> Self:
+        """The predictor that `to_json` described in the file `where`, around this network.
+
+        Raises ValueError, naming the file, for facts that are none.
+        """
+        try:
+            read: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in facts.items()}
+            read["targets"] = read.get("targets") and Targets.from_json(read["targets"])
+            if isinstance(colours := read.get("colours", {}), Mapping):
+                numbered = {int(value) if value.isdecimal() else value: colour for value, colour in colours.items()}
+                read["colours"] = numbered
+            check_fields(cls, read)
+            return cls(network, **read)
+        except ValueError as error:
+            raise ValueError(f"{where}, of what its network was trained on: {error}") from error
 
     @property
     def spatial_dims(self) -> int:
@@ -174,8 +188,7 @@ class TrainedNetwork(ABC):
 
     def to_json(self) -> dict:
         """All that is known beside the network's weights, as JSON can hold it, for `from_json`."""
-        facts = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "network"}
-        facts["targets"] = self.targets and self.targets.to_json()
+        facts = self._facts() | {"targets": self.targets and self.targets.to_json()}
         return json.loads(json.dumps({"build": arguments_of(self.network), "trained_on": facts}))
 
     def save(self, path: str | Path) -> Path:
@@ -193,8 +206,11 @@ class TrainedNetwork(ABC):
 
     def remembered(self) -> Self:
         """Let `predict` know these facts when it is handed this network alone; returns the predictor."""
-        _KNOWN[self.network] = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "network"}
+        _KNOWN[self.network] = self._facts()
         return self
+
+    def _facts(self) -> dict[str, Any]:
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "network"}
 
     def targets_of(self, channels: int) -> Targets:
         if self.targets is None:

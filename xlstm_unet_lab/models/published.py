@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from xlstm_unet_lab.models.weights import differences, load_tensors
+
 # Parameters a released file repeats, or that no computation reads.
 IGNORED = (
     r"^decoder\.encoder\.",  # the decoder holds a second reference to the encoder
@@ -64,13 +66,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}: give the path of a .safetensors, .pth or .th file")
     if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+        return load_tensors(path)[0]
     import numpy
 
     # nnU-Net logs its scores as NumPy numbers; these types only rebuild plain values. NumPy 1 gave them another path.
@@ -126,24 +122,12 @@ def translate(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor
     return renamed
 
 
-def differences(state: Mapping[str, Tensor], model: nn.Module) -> list[str]:
-    """One line for every parameter that is missing, unexpected or of another shape."""
-    ours = model.state_dict()
-    lines = [f"missing: {name} {tuple(ours[name].shape)}" for name in ours if name not in state]
-    lines += [f"unexpected: {name} {tuple(state[name].shape)}" for name in state if name not in ours]
-    return lines + [
-        f"shape: {name} is {tuple(state[name].shape)} in the file, {tuple(ours[name].shape)} in the model"
-        for name in ours
-        if name in state and state[name].shape != ours[name].shape
-    ]
-
-
 def load_published(model: nn.Module, path_or_state_dict: str | Path | Mapping[str, Tensor]) -> nn.Module:
     """Load released weights into `UNet(published_config(...))` or `VisionLSTM`, in place; returns the model.
 
     The ImageNet weights of Vision-LSTM need `VisionLSTM(..., second_norm=True)`.
     Heads of lower resolution are left out for a model without deep supervision, which has none.
-    Raises ValueError that lists every missing, unexpected or differently shaped parameter; the model is then untouched.
+    Raises ValueError that lists every parameter that `differences` finds; the model is then untouched.
     """
     given = path_or_state_dict
     state = find_weights(given, "the mapping") if isinstance(given, Mapping) else read_checkpoint(given)

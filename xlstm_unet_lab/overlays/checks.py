@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from xlstm_unet_lab.data.colours import LABEL_COLOURS, label_colours
+from xlstm_unet_lab.ops.words import printable
 
 
 def checked_image(image: np.ndarray) -> np.ndarray:
@@ -25,18 +26,10 @@ def checked_image(image: np.ndarray) -> np.ndarray:
 
 def checked_channel_names(names: Sequence[str] | None, channels: int) -> tuple[str, ...]:
     """A name for each channel, "channel 0", ... where none are given; ValueError for others."""
-    names = tuple(names or (f"channel {channel}" for channel in range(channels)))
+    names = tuple(map(printable, names or (f"channel {channel}" for channel in range(channels))))
     if len(names) != channels or len(set(names)) != channels:
         raise ValueError(f"channel_names are {names}; the image has {channels} channels, give each its own name")
     return names
-
-
-def checked_spacing(spacing: Sequence[float] | None, size: tuple[int, ...]) -> tuple[float, ...]:
-    """A distance along each axis, 1 where none is given; ValueError for others."""
-    steps = tuple(float(step) for step in (spacing if spacing is not None else (1,) * len(size)))
-    if len(steps) != len(size) or not all(np.isfinite(step) and step > 0 for step in steps):
-        raise ValueError(f"spacing is {spacing}; expected {len(size)} numbers above 0, for an image of size {size}")
-    return steps
 
 
 def checked_map(what: str, array: np.ndarray | None, size: tuple[int, ...]) -> np.ndarray | None:
@@ -80,7 +73,7 @@ def checked_labels(
     if names is None:
         channels = set() if probabilities is None else set(range(1, len(probabilities)))
         names = {f"label {value}": value for value in sorted(found | channels)}
-    every = {name: tuple(int(value) for value in np.atleast_1d(values)) for name, values in names.items()}
+    every = {printable(name): tuple(map(int, np.atleast_1d(values))) for name, values in names.items()}
     labels = {name: values for name, values in every.items() if values != (0,)}
     if wrong := {name: values for name, values in labels.items() if not values or min(values) < 1}:
         raise ValueError(f"label_names {wrong} do not fit: a label covers values from 1 on, 0 alone is background")

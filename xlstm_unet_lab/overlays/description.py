@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xlstm_unet_lab.data.colours import label_colours
-from xlstm_unet_lab.ops.checks import did_you_mean
+from xlstm_unet_lab.ops.checks import checked_spacing, did_you_mean, is_whole, one_of
+from xlstm_unet_lab.ops.stored import check_fields
+from xlstm_unet_lab.ops.words import printable
 from xlstm_unet_lab.overlays import checks
 from xlstm_unet_lab.overlays.case_maps import CaseMaps
 from xlstm_unet_lab.overlays.text import describe
@@ -66,11 +68,11 @@ class Overlay(CaseMaps):
         if array is None:
             raise ValueError(f"this overlay has no {name}: hand over what it is made of")
         if len(self.shape) == 3:
-            if axis not in (0, 1, 2):
+            if not is_whole(axis, 0) or axis not in (0, 1, 2):
                 raise IndexError(f"axis is {axis}; a volume has axes 0, 1 and 2")
             if index is None:
                 index = self.initial_slice if axis == 0 else self.shape[axis] // 2
-            if not 0 <= index < self.shape[axis]:
+            if not is_whole(index, 0) or index >= self.shape[axis]:
                 raise IndexError(f"slice {index} of axis {axis} was asked for; there are {self.shape[axis]}, from 0")
             array = array.take(index, axis - 3)
         return array[..., ::-1, ::-1] if self.anatomical else array
@@ -148,11 +150,11 @@ def overlay(
     of the volume across which a 2-D image was cut, 0 for axial, 1 for coronal, 2 for sagittal slices.
     Raises ValueError for shapes, a spacing, label values or colours that do not fit, TypeError for another dtype.
     """
+    check_fields(overlay, {"channel_names": channel_names, "label_names": label_names, "colours": colours})
     image = checks.checked_image(image)
     size = image.shape[1:]
-    if unit not in UNITS:
-        raise ValueError(f"unit is {unit!r}: {did_you_mean(unit, UNITS)}")
-    if cut not in range(3 if len(size) == 2 else 1):
+    one_of("unit", unit, UNITS)
+    if not is_whole(cut, 0) or cut not in range(3 if len(size) == 2 else 1):
         raise ValueError(f"cut is {cut}; a 2-D image was cut across axis 0, 1 or 2 of a volume, a volume is not cut")
     given = zip(MAPS, (truth, prediction, instances), strict=True)
     maps = {what: checks.checked_map(what, array, size) for what, array in given}
@@ -161,15 +163,15 @@ def overlay(
     labels = checks.checked_labels(label_names, found, probabilities)
     return Overlay(
         image=image,
-        spacing=checks.checked_spacing(spacing, size),
+        spacing=checked_spacing((1,) * len(size) if spacing is None else spacing, len(size)),
         unit=unit,
         channel_names=checks.checked_channel_names(channel_names, len(image)),
         labels=labels,
         colours=checks.checked_colours(colours, labels),
         **maps,
         probabilities=probabilities,
-        title=title,
-        credit=credit,
+        title=printable(title),
+        credit=printable(credit),
         anatomical=anatomical,
         cut=cut,
     )

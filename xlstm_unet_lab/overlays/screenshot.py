@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from xlstm_unet_lab.figures.picture import described_png
+from xlstm_unet_lab.ops.checks import is_whole, sizes
 from xlstm_unet_lab.ops.files import write_whole
 from xlstm_unet_lab.overlays.description import Overlay
 from xlstm_unet_lab.overlays.text import with_score
@@ -37,11 +38,11 @@ def screenshot(overlay: Overlay, path: str | Path, ndisplay: int = 2, size: tupl
     ndisplay: 2 shows the initial slice, 3 the volume. Returns the path. Raises ValueError for another ndisplay, a 3-D
     view of a 2-D image and sizes below 100, and RuntimeError, in one line, where napari, OpenGL or Xvfb is missing.
     """
-    if ndisplay not in (2, 3) or ndisplay > len(overlay.shape):
+    if not is_whole(ndisplay) or ndisplay not in (2, 3) or ndisplay > len(overlay.shape):
         raise ValueError(f"ndisplay is {ndisplay}; give 2 for a slice, or 3 for a volume (this is {overlay.shape})")
-    width, height = size
-    if min(width, height) < 100:
-        raise ValueError(f"size is {size}; give (width, height), each at least 100 pixels")
+    width, height = sizes("size", size, 2)
+    if not 100 <= min(size) <= max(size) <= 8192:  # what OpenGL draws at once
+        raise ValueError(f"size is {size}; give (width, height), each at least 100 pixels and at most 8192")
     if importlib.util.find_spec("napari") is None:
         raise RuntimeError("napari is not installed: pip install 'xlstm-unet-lab[napari]'")
     with tempfile.TemporaryDirectory() as folder:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from xlstm_unet_lab.data.colours import GREY
 from xlstm_unet_lab.data.dataset import SegmentationDataset, load_dataset
 from xlstm_unet_lab.data.images import read_case, read_label, whole_label
+from xlstm_unet_lab.data.nnunet_raw import Described
 from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.data.registry import recipe_in
 from xlstm_unet_lab.inference.files import case_name, find_cases
 from xlstm_unet_lab.inference.load import facts_of_run, is_run, load_predictor
+from xlstm_unet_lab.ops.devices import available_devices
 from xlstm_unet_lab.ops.files import plain_name
+from xlstm_unet_lab.ops.stored import read_fields
 from xlstm_unet_lab.overlays.description import Overlay, overlay, overlay_case
 from xlstm_unet_lab.overlays.layers import LayerData, layer_data
 from xlstm_unet_lab.overlays.viewer import arrange
@@ -49,7 +50,7 @@ def case_overlay(path: str | Path) -> Overlay:
     folder, part, name = path.parents[1], path.parent.name[-2:], case_name(path)
     if recipe := recipe_in(folder):
         return overlay_case(SegmentationDataset(recipe, folder, part, [name]), 0)
-    facts = json.loads((folder / "dataset.json").read_text())
+    facts = read_fields(folder / "dataset.json", Described)
     named = {label: values for label, values in facts["labels"].items() if label != "background"}
     case, truth = read_case(find_cases(path.parent)[name]), None
     label = folder / f"labels{part}" / plain_name("the name of a label file", f"{name}{facts['file_ending']}")
@@ -80,7 +81,7 @@ def run_overlay(run_directory: str | Path, *, track: Track = iter) -> Overlay:
         raise ValueError(f"{run_directory} does not name its data set: open an image and use the widget Segment")
     name = facts.recipe.name
     cases = load_dataset(name, "test") or load_dataset(name, "val", fold=facts.fold)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = available_devices()[0]
     label = load_predictor(run_directory)(cases.raw(0), cases[0]["spacing"], device=device, track=track)
     return overlay_case(cases, 0, prediction=label)
 

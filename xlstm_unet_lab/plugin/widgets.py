@@ -14,6 +14,7 @@ from napari.utils.notifications import notification_manager, show_error
 from qtpy.compat import isalive
 from superqt.utils import create_worker, ensure_main_thread
 
+from xlstm_unet_lab.ops.devices import available_devices
 from xlstm_unet_lab.overlays.layers import LayerData
 from xlstm_unet_lab.plugin.exploring import explore_layers
 from xlstm_unet_lab.plugin.tasks import Comparison, compare, segment
@@ -134,7 +135,7 @@ class WithRun(Task):
         self.trained_here = ComboBox(label="runs in ./runs", choices=lambda _: runs(), nullable=True)
         self.run_directory = FileEdit(label="run directory", mode="d")
         self.images = Select(label="image layers", choices=lambda _: self.readable_images())
-        self.device = ComboBox(label="device", choices=devices())
+        self.device = ComboBox(label="device", choices=available_devices())
         chosen = [self.trained_here, self.run_directory, self.images, self.device]
         super().__init__(viewer, action, [*chosen, *controls])
         self.trained_here.changed.connect(self._take_run)
@@ -256,9 +257,3 @@ class Explore(WithRun):
 def runs(folder: Path = RUNS) -> list[Path]:
     """The run directories in a folder, in the order of their names."""
     return sorted(path.parent for path in folder.glob("*/model.json"))
-
-
-def devices() -> list[str]:
-    """The devices PyTorch can compute on here, the fastest first."""
-    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    return [name for name, there in found.items() if there]

@@ -72,6 +72,7 @@ def fit(
     the folder cannot be written, FloatingPointError from the step in which a loss or gradient is not finite, before
     that step changes the weights.
     """
+    fabric = make_fabric(config)
     train, val = as_cases(train), None if val is None else as_cases(val)
     targets = config.targets or train.facts.targets
     if config.spacing is not None and len(train):
@@ -80,7 +81,6 @@ def fit(
         if cases is not None:
             check_cases(name, cases, config.patch_size, getattr(model, "config", None), targets)
     scored = {} if val is None else foreground(val, targets, config)
-    fabric = make_fabric(config)
     if config.precision == "bf16-mixed" and fabric.device.type == "cpu" and len(config.patch_size) == 3:
         check_bfloat16(model, torch.zeros(1, len(train.view(0)["image"]), *config.patch_size))
     run = None

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from xlstm_unet_lab.ops.devices import checked_device
 from xlstm_unet_lab.training.config import TrainConfig
 
 LIBRARIES = ("xlstm-unet-lab", "torch", "lightning", "monai", "numpy", "safetensors", "xlstm", "mlstm_kernels")
@@ -23,13 +24,14 @@ def make_fabric(config: TrainConfig):
     """Lightning's Fabric for the devices and precision of `config`; ValueError for what this machine does not have."""
     from lightning.fabric import Fabric
 
-    with quiet_lightning():
-        fabric = Fabric(
-            accelerator=config.accelerator,
-            devices=config.devices,
-            num_nodes=config.num_nodes,
-            precision=config.precision,  # type: ignore[arg-type]  # TrainConfig has checked the word
-        )
+    if config.accelerator != "auto":
+        checked_device("cuda" if config.accelerator == "gpu" else config.accelerator, "accelerator")
+    settings = {name: getattr(config, name) for name in ("accelerator", "devices", "num_nodes", "precision")}
+    try:
+        with quiet_lightning():
+            fabric = Fabric(**settings)
+    except Exception as error:  # Lightning has its own for what a machine does not have
+        raise ValueError(f"{settings} do not fit this machine: {error}") from error
     if config.precision == "16-mixed" and fabric.device.type == "cpu":
         raise ValueError("precision='16-mixed' needs a GPU and this run is on the CPU: use 'bf16-mixed' or '32-true'")
     return fabric

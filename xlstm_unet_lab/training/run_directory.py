@@ -32,6 +32,7 @@ from xlstm_unet_lab.inference.predictor import Predictor
 from xlstm_unet_lab.models.presets import arguments_of
 from xlstm_unet_lab.models.weights import load_tensors, load_weights, save_tensors, save_weights
 from xlstm_unet_lab.ops.files import write_whole
+from xlstm_unet_lab.ops.stored import read_json
 from xlstm_unet_lab.training.config import TrainConfig
 from xlstm_unet_lab.training.state import Progress, TrainingState
 
@@ -179,7 +180,7 @@ class RunDirectory:
         if not path.exists():
             write_whole(path, _as_json(facts))
             return
-        there = json.loads(path.read_text(encoding="utf-8"))
+        there = read_json(path)
         lines = [
             f"{key}: {there.get(key)!r} there, {facts.get(key)!r} now"
             for key in sorted(there.keys() | facts.keys())
