@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xlstm_unet_lab.ops.scan_order import has_open_size
+
 CONV: dict[int, Callable[..., nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the tensor's number of axes
 SLOPE = 0.01  # of the leaky ReLU
@@ -84,7 +86,12 @@ class Upsample(nn.Module):
         self.conv = CONV[len(self.stride)](in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
-        y = F.interpolate(self.conv(x), scale_factor=[float(step) for step in self.stride], mode="nearest")
+        y = self.conv(x)
+        if has_open_size(size):
+            for axis, (extent, step) in enumerate(zip(size, self.stride, strict=True), 2):
+                y = y.index_select(axis, torch.arange(extent, device=y.device) // step)
+            return y
+        y = F.interpolate(y, scale_factor=[float(step) for step in self.stride], mode="nearest")
         if y.shape[2:] == tuple(size):
             return y
         return y[tuple(slice(extent) for extent in (*y.shape[:2], *size))]

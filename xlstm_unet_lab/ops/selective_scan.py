@@ -21,6 +21,7 @@ from xlstm_unet_lab.ops.tensors import check_tensors, is_recorded, widest, witho
 
 # Between 64 and 576 time hardly changes on a CPU; below, the Python loop costs more; above, the work leaves the cache.
 DEFAULT_CHUNK_SIZE = 256
+OPEN_DOUBLINGS = 20  # a network exported for any size takes sequences of up to 2**20 tokens
 
 
 def step(
@@ -102,7 +103,7 @@ def _run(u, delta, A, B, C, D, state, chunk_size: int) -> tuple[Tensor, Tensor]:
 
 
 def _recorded_scan(u, delta, A, B, C, D, state, _chunk_size: int) -> tuple[Tensor, Tensor]:
-    """The scan in operations that can be recorded: every token meets those 1, 2, 4, .. before it.
+    """The scan in operations that can be recorded, whatever the length: every token meets those 1, 2, 4, .. before it.
 
     About log2(S) times all hidden states in memory, where the other keeps one state a chunk.
     """
@@ -110,8 +111,10 @@ def _recorded_scan(u, delta, A, B, C, D, state, _chunk_size: int) -> tuple[Tenso
     decay = torch.exp(delta.unsqueeze(2) * A.unsqueeze(-1))  # (batch, W, N, S)
     h = B.unsqueeze(1) * (delta * u).unsqueeze(2)
     h = torch.cat([h[..., :1] + decay[..., :1] * state.unsqueeze(-1), h[..., 1:]], -1)
-    tokens = torch.arange(u.shape[-1], device=u.device)
-    for reach in (2**n for n in range(int(u.shape[-1] - 1).bit_length())):
+    length = u.shape[-1]
+    doublings = OPEN_DOUBLINGS if isinstance(length, torch.SymInt) else int(length - 1).bit_length()
+    tokens = torch.arange(length, device=u.device)
+    for reach in (2**n for n in range(doublings)):
         earlier = (tokens - reach).clamp(min=0)
         decay = decay * (tokens >= reach)  # nothing stands before the first token
         h, decay = h + decay * h[..., earlier], decay * decay[..., earlier]
