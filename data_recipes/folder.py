@@ -27,12 +27,13 @@ from statistics import median
 
 import numpy as np
 
+from data_recipes.shared.conversion import Job, convert_cases
+from data_recipes.shared.writing import write_case, write_volume
 from xlstm_unet_lab.data import pictures
-from xlstm_unet_lab.data.conversion import Job, convert_cases
 from xlstm_unet_lab.data.files import files_by_name
 from xlstm_unet_lab.data.images import VOLUMES, Case, read_case, read_label, whole_numbers
 from xlstm_unet_lab.data.label_evidence import check_hard_edges, check_one_convention
-from xlstm_unet_lab.data.nnunet_raw import FOLDS, write_case, write_volume
+from xlstm_unet_lab.data.nnunet_raw import FOLDS
 from xlstm_unet_lab.data.recipe import Recipe, Track
 from xlstm_unet_lab.data.volumes import check_grid, load_volume, spacing_of, voxels
 from xlstm_unet_lab.ops.checks import is_whole

@@ -1,4 +1,4 @@
-"""Pictures and TIFF stacks: read what their files hold, find the label that goes with each, bring them to 8 bits."""
+"""Pictures and TIFF stacks: read what their files hold, and bring them to 8 bits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xlstm_unet_lab.data.files import check_pairs, files_by_name, without_path
+from xlstm_unet_lab.data.files import without_path
 from xlstm_unet_lab.ops.checks import number
 
 if TYPE_CHECKING:
@@ -54,12 +54,6 @@ def read_channels(path: Path, spatial_dims: int | None = None, *, stored: bool =
         return _upright(array, orientation)
     except Exception as error:  # the decoders raise errors of many kinds, few of which name the file
         raise ValueError(f"{path} cannot be read: {without_path(error, path)}") from error
-
-
-def read_picture(path: str | Path) -> np.ndarray:
-    """One picture as `read_channels` reads it, (y, x), or (y, x, 3) in colour."""
-    channels = read_channels(Path(path), spatial_dims=2)
-    return np.ascontiguousarray(channels[0] if len(channels) == 1 else np.moveaxis(channels, 0, -1))
 
 
 def resolution_of(path: Path) -> dict:
@@ -189,22 +183,6 @@ def _channels_of_stack(array: np.ndarray, axes: str) -> np.ndarray:
     return array if "C" in letters else array[None]
 
 
-def as_rgb(picture: np.ndarray) -> np.ndarray:
-    """A grey picture (y, x) in three equal channels (y, x, 3); a colour picture as it is."""
-    return np.stack([picture] * 3, axis=-1) if picture.ndim == 2 else picture
-
-
-def read_rgb(path: str | Path) -> np.ndarray:
-    """An 8-bit picture in colour, uint8 (y, x, 3): a grey one fills all three channels.
-
-    Raises what `read_picture` raises, and ValueError, naming the file, for a picture that is not 8-bit.
-    """
-    picture = read_picture(path)
-    if picture.dtype != np.uint8:
-        raise ValueError(f"{path} is {picture.dtype}; 8-bit images are expected, convert it to 8 bits first")
-    return as_rgb(picture)
-
-
 def to_uint8(
     picture: np.ndarray, low: float = 0.1, high: float = 99.9
 ) -> tuple[np.ndarray, tuple[float, float] | None]:
@@ -232,27 +210,3 @@ def in_eight_bits(parts: Sequence[np.ndarray]) -> np.ndarray:
     """The files (or layers) of one picture, (C, y, x) each, as one in 8 bits: each scaled by itself, as `to_uint8`
     does, so that a faint stain does not fade beside a bright one."""
     return np.concatenate([to_uint8(part)[0] for part in parts])
-
-
-def pictures_in(folder: Path) -> dict[str, Path]:
-    """The pictures of a folder: name without ending -> path, in name order. Hidden files are passed over.
-
-    Raises FileNotFoundError for a folder that is missing or without pictures, ValueError when two pictures differ in
-    their ending only.
-    """
-    found = files_by_name(folder, ENDINGS)
-    if not found:
-        raise FileNotFoundError(f"{folder} holds no pictures; files ending in {', '.join(ENDINGS)} are expected")
-    return found
-
-
-def paired(images: Path, labels: Path, suffix: str = "") -> list[tuple[str, Path, Path]]:
-    """The pictures of one folder, each with its label in another, in name order: (name, image, label).
-
-    A label is called as its image, followed by `suffix`. Raises what `pictures_in` raises, and ValueError naming
-    images without a label and labels without an image.
-    """
-    found = pictures_in(images)
-    marked = {name.removesuffix(suffix): path for name, path in pictures_in(labels).items() if name.endswith(suffix)}
-    check_pairs(f"{images} and {labels}", found.keys(), marked.keys())
-    return [(name, path, marked[name]) for name, path in found.items()]

@@ -40,8 +40,8 @@ class Recipe:
     """The facts of one data set, and `convert`, which turns its original files into nnU-Net's raw format.
 
     `convert(source, out, track)` reads the folder `source` (None for what is made here), writes every case with
-    `nnunet_raw.write_case` or `write_volume`, loops through `track(...)` so that progress shows, and returns facts to
-    record. `conversion.convert_cases` does so in a way that goes on where it was interrupted.
+    `write_case` or `write_volume` (data_recipes/shared/writing.py), loops through `track(...)` so that progress shows,
+    and returns facts to record. `convert_cases`, beside them, does so and goes on where it was interrupted.
     """
 
     name: str  # as its module is called

@@ -31,9 +31,9 @@ class Marker(TypedDict):
 
 
 def recipe_names() -> list[str]:
-    """The modules of `data_recipes`, in alphabetical order."""
-    package = importlib.import_module("data_recipes")
-    return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_"))
+    """The modules of `data_recipes`, in alphabetical order; its package `shared` is none."""
+    modules = pkgutil.iter_modules(importlib.import_module("data_recipes").__path__)
+    return sorted(module.name for module in modules if not module.ispkg and not module.name.startswith("_"))
 
 
 def get_recipe(name: str, root: str | Path | None = None) -> Recipe:
