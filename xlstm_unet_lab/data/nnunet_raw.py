@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from xlstm_unet_lab.data.recipe import Recipe
 
 FOLDS = 5
+PARTS = {"training": "Tr", "test": "Ts"}
 Fold = Mapping[str, tuple[str, ...]]  # "train" and "val" -> names of cases
 
 
@@ -34,9 +35,7 @@ def case_names(folder: Path, part: str, file_ending: str) -> list[str]:
 
 def write_dataset_json(folder: Path, recipe: Recipe) -> dict[str, int]:
     """Write dataset.json for the cases that lie in `folder`; returns how many there are to train on and to test on."""
-    counts = {
-        what: len(case_names(folder, part, recipe.file_ending)) for what, part in (("training", "Tr"), ("test", "Ts"))
-    }
+    counts = {what: len(case_names(folder, part, recipe.file_ending)) for what, part in PARTS.items()}
     facts = {
         "name": recipe.name,
         "description": recipe.title,
@@ -82,11 +81,8 @@ def write_splits(folder: Path, file_ending: str, group: Callable[[str], str] = s
         together = "" if len(groups) == len(names) else f" in {len(groups)} groups that must stay together"
         raise ValueError(f"{len(names)} training cases{together} were found; {FOLDS} folds need at least {FOLDS}")
     fold_of = {name: groups.index(group(name)) % FOLDS for name in names}
-    folds = [
-        {
-            "train": [name for name in names if fold_of[name] != fold],
-            "val": [name for name in names if fold_of[name] == fold],
-        }
-        for fold in range(FOLDS)
-    ]
+    folds = []
+    for fold in range(FOLDS):
+        val = [name for name in names if fold_of[name] == fold]
+        folds.append({"train": [name for name in names if fold_of[name] != fold], "val": val})
     (folder / "splits_final.json").write_text(json.dumps(folds, indent=2) + "\n")

@@ -20,7 +20,7 @@ TRANSPARENCY = ((1,), (2,))  # what ExtraSamples of a TIFF say of a last channel
 ORIENTATION = 274  # the tag of EXIF and TIFF
 # Its values, and how the rows and columns stored become those shown: whether they change places, then the step along
 # each. Source: TIFF 6.0, section 8 (Orientation).
-TURNS = {2: (False, 1, -1), 3: (False, -1, -1), 4: (False, -1, 1)}
+TURNS = {1: (False, 1, 1), 2: (False, 1, -1), 3: (False, -1, -1), 4: (False, -1, 1)}
 TURNS |= {5: (True, 1, 1), 6: (True, 1, -1), 7: (True, -1, -1), 8: (True, -1, 1)}
 # Compressions of TIFF that change no number: none, CCITT, LZW, deflate (twice), PackBits, LZMA, Zstandard (twice), PNG.
 WITHOUT_LOSS = (1, 2, 3, 4, 5, 8, 32946, 32773, 34925, 34926, 50000, 34933)
@@ -61,14 +61,14 @@ def resolution_of(path: Path) -> dict:
     import tifffile
 
     with tifffile.TiffFile(path) as file:
-        page = file.pages[0]
-        swapped, *_ = TURNS.get(_orientation_of(page), (False,))
+        page = file.pages.first
+        swapped, *_ = TURNS.get(_orientation_of(page), TURNS[1])
         return {"resolution": page.resolution[:: -1 if swapped else 1], "resolutionunit": page.resolutionunit}
 
 
 def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
     """(..., y, x) as stored -> as viewers show it; an orientation that there is not is none."""
-    swapped, down, right = TURNS.get(orientation, (False, 1, 1))
+    swapped, down, right = TURNS.get(orientation, TURNS[1])
     array = array.swapaxes(-2, -1) if swapped else array
     return np.ascontiguousarray(array[..., ::down, ::right])
 
@@ -95,7 +95,7 @@ def _read_with_pillow(path: Path, _spatial_dims: int | None, stored: bool) -> tu
             image = image.convert("RGB")
         array = np.asarray(image)
         if image.mode == "P":
-            array = _numbers_of(array, np.reshape(image.getpalette("RGB"), (-1, 3)))
+            array = _numbers_of(array, np.array(image.getpalette("RGB")).reshape(-1, 3))
         if kind == "PNG" and image.mode == "I":
             array = array.astype(np.uint16)  # older releases of Pillow hand out 16-bit grey files as 32-bit integers
         if stored and image.mode == "L" and depth < 8:
@@ -133,9 +133,8 @@ def _read_tiff(path: Path, spatial_dims: int | None, stored: bool) -> tuple[np.n
             raise ValueError(f"it holds {page.samplesperpixel} channels; save it as RGB, or the channels as grey files")
         white_is_zero = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
         if stored and page.compression not in WITHOUT_LOSS:
-            raise ValueError(
-                f"its compression ({page.compression.name}) may change the numbers; save it without, or as PNG"
-            )
+            method = tifffile.COMPRESSION(page.compression).name
+            raise ValueError(f"its compression ({method}) may change the numbers; save it without, or as PNG")
         try:
             array = series.asarray().reshape(series.get_shape(squeeze=True))
         except ValueError as error:

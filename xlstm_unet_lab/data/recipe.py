@@ -80,10 +80,8 @@ class Recipe:
         if list(self.labels.values()) != list(range(len(self.labels))) or next(iter(self.labels), "") != "background":
             raise ValueError(f"labels {dict(self.labels)} must start with background 0 and count on by one")
         for what, expected in (("colours", set(self.labels) - {"background"}), ("tolerances", scored)):
-            if set(getattr(self, what)) != expected:
-                raise ValueError(
-                    f"{what} name {sorted(getattr(self, what))}; expected one for each of {sorted(expected)}"
-                )
+            if (named := set(getattr(self, what))) != expected:
+                raise ValueError(f"{what} name {sorted(named)}; expected one for each of {sorted(expected)}")
         check_label_values("label_numbers", self.label_numbers.values())
         unknown = {value for values in self.regions.values() for value in values} - set(self.labels.values())
         if unknown:
@@ -119,6 +117,11 @@ class Recipe:
     def of_own_files(self) -> bool:
         """Whether the data set is made of a user's own files."""
         return self.from_source is not None or self.read_by is not None
+
+    def calls(self, source: str | None = None) -> str:
+        """How to prepare it, in words; source: what to give it, where it needs a folder or an archive."""
+        python, shell = ("", "") if source is None else (f", source={source}", " --source PATH")
+        return f"call prepare({self.name!r}{python}) in Python or xlstm-unet-lab prepare {self.name}{shell} in a shell"
 
     def folder(self, root: str | Path | None = None) -> Path:
         """Where the prepared data set lies: DatasetNNN_name under `root`."""
