@@ -100,9 +100,7 @@ def devices() -> list[Finding]:
     if torch.backends.mps.is_available():
         found.append(Finding("gpu", "Apple (mps)", advice="train with --accelerator mps"))
     if len(found) == 1:
-        found.append(
-            Finding("gpu", "none", advice="everything runs without one; training takes longer, in 3-D above all")
-        )
+        found.append(Finding("gpu", "none", advice="everything runs without one; training takes longer"))
     return found
 
 

@@ -40,7 +40,7 @@ class Targets:
         if len(set(lengths.values())) != 1 or not self.names:
             raise ValueError(f"targets need as many entries of each kind, and at least one: got {lengths}")
         if any(not values or (0 in values and not self.exclusive) for values in self.values):
-            raise ValueError(f"values are {self.values}; a channel covers labels, a region covers labels above 0 only")
+            raise ValueError(f"values are {self.values}; no channel is without a label, a region covers labels above 0")
 
     @classmethod
     def classes(cls, labels: Mapping[str, int]) -> Targets:
