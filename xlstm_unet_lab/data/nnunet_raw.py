@@ -9,13 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TypedDict
 
 from xlstm_unet_lab.data.files import check_pairs
+from xlstm_unet_lab.data.recipe import Recipe
 from xlstm_unet_lab.ops.stored import fits, read_json
-
-if TYPE_CHECKING:
-    from xlstm_unet_lab.data.recipe import Recipe
 
 FOLDS = 5
 PARTS = {"training": "Tr", "test": "Ts"}

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from xlstm_unet_lab.data.files import without_path
 from xlstm_unet_lab.ops.checks import number
-
-if TYPE_CHECKING:
-    import tifffile
 
 TIFF = (".tif", ".tiff")
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", *TIFF)
@@ -62,7 +58,7 @@ def resolution_of(path: Path) -> dict:
 
     with tifffile.TiffFile(path) as file:
         page = file.pages.first
-        swapped, *_ = TURNS.get(_orientation_of(page), TURNS[1])
+        swapped, *_ = TURNS.get(page.tags.valueof(ORIENTATION), TURNS[1])
         return {"resolution": page.resolution[:: -1 if swapped else 1], "resolutionunit": page.resolutionunit}
 
 
@@ -151,11 +147,7 @@ def _read_tiff(path: Path, spatial_dims: int | None, stored: bool) -> tuple[np.n
         if transparent:
             array = array.take(range(page.samplesperpixel - 1), axes.index("S"))
         as_channels = _channels_of_stack if as_stack else _channels_of_picture
-        return as_channels(array, axes), _orientation_of(page)
-
-
-def _orientation_of(page: tifffile.TiffPage) -> int:
-    return page.tags.valueof(ORIENTATION, 1)
+        return as_channels(array, axes), page.tags.valueof(ORIENTATION, 1)
 
 
 def _channels_of_picture(array: np.ndarray, axes: str = "") -> np.ndarray:

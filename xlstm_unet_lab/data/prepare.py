@@ -176,9 +176,6 @@ def _keep_or_clear(partial: Path, made: Path, error: Exception) -> None:
     """After an error: keep what the next call can go on from, and say so; else nothing."""
     shutil.rmtree(made, ignore_errors=True)
     if any(path.name != TASK for path in partial.glob("*")):
-        error.add_note(
-            f"What was unpacked and converted by then is kept in {partial}: put this right and prepare it again, which "
-            "goes on from there, or delete that folder"
-        )
+        error.add_note(f"What was done is kept in {partial}: put this right and prepare it again, or delete the folder")
     else:
         shutil.rmtree(partial, ignore_errors=True)

@@ -83,8 +83,7 @@ class Recipe:
             if (named := set(getattr(self, what))) != expected:
                 raise ValueError(f"{what} name {sorted(named)}; expected one for each of {sorted(expected)}")
         check_label_values("label_numbers", self.label_numbers.values())
-        unknown = {value for values in self.regions.values() for value in values} - set(self.labels.values())
-        if unknown:
+        if unknown := {value for values in self.regions.values() for value in values} - set(self.labels.values()):
             raise ValueError(f"regions {dict(self.regions)} cover {sorted(unknown)}, which no label has")
         checked_spatial_dims(self.spatial_dims)
         whole_number("dataset_id", self.dataset_id, 1, 999)

@@ -76,7 +76,4 @@ def check_grid(what: str, volume: nibabel.Nifti1Image, reference: nibabel.Nifti1
     shifts = apply_affine(volume.affine, corners) - apply_affine(reference.affine, corners)
     furthest = np.linalg.norm(shifts, axis=1).max()
     if furthest > SAME_GRID * min(sizes):
-        raise ValueError(
-            f"{what} lies up to {furthest:.3g} mm off the first image (affine {volume.affine.round(3).tolist()}, the "
-            f"first image's {reference.affine.round(3).tolist()}); resample it to the first image's grid"
-        )
+        raise ValueError(f"{what} lies up to {furthest:.3g} mm off the first image: resample it to that one's grid")
