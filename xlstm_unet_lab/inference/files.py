@@ -91,7 +91,7 @@ def predict_files(
     options: the fields of `predictor.Windows`; `track_cases` wraps the cases.
     Inputs are looked for at once; files of earlier runs are replaced, each as a whole, a case's label last.
     Raises ValueError (FileNotFoundError) for inputs that are missing and when one would be replaced. A file that cannot
-    be read or does not fit the network stops no other: when all are done a ValueError lists what failed.
+    be read or does not fit the network stops no other: when all are done an OSError lists what failed.
     """
     if coloured and not predictor.colours:
         raise ValueError("the predictor knows no labels that have colours: leave out coloured, in a shell --coloured")
@@ -120,7 +120,7 @@ def predict_files(
             raise failures[0]
         if failures:
             listed = "\n- ".join([f"{len(failures)} of {len(cases)} cases were left out:", *map(str, failures)])
-            raise ValueError(f"{listed}\nthe others are in {folder}")
+            raise OSError(f"{listed}\nthe others are in {folder}")
 
     return predicted()
 

@@ -91,8 +91,8 @@ def _checkpoint(folder: Path, which: str | None) -> Path:
     which = which or (there or CHECKPOINTS)[0]
     if which not in there:
         raise FileNotFoundError(
-            f"{folder} has no {which}.safetensors; it has {there or 'no checkpoint yet'}. Without a validation set "
-            "there is no best one: which='last'"
+            f"{folder} has no {which}.safetensors; it has {there or 'no checkpoint yet'}. The best weights come with "
+            "the first validation; until then, and where there is none, use which='last', in a shell --which last"
         )
     return folder / f"{which}.safetensors"
 
