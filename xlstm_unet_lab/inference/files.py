@@ -106,16 +106,17 @@ def predict_files(
             try:
                 case = read_case(files, spatial_dims=predictor.spatial_dims)
                 found = _everything(predictor, case, uncertainty, options)
-            except (TypeError, ValueError, OSError) as error:
+                label = found.pop("label")
+                if coloured and case.ending == ".png":
+                    found["coloured"] = in_colour(label, predictor.colours)
+                for what, array in found.items():
+                    case.write(folder / what, name, array)
+                written = case.write(folder, name, predictor.numbered(label))
+            except (TypeError, ValueError, FileNotFoundError) as error:  # a disk that is full would stop all others too
                 path = str(files[0])
                 failures.append(error if path in str(error) else type(error)(f"{path}: {error}"))
-                continue
-            label = found.pop("label")
-            if coloured and case.ending == ".png":
-                found["coloured"] = in_colour(label, predictor.colours)
-            for what, array in found.items():
-                case.write(folder / what, name, array)
-            yield case.write(folder, name, predictor.numbered(label))
+            else:
+                yield written
         if len(failures) == len(cases) == 1:
             raise failures[0]
         if failures:

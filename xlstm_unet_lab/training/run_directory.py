@@ -32,7 +32,7 @@ from xlstm_unet_lab.inference.predictor import Predictor
 from xlstm_unet_lab.models.presets import arguments_of
 from xlstm_unet_lab.models.weights import load_tensors, load_weights, save_tensors, save_weights
 from xlstm_unet_lab.ops.checks import is_whole
-from xlstm_unet_lab.ops.files import write_whole
+from xlstm_unet_lab.ops.files import as_path, write_whole
 from xlstm_unet_lab.ops.stored import read_json
 from xlstm_unet_lab.training.config import TrainConfig
 from xlstm_unet_lab.training.state import Progress, TrainingState
@@ -52,7 +52,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: str | Path, config: TrainConfig, model: nn.Module, data: Mapping, scored: Sequence[str]):
-        self.path = Path(path).expanduser().absolute()
+        self.path = as_path("run_directory", path).absolute()
         self._lock: filelock.BaseFileLock | None = None
         self.columns = [*("step", "loss", "learning_rate", "seconds", "images_per_second", "memory"), *scored]
         with self._clear_errors():
