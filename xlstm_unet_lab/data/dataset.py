@@ -125,7 +125,7 @@ def load_dataset(
     A phantom is made here when it is not there yet; other sets must be prepared first.
     Raises ValueError for an unknown split or fold, KeyError for an unknown recipe, FileNotFoundError when not prepared.
     """
-    recipe = get_recipe(recipe, root) if isinstance(recipe, str) else recipe
+    recipe = recipe if isinstance(recipe, Recipe) else get_recipe(recipe, root)
     one_of("split", split, SPLITS)
     whole_number("fold", fold, 0, FOLDS - 1)
     whole_number("cache_bytes", cache_bytes, 0)

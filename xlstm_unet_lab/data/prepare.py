@@ -15,7 +15,8 @@ from xlstm_unet_lab.data.found import look_over
 from xlstm_unet_lab.data.nnunet_raw import write_dataset_json, write_splits
 from xlstm_unet_lab.data.recipe import Recipe
 from xlstm_unet_lab.data.registry import MAKE_ROOM, MARKER, Marker, get_recipe, own_facts, own_recipe, prepared_folder
-from xlstm_unet_lab.ops.files import write_whole
+from xlstm_unet_lab.ops.checks import flag
+from xlstm_unet_lab.ops.files import as_path, write_whole
 from xlstm_unet_lab.ops.stored import read_fields, read_json
 
 TASK = "task.json"  # what an unfinished folder is made of
@@ -39,8 +40,9 @@ def prepare(
     """
     import filelock
 
-    recipe = get_recipe(recipe, root) if isinstance(recipe, str) else recipe
-    source = None if source is None else Path(source).expanduser().absolute()
+    recipe = recipe if isinstance(recipe, Recipe) else get_recipe(recipe, root)
+    source = None if source is None else as_path("source", source).absolute()
+    flag("progress", progress)
     if recipe.from_source is not None:
         _check_source(recipe, source)
         assert source is not None  # files of one's own are somewhere

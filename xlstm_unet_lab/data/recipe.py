@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from xlstm_unet_lab.data.download import DEFAULT_LIMITS, UnpackLimits
 from xlstm_unet_lab.data.targets import Targets, check_label_values
 from xlstm_unet_lab.ops.checks import checked_spatial_dims, one_of, whole_number
-from xlstm_unet_lab.ops.files import plain_name
+from xlstm_unet_lab.ops.files import as_path, plain_name
 
 Track = Callable[[Iterable], Iterable]  # wraps what a recipe loops over, to draw a progress bar
 
@@ -131,4 +131,6 @@ def data_root(root: str | Path | None = None) -> Path:
     """Where prepared data lives: `root`, else the environment variable LAB_DATA, else a folder in the user's cache."""
     import pooch
 
-    return Path(root or os.environ.get("LAB_DATA") or pooch.os_cache("xlstm-unet-lab")).expanduser().absolute()
+    if root is None or (isinstance(root, str) and not root):
+        root = os.environ.get("LAB_DATA") or pooch.os_cache("xlstm-unet-lab")
+    return as_path("root", root).absolute()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from xlstm_unet_lab.data.recipe import Recipe, data_root
-from xlstm_unet_lab.ops.checks import did_you_mean, one_of
+from xlstm_unet_lab.ops.checks import did_you_mean, of_kind, one_of
 from xlstm_unet_lab.ops.stored import check_fields, read_fields
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def get_recipe(name: str, root: str | Path | None = None) -> Recipe:
     Raises KeyError with the nearest name and the whole list when there is none.
     """
     names = recipe_names()
+    of_kind("recipe", name, str)
     if name not in names:
         own, unreadable = _recorded(root)
         if name not in own:

@@ -91,7 +91,7 @@ def predict_files(
     options: the fields of `predictor.Windows`; `track_cases` wraps the cases.
     Inputs are looked for at once; files of earlier runs are replaced, each as a whole, a case's label last.
     Raises ValueError (FileNotFoundError) for inputs that are missing and when one would be replaced. A file that cannot
-    be read or does not fit the network stops no other: when all are done a ValueError lists what failed.
+    be read or does not fit the network stops no other: when all are done an OSError lists what failed.
     """
     if coloured and not predictor.colours:
         raise ValueError("the predictor knows no labels that have colours: leave out coloured, in a shell --coloured")
@@ -106,21 +106,22 @@ def predict_files(
             try:
                 case = read_case(files, spatial_dims=predictor.spatial_dims)
                 found = _everything(predictor, case, uncertainty, options)
-            except (TypeError, ValueError, OSError) as error:
+                label = found.pop("label")
+                if coloured and case.ending == ".png":
+                    found["coloured"] = in_colour(label, predictor.colours)
+                for what, array in found.items():
+                    case.write(folder / what, name, array)
+                written = case.write(folder, name, predictor.numbered(label))
+            except (TypeError, ValueError, FileNotFoundError) as error:  # a disk that is full would stop all others too
                 path = str(files[0])
                 failures.append(error if path in str(error) else type(error)(f"{path}: {error}"))
-                continue
-            label = found.pop("label")
-            if coloured and case.ending == ".png":
-                found["coloured"] = in_colour(label, predictor.colours)
-            for what, array in found.items():
-                case.write(folder / what, name, array)
-            yield case.write(folder, name, predictor.numbered(label))
+            else:
+                yield written
         if len(failures) == len(cases) == 1:
             raise failures[0]
         if failures:
             listed = "\n- ".join([f"{len(failures)} of {len(cases)} cases were left out:", *map(str, failures)])
-            raise ValueError(f"{listed}\nthe others are in {folder}")
+            raise OSError(f"{listed}\nthe others are in {folder}")
 
     return predicted()
 

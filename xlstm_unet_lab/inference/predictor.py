@@ -86,7 +86,7 @@ class Predictor(TrainedNetwork):
         together again: `windows.track` then wraps the slices and not the windows."""
         image, axis = np.asarray(image), self.slice_axis
         if spacing is not None:
-            spacing = checked_spacing(tuple(map(float, spacing)), image.ndim - 1)
+            spacing = checked_spacing(spacing, image.ndim - 1)
         if axis is None or image.ndim != 4:
             return function(self.as_prepared(image), spacing, windows)
         left = None if spacing is None else (*spacing[:axis], *spacing[axis + 1 :])

@@ -24,7 +24,7 @@ from xlstm_unet_lab.data.targets import Targets, check_label_values
 from xlstm_unet_lab.inference.mirror import checked_axes
 from xlstm_unet_lab.models.presets import arguments_of
 from xlstm_unet_lab.models.weights import save_weights
-from xlstm_unet_lab.ops.checks import checked_spacing, one_of, sizes
+from xlstm_unet_lab.ops.checks import checked_spacing, of_kind, one_of, sizes
 from xlstm_unet_lab.ops.stored import check_fields
 
 # What happens to an image before the network sees it. Prepared pictures have 8 bits, so deeper ones are brought to 8
@@ -92,12 +92,13 @@ class TrainedNetwork(ABC):
     ) -> Self:
         """The predictor of a network that these cases train: spacing and targets are theirs where none are given."""
         spacing = median_spacing(cases) if spacing is None else spacing
-        return cls(network, tuple(patch_size), tuple(spacing), **known_of(cases.facts, targets))
+        return cls(network, patch_size, spacing, **known_of(cases.facts, targets))
 
     @classmethod
     def known(cls, network: nn.Module, patch_size: Sequence[int]) -> Self:
         """The predictor of a network that was trained or loaded here; of another one, nothing more is known."""
-        return cls(network, **_KNOWN.get(network, {}) | {"patch_size": tuple(patch_size)})
+        of_kind("model", network, nn.Module)
+        return cls(network, **_KNOWN.get(network, {}) | {"patch_size": patch_size})
 
     @classmethod
     def from_json(cls, network: nn.Module, facts: Mapping, where: str) -> Self:

@@ -6,6 +6,7 @@ import numpy as np
 
 from xlstm_unet_lab.inference.mirror import mirrorings
 from xlstm_unet_lab.inference.trained import TrainedNetwork
+from xlstm_unet_lab.ops.checks import array_of
 
 SUM_TOLERANCE = 1e-3  # by which the probabilities of exclusive classes may miss 1: float32, resampled
 
@@ -83,7 +84,7 @@ def mirrored_disagreement(
 
 
 def _checked(probabilities: np.ndarray, exclusive: bool) -> np.ndarray:
-    probabilities = np.asarray(probabilities)
+    probabilities = array_of("probabilities", probabilities, "f", 2, 3, 4)
     if not (probabilities.min() >= 0 and probabilities.max() <= 1 + SUM_TOLERANCE):  # NaN fails as well
         raise ValueError(
             f"probabilities run from {probabilities.min():.3g} to {probabilities.max():.3g}; expected 0 to 1, as "
