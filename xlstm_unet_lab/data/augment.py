@@ -96,15 +96,14 @@ def turned(
     from monai.transforms import Affine
 
     axes = len(turn)
+    size = tuple(patch_size[-axes:])
     affine = torch.eye(axes + 1)
     affine[:axes, :axes] = turn
     results = []
     for tensor, mode in ((image, "bilinear"), (label[None], "nearest")):
         # Planes of a volume that are turned alike are channels of one picture: a single grid serves them all.
         planes = tensor.flatten(0, -axes - 1).float()
-        move = Affine(
-            affine=affine, spatial_size=tuple(patch_size[-axes:]), mode=mode, padding_mode="zeros", image_only=True
-        )
+        move = Affine(affine=affine, spatial_size=size, mode=mode, padding_mode="zeros", image_only=True)
         moved = cast(torch.Tensor, move(planes))  # image_only: without the affine map
         results.append(moved.as_subclass(torch.Tensor).view(tensor.shape[0], *patch_size).to(tensor.dtype))
     return results[0], results[1][0]

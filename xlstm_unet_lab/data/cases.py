@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Subset
 
+from xlstm_unet_lab.data.recipe import Recipe
 from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.ops.checks import of_kind
-
-if TYPE_CHECKING:
-    from xlstm_unet_lab.data.recipe import Recipe
 
 SPACING_CASES = 20  # that are read for the median spacing
 
