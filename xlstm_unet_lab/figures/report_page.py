@@ -49,7 +49,11 @@ def write_report(
     notes: paragraphs for the top, such as the data's licence. Raises ValueError for no table or one without scores, and
     for models with other cases, as `compare` does.
     """
+    import pandas
+
     of_kind("tables", tables, Mapping, fix=": name of a model -> scores")
+    for name, table in tables.items():
+        of_kind(f"the table of {name!r}", table, pandas.DataFrame)
     of_kind("overlays", overlays, Mapping, type(None), fix=": caption -> picture")
     of_kind("notes", notes, list, tuple)
     return write_whole(

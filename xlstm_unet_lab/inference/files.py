@@ -47,6 +47,8 @@ def find_cases(inputs: Source | Sequence[Source], channels: int | None = None) -
     entries = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     for entry in entries:
         of_kind("an input", entry, str, Path, list, tuple)
+        for file in entry if isinstance(entry, list | tuple) else ():
+            of_kind("a channel's file", file, str, Path)
     alone = [file for entry in entries if isinstance(entry, str | Path) for file in _files_of(Path(entry))]
     cases: dict[str, list[Path]] = {}
     first_channels = {case_name(file) for file in alone if _stem(file).endswith("_0000")}
