@@ -57,6 +57,8 @@ FACTS |= {"colours": {1: "#0072B2"}, "label_numbers": {}, "mirror_axes": None, "
 SCORED = PAIR | {"spacing": (1.0, 2.0), "labels": {"a": 1}, "tolerance": 1.0, "unit": "mm", "labelled_slices_only": ()}
 RESAMPLED = {"values": [1.0, 0.5], "groups": None, "level": 0.95, "samples": 9, "seed": 0}
 OPENED = {"recipe": "hippocampus", "split": "train", "root": None, "fold": 0, "cache_bytes": 0}
+CASES = [{"image": torch.zeros(1, 8, 8), "label": torch.zeros(8, 8, dtype=torch.long), "spacing": (1.0, 1.0)}]
+SHORT, PREDICTOR = lab.TrainConfig((8, 8), steps=1, batch_size=1, accelerator="cpu"), lab.Predictor(NETWORK, (8, 8))
 CALLS = {
     "mlstm.run": (mlstm.run, SEQUENCE | {"form": "auto"}),
     "mlstm.recurrent": (mlstm.recurrent, SEQUENCE),
@@ -87,6 +89,11 @@ CALLS = {
     "load_dataset": (lab.load_dataset, OPENED),
     "list_recipes": (lab.list_recipes, {"root": None}),
     "load_predictor": (lab.load_predictor, {"path": "nowhere", "which": None}),
+    "fit": (lab.fit, {"model": NETWORK, "train": CASES, "val": CASES, "config": SHORT, "run_directory": None}),
+    "predict_files": (lab.predict_files, {"predictor": PREDICTOR, "inputs": "nowhere", "out_folder": "out"}),
+    "write_report": (lab.write_report, {"path": "a.html", "tables": {}, "overlays": None, "notes": ()}),
+    "overlay_case": (lab.overlay_case, {"dataset": CASES, "index": 0, "prediction": None}),
+    "load_published": (lab.load_published, {"model": NETWORK, "path_or_state_dict": "nowhere"}),
     "load_run": (lab.load_run, {"run_directory": "nowhere", "which": "best"}),
 }
 SLOW = ("predict", "predict_probabilities", "build", "mlstm.run", "mlstm.chunkwise", "load_dataset")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from xlstm_unet_lab.data.colours import in_colour
 from xlstm_unet_lab.data.images import ENDINGS, LABEL_ENDINGS, VOLUMES, Case, ending, read_case
@@ -15,6 +16,8 @@ from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.inference.instances import instances_from_classes
 from xlstm_unet_lab.inference.trained import TrainedNetwork
 from xlstm_unet_lab.inference.uncertainty import entropy, mirrored_disagreement, predicted_probability
+from xlstm_unet_lab.ops.checks import of_kind
+from xlstm_unet_lab.ops.files import as_path
 
 RAW = ("imagesTr", "imagesTs")  # nnU-Net's folders, where the last number of a name is always that of a channel
 CHANNEL_DIGITS = 4  # nnU-Net's file names end in _0000, _0001, ... for the channels of a case
@@ -40,7 +43,12 @@ def find_cases(inputs: Source | Sequence[Source], channels: int | None = None) -
     Raises FileNotFoundError for what is not there, ValueError for two cases of one name, a missing channel, an unknown
     ending, or nothing to read.
     """
+    of_kind("inputs", inputs, str, Path, list, tuple)
     entries = [inputs] if isinstance(inputs, str | Path) else list(inputs)
+    for entry in entries:
+        of_kind("an input", entry, str, Path, list, tuple)
+        for file in entry if isinstance(entry, list | tuple) else ():
+            of_kind("a channel's file", file, str, Path)
     alone = [file for entry in entries if isinstance(entry, str | Path) for file in _files_of(Path(entry))]
     cases: dict[str, list[Path]] = {}
     first_channels = {case_name(file) for file in alone if _stem(file).endswith("_0000")}
@@ -93,10 +101,12 @@ def predict_files(
     Raises ValueError (FileNotFoundError) for inputs that are missing and when one would be replaced. A file that cannot
     be read or does not fit the network stops no other: when all are done an OSError lists what failed.
     """
+    of_kind("the network of predictor", getattr(predictor, "network", None), nn.Module, fix=", as a Predictor has")
+    folder = as_path("out_folder", out_folder)
     if coloured and not predictor.colours:
         raise ValueError("the predictor knows no labels that have colours: leave out coloured, in a shell --coloured")
     predictor.mirrored_along(options.get("mirror", False))  # what is refused is refused before hours of work
-    cases, folder = _channels_together(find_cases(inputs, predictor.in_channels), predictor), Path(out_folder)
+    cases = _channels_together(find_cases(inputs, predictor.in_channels), predictor)
     _check_no_input_is_lost(cases, folder)
     folder.mkdir(parents=True, exist_ok=True)
 
