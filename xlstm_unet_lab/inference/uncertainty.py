@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from xlstm_unet_lab.inference.mirror import mirrorings
-from xlstm_unet_lab.inference.trained import TrainedNetwork
+from xlstm_unet_lab.inference.predictor import Predictor
 
 SUM_TOLERANCE = 1e-3  # by which the probabilities of exclusive classes may miss 1: float32, resampled
 
@@ -59,7 +59,7 @@ def disagreement(members: Iterable[np.ndarray], *, exclusive: bool = True) -> np
 
 
 def mirrored_disagreement(
-    predictor: TrainedNetwork,
+    predictor: Predictor,
     image: np.ndarray,
     spacing: Sequence[float] | None = None,
     *,
