@@ -91,13 +91,10 @@ class Predictor:
         check_label_values("colours", self.colours)
         for label, colour in self.colours.items():  # they end in pages of HTML
             if not re.fullmatch("#[0-9A-Fa-f]{6}", colour):
-                raise ValueError(
-                    f'colours has {label!r}: {colour!r}; expected a label value and a colour like "#0072B2"'
-                )
+                raise ValueError(f'colours has {label!r}: {colour!r}; expected a colour like "#0072B2"')
         if self.slice_axis is not None and (self.slice_axis not in (0, 1, 2) or len(patch_size) != 2):
             raise ValueError(
-                f"slice_axis is {self.slice_axis!r} with patch_size={self.patch_size}; slices are cut across axis 0, 1 "
-                "or 2, for a network with a 2-D patch"
+                f"slice_axis is {self.slice_axis!r} with patch_size={patch_size}; slices are cut across axis 0, 1 or 2"
             )
 
     @classmethod
@@ -216,10 +213,7 @@ class Predictor:
         if not mirror:
             return ()
         if not self.mirror_axes:
-            raise ValueError(
-                "no mirror image of the data this network was trained on is as likely as the image: leave out mirror, "
-                "in a shell --mirror"
-            )
+            raise ValueError("no mirror image of the data is as likely as the image: leave out mirror or --mirror")
         return self.mirror_axes
 
     def to_json(self) -> dict:
@@ -235,8 +229,7 @@ class Predictor:
         facts = self.to_json()
         if facts["build"] is None:
             raise ValueError(
-                "the network does not say how it was built, because xlstm_unet_lab.build did not make it: keep its "
-                "weights with models.weights.save_weights and build it yourself"
+                "the network does not say how it was built: keep its weights with save_weights and build it yourself"
             )
         return save_weights(self.network, path, facts)
 
@@ -251,10 +244,8 @@ class Predictor:
     def targets_of(self, channels: int) -> Targets:
         if self.targets is None:
             return Targets.classes({f"class {value}": value for value in range(channels)})
-        if len(self.targets.names) != channels:
-            raise ValueError(
-                f"targets name {len(self.targets.names)} channels {self.targets.names}, the model gives {channels}"
-            )
+        if len(names := self.targets.names) != channels:
+            raise ValueError(f"targets name {len(names)} channels {names}, the model gives {channels}")
         return self.targets
 
     def _predicted(

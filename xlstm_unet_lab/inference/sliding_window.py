@@ -107,8 +107,7 @@ def sliding_slabs(
                 )
             if not logits.isfinite().all():
                 raise ValueError(
-                    "the network answers this image with logits that are not finite (NaN or infinity): its weights are "
-                    "spoilt, or too large for the precision it computes in"
+                    "logits that are not finite: the network's weights are spoilt, or too large for its precision"
                 )
             if totals is None:
                 totals = logits.new_zeros(logits.shape[1] + 1, height, *padded.shape[2:])
@@ -181,6 +180,4 @@ def _check_image(network: nn.Module, image: Tensor, patch_size: tuple[int, ...])
     check_rank(shape, patch_size)
     channels = getattr(getattr(network, "config", None), "in_channels", shape[0])
     if shape[0] != channels:
-        raise ValueError(
-            f"image has {shape[0]} channels (shape {shape}), the network was built with in_channels={channels}"
-        )
+        raise ValueError(f"image has {shape[0]} channels (shape {shape}), the network takes in_channels={channels}")

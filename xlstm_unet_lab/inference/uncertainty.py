@@ -4,10 +4,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from xlstm_unet_lab.inference.instances import TOLERANCE, check_shares
 from xlstm_unet_lab.inference.mirror import mirrorings
 from xlstm_unet_lab.inference.predictor import Predictor
-
-SUM_TOLERANCE = 1e-3  # by which the probabilities of exclusive classes may miss 1: float32, resampled
 
 
 def predicted_probability(probabilities: np.ndarray, *, exclusive: bool = True) -> np.ndarray:
@@ -84,14 +83,8 @@ def mirrored_disagreement(
 
 def _checked(probabilities: np.ndarray, exclusive: bool) -> np.ndarray:
     probabilities = np.asarray(probabilities)
-    if not (probabilities.min() >= 0 and probabilities.max() <= 1 + SUM_TOLERANCE):  # NaN fails as well
-        raise ValueError(
-            f"probabilities run from {probabilities.min():.3g} to {probabilities.max():.3g}; expected 0 to 1, as "
-            "predict_probabilities gives them"
-        )
-    if exclusive and (len(probabilities) < 2 or np.abs(probabilities.sum(0) - 1).max() > SUM_TOLERANCE):
-        raise ValueError(
-            f"{len(probabilities)} exclusive classes do not sum to 1 everywhere: give all of them, background "
-            "included, or say exclusive=False for regions"
-        )
+    check_shares(probabilities)
+    if exclusive and (len(probabilities) < 2 or np.abs(probabilities.sum(0) - 1).max() > TOLERANCE):
+        words = "give all of them, background included, or say exclusive=False for regions"
+        raise ValueError(f"{len(probabilities)} exclusive classes do not sum to 1 everywhere: {words}")
     return probabilities

@@ -52,9 +52,8 @@ def checked_probabilities(probabilities: np.ndarray | None, size: tuple[int, ...
         return None
     probabilities = np.asarray(probabilities)
     if probabilities.shape[1:] != size or probabilities.dtype.kind != "f":
-        raise ValueError(
-            f"probabilities are {probabilities.dtype} {probabilities.shape}; expected floats (channels, {size})"
-        )
+        given = f"{probabilities.dtype} {probabilities.shape}"
+        raise ValueError(f"probabilities are {given}; expected floats (channels, {size})")
     return probabilities
 
 
@@ -93,15 +92,9 @@ def checked_colours(colours: Mapping[int, str] | None, labels: Mapping[str, tupl
     Raises ValueError for a colour of a value that no label has, and for one written in another way.
     """
     given, palette = dict(colours or {}), label_colours(labels)
-    wrong = {
-        value: colour
-        for value, colour in given.items()
-        if value not in palette or not re.fullmatch("#[0-9a-fA-F]{6}", colour)
-    }
-    if wrong:
-        raise ValueError(
-            f'colours {wrong} do not fit: name label values out of {list(palette)}, and colours as "#0072B2"'
-        )
+    written = re.compile("#[0-9a-fA-F]{6}").fullmatch
+    if wrong := {value: colour for value, colour in given.items() if value not in palette or not written(colour)}:
+        raise ValueError(f'colours {wrong} do not fit: name values out of {list(palette)}, and colours as "#0072B2"')
     if len(palette.keys() - given.keys()) > len(LABEL_COLOURS):
         words = f"{len(palette)} labels share {len(LABEL_COLOURS)} colours: hand over more as colours="
         warnings.warn(words, stacklevel=3)  # of who calls `overlay`

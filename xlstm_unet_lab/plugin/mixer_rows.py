@@ -74,8 +74,7 @@ def mlstm_mixers(model: nn.Module) -> dict[str, Mixer]:
     }
     if not found:
         raise ValueError(
-            "the network has no mixer whose tokens are positions and whose blocks are mLSTMs: take an xlstm_unet_bot "
-            "or xlstm_unet_enc built with channel_tokens=False"
+            "no mixer whose tokens are positions is in it: take an xlstm_unet_enc built with channel_tokens=False"
         )
     return found
 
