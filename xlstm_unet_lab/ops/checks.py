@@ -84,7 +84,7 @@ def sizes(name: str, values: object, *dimensions: int) -> tuple[int, ...]:
 
 def is_number(value: object, **bounds: float) -> TypeGuard[Real]:
     """Whether this is a finite number within bounds: `at_least`, `above`, `at_most`, `below`."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not -LARGEST <= value <= LARGEST:  # NaN fails as well
+    if isinstance(value, bool) or not isinstance(value, Real) or not abs(value) <= LARGEST:  # NaN fails as well
         return False
     return all(BOUNDS[bound](value, limit) for bound, limit in bounds.items())
 

@@ -86,7 +86,8 @@ def parts_of(layers: Sequence, spatial_dims: int) -> list[np.ndarray]:
     for layer in layers:
         if layer.ndim != spatial_dims:
             raise ValueError(
-                f"layer {layer.name!r} is {layer.ndim}-D, the network was trained on {spatial_dims}-D images: choose another"
+                f"layer {layer.name!r} is {layer.ndim}-D, the network was trained on {spatial_dims}-D images: choose "
+                "another layer or another run"
             )
         _check_grid(layers[0], layer)
         data = data_of(layer)
@@ -113,7 +114,7 @@ def _check_grid(first, layer) -> None:
     alike = shapes[0] == shapes[1] and one.unit == other.unit and np.allclose(one[:2], other[:2])
     if not alike or not all(map(np.allclose, *(turns_of(each).values() for each in layers))):
         raise ValueError(
-            f"layers {first.name!r} and {layer.name!r} lie on different grids: choose layers of one size, scale and place"
+            f"layers {first.name!r} and {layer.name!r} lie on different grids: choose layers of one size and place"
         )
 
 
