@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from xlstm_unet_lab.data.conversion import Job, convert_cases
-from xlstm_unet_lab.data.files import check_pairs, files_by_name, layout_root
+from data_recipes.shared.conversion import Job, convert_cases, layout_root
+from data_recipes.shared.writing import write_volume
+from xlstm_unet_lab.data.files import check_pairs, files_by_name
 from xlstm_unet_lab.data.images import whole_label
-from xlstm_unet_lab.data.nnunet_raw import write_volume
 from xlstm_unet_lab.data.recipe import Recipe, RemoteFile, Track
 from xlstm_unet_lab.data.volumes import load_volume, voxels
 

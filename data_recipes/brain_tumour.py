@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from xlstm_unet_lab.data.conversion import Job, convert_cases
-from xlstm_unet_lab.data.nnunet_raw import write_volume
+from data_recipes.shared.conversion import Job, convert_cases
+from data_recipes.shared.writing import write_volume
 from xlstm_unet_lab.data.recipe import Recipe, Track
 from xlstm_unet_lab.data.volumes import load_volume, voxels
 

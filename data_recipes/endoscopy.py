@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from xlstm_unet_lab.data.conversion import Job, convert_cases
-from xlstm_unet_lab.data.nnunet_raw import write_case
-from xlstm_unet_lab.data.pictures import as_rgb, pictures_in, read_picture
+from data_recipes.shared.conversion import Job, convert_cases
+from data_recipes.shared.pictures import as_rgb, pictures_in, read_picture
+from data_recipes.shared.writing import write_case
 from xlstm_unet_lab.data.recipe import Recipe, Track
 
 TYPES = (  # in the challenge's numbering, from 1

@@ -27,12 +27,14 @@ from statistics import median
 
 import numpy as np
 
+from data_recipes.shared.conversion import Job, convert_cases
+from data_recipes.shared.writing import write_case, write_volume
 from xlstm_unet_lab.data import pictures
-from xlstm_unet_lab.data.conversion import Job, convert_cases
+from xlstm_unet_lab.data.colours import LABEL_COLOURS as COLOURS
 from xlstm_unet_lab.data.files import files_by_name
 from xlstm_unet_lab.data.images import VOLUMES, Case, read_case, read_label, whole_numbers
 from xlstm_unet_lab.data.label_evidence import check_hard_edges, check_one_convention
-from xlstm_unet_lab.data.nnunet_raw import FOLDS, write_case, write_volume
+from xlstm_unet_lab.data.nnunet_raw import FOLDS
 from xlstm_unet_lab.data.recipe import Recipe, Track
 from xlstm_unet_lab.data.volumes import check_grid, load_volume, spacing_of, voxels
 from xlstm_unet_lab.ops.checks import is_whole
@@ -41,10 +43,6 @@ from xlstm_unet_lab.ops.stored import read_json
 SHOWN = 10  # problems that an error lists
 MOST_VALUES = 255  # label values that fit beside background into 8 bits
 TEST_EVERY, FEWEST_TO_HOLD_OUT = 5, 10  # every fifth case in name order is held out, where there are ten or more
-COLOURS = (  # Okabe and Ito's, which colour-blind readers can tell apart, then darker and lighter steps of them
-    *("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442"),
-    *("#004C77", "#7A5400", "#005C43", "#7A3E63", "#B3DCF2", "#7F3800", "#F5C9DD"),
-)
 
 
 @dataclass(frozen=True)

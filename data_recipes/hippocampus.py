@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from xlstm_unet_lab.data.conversion import Job, convert_cases
-from xlstm_unet_lab.data.files import check_pairs, files_by_name, layout_root
-from xlstm_unet_lab.data.nnunet_raw import write_volume
+from data_recipes.shared.conversion import Job, convert_cases, layout_root
+from data_recipes.shared.writing import write_volume
+from xlstm_unet_lab.data.files import check_pairs, files_by_name
 from xlstm_unet_lab.data.recipe import Recipe, RemoteFile, Track
 from xlstm_unet_lab.data.volumes import load_volume
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from data_recipes import _phantom_physics as physics
-from data_recipes._phantom_physics import Anatomy, uniform
-from xlstm_unet_lab.data.nnunet_raw import write_volume
+from data_recipes.shared import phantom_physics as physics
+from data_recipes.shared.phantom_physics import Anatomy, uniform
+from data_recipes.shared.writing import write_volume
 from xlstm_unet_lab.data.recipe import Recipe, Track
 
 SEED = 9010

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from data_recipes._phantom_physics import checked_size, numbered, smooth_field, streams, uniform, whole_levels
-from xlstm_unet_lab.data.nnunet_raw import write_case
+from data_recipes.shared.phantom_physics import checked_size, numbered, smooth_field, streams, uniform, whole_levels
+from data_recipes.shared.writing import write_case
 from xlstm_unet_lab.data.recipe import Recipe, Track
 
 SEED = 9050

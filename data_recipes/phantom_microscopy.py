@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from data_recipes._phantom_physics import (
+from data_recipes.shared.phantom_physics import (
     checked_size,
     numbered,
     orthogonal,
@@ -22,8 +22,8 @@ from data_recipes._phantom_physics import (
     uniform,
     whole_levels,
 )
+from data_recipes.shared.writing import write_case
 from xlstm_unet_lab.data.instance_labels import COLOURS, LABELS, METRICS, TOLERANCES, interior_and_boundary
-from xlstm_unet_lab.data.nnunet_raw import write_case
 from xlstm_unet_lab.data.recipe import Recipe, Track
 
 SEED = 2024

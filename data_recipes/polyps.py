@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from xlstm_unet_lab.data.conversion import Job, convert_cases
-from xlstm_unet_lab.data.files import layout_root
-from xlstm_unet_lab.data.nnunet_raw import write_case
-from xlstm_unet_lab.data.pictures import paired, read_picture, read_rgb
+from data_recipes.shared.conversion import Job, convert_cases, layout_root
+from data_recipes.shared.pictures import paired, read_picture, read_rgb
+from data_recipes.shared.writing import write_case
 from xlstm_unet_lab.data.recipe import Recipe, RemoteFile, Track
 
 LAYOUTS = ("segmented-images", "Kvasir-SEG")  # how the two archives call their folder

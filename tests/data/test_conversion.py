@@ -14,10 +14,10 @@ import pytest
 from imageio.v3 import imread, imwrite
 from killed_runs import in_a_fork, kill_at
 
+from data_recipes.shared.conversion import Job, convert_cases
+from data_recipes.shared.writing import write_case
 from xlstm_unet_lab.data import download
-from xlstm_unet_lab.data.conversion import Job, convert_cases
 from xlstm_unet_lab.data.download import unpack
-from xlstm_unet_lab.data.nnunet_raw import write_case
 from xlstm_unet_lab.data.prepare import prepare
 from xlstm_unet_lab.data.registry import get_recipe, prepared_folder
 

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from data_recipes.shared.writing import write_case
 from xlstm_unet_lab.data.augment import PatchDataset
 from xlstm_unet_lab.data.dataset import SegmentationDataset, load_dataset
 from xlstm_unet_lab.data.images import read_case
-from xlstm_unet_lab.data.nnunet_raw import write_case
 from xlstm_unet_lab.data.normalise import normalise
 from xlstm_unet_lab.data.prepare import prepare
 from xlstm_unet_lab.data.registry import get_recipe

@@ -14,8 +14,8 @@ from file_server import Server, serving
 from imageio.v3 import imwrite
 
 from data_recipes.phantom_microscopy import RECIPE
+from data_recipes.shared.writing import write_case
 from xlstm_unet_lab.data.download import UnpackLimits, fetch, unpack
-from xlstm_unet_lab.data.nnunet_raw import write_case
 from xlstm_unet_lab.data.prepare import prepare
 from xlstm_unet_lab.data.registry import get_recipe, prepared_folder
 

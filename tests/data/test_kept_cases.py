@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from random_pairs import random_source
 from torch.utils.data import Subset
 
+from data_recipes.shared.writing import write_case, write_volume
 from xlstm_unet_lab.data import dataset as dataset_module
 from xlstm_unet_lab.data import kept_cases
 from xlstm_unet_lab.data.augment import PatchDataset
 from xlstm_unet_lab.data.cases import as_cases
 from xlstm_unet_lab.data.dataset import SegmentationDataset
-from xlstm_unet_lab.data.nnunet_raw import write_case, write_volume
 from xlstm_unet_lab.data.patches import Foreground, sample_patch
 from xlstm_unet_lab.data.registry import get_recipe
 from xlstm_unet_lab.data.resample import ResampledDataset

@@ -10,10 +10,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from data_recipes.shared.conversion import layout_root
+from data_recipes.shared.writing import write_volume
 from xlstm_unet_lab.data.dataset import SegmentationDataset
-from xlstm_unet_lab.data.files import check_pairs, files_by_name, layout_root
+from xlstm_unet_lab.data.files import check_pairs, files_by_name
 from xlstm_unet_lab.data.images import whole_label
-from xlstm_unet_lab.data.nnunet_raw import write_splits, write_volume
+from xlstm_unet_lab.data.nnunet_raw import write_splits
 from xlstm_unet_lab.data.registry import get_recipe
 from xlstm_unet_lab.data.volumes import check_grid, load_volume, voxels
 

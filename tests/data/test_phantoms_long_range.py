@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from data_recipes import phantom_long_range
-from data_recipes._phantom_physics import streams
 from data_recipes.phantom_long_range import ALIGNMENT, clear_rows, draw_layout, paint, scene
+from data_recipes.shared.phantom_physics import streams
 from xlstm_unet_lab.data.dataset import load_dataset
 from xlstm_unet_lab.nn.conv import InstanceNorm
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_recipes import _phantom_physics as physics
+from data_recipes.shared import phantom_physics as physics
 
 SIZES = {2: (40, 30), 3: (24, 20, 28)}
 

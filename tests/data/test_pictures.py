@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from xlstm_unet_lab.data.pictures import as_rgb, paired, pictures_in, read_channels, read_picture, read_rgb, to_uint8
+from data_recipes.shared.pictures import as_rgb, paired, pictures_in, read_picture, read_rgb
+from xlstm_unet_lab.data.pictures import read_channels, to_uint8
 
 RANDOM = np.random.default_rng(0)
 GREY = RANDOM.integers(0, 256, (6, 9), dtype=np.uint8)

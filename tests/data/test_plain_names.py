@@ -8,9 +8,9 @@ import pytest
 from imageio.v3 import imwrite
 
 from data_recipes.phantom_microscopy import RECIPE
-from xlstm_unet_lab.data.conversion import Job, convert_cases
+from data_recipes.shared.conversion import Job, convert_cases
+from data_recipes.shared.writing import write_case
 from xlstm_unet_lab.data.dataset import SegmentationDataset, load_dataset
-from xlstm_unet_lab.data.nnunet_raw import write_case
 from xlstm_unet_lab.data.prepare import prepare
 from xlstm_unet_lab.data.recipe import RemoteFile
 from xlstm_unet_lab.data.registry import own_recipes

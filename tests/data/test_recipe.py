@@ -16,7 +16,8 @@ import pytest
 from imageio.v3 import imread
 from places import HELPERS, REPOSITORY
 
-from xlstm_unet_lab.data.nnunet_raw import write_case
+import data_recipes
+from data_recipes.shared.writing import write_case
 from xlstm_unet_lab.data.prepare import prepare
 from xlstm_unet_lab.data.recipe import RemoteFile, data_root
 from xlstm_unet_lab.data.registry import get_recipe, list_recipes, prepared_folder, recipe_names
@@ -44,6 +45,15 @@ def test_every_recipe_is_found_and_has_a_number_of_its_own():
     assert {"nuclei", "phantom_microscopy"} <= {recipe.name for recipe in recipes}
     assert len({recipe.dataset_id for recipe in recipes}) == len(recipes)
     assert all(re.fullmatch("#[0-9A-F]{6}", colour) for recipe in recipes for colour in recipe.colours.values())
+
+
+def test_packages_and_underscored_modules_beside_the_recipes_are_none(tmp_path, monkeypatch):
+    for name in ("new.py", "_help.py", "tools/__init__.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    known = recipe_names()
+    monkeypatch.setattr(data_recipes, "__path__", [*data_recipes.__path__, str(tmp_path)])
+    assert set(recipe_names()) - set(known) == {"new"} and "shared" not in known
 
 
 def test_list_recipes_says_what_is_prepared(tmp_path):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from data_recipes import _phantom_physics as physics
 from data_recipes import phantom_abdomen, phantom_brain, phantom_endoscopy
+from data_recipes.shared import phantom_physics as physics
 from xlstm_unet_lab.data.dataset import load_dataset
 
 SMALL = {  # name -> sizes to test with, the last one for preparing

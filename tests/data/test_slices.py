@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from data_recipes.shared.writing import write_volume
 from xlstm_unet_lab.data.augment import PatchDataset
 from xlstm_unet_lab.data.dataset import load_dataset
-from xlstm_unet_lab.data.nnunet_raw import write_volume
 from xlstm_unet_lab.data.normalise import normalise
 from xlstm_unet_lab.data.prepare import prepare
 from xlstm_unet_lab.data.registry import get_recipe

@@ -100,6 +100,11 @@ def test_imports_go_down() -> None:
     assert upward_imports(python_files(PACKAGE, "data_recipes", "benchmarks")) == []
 
 
+def test_the_library_does_not_reach_for_what_recipes_share() -> None:
+    modules = {imported for path in python_files(PACKAGE) for _, imported in imported_modules(path, REPOSITORY)}
+    assert [module for module in modules if is_within(module, "data_recipes.shared")] == []
+
+
 def test_imports_run_in_no_circles() -> None:
     assert circles(import_graph(python_files(PACKAGE, "data_recipes"))) == []
 

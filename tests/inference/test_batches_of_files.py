@@ -48,7 +48,7 @@ def test_a_file_that_cannot_be_read_stops_no_other(tmp_path):
     (tmp_path / "in" / "b.png").write_bytes(b"junk")
     imwrite(tmp_path / "in" / "d.png", np.zeros((8, 8, 3), np.uint8), plugin="pillow")
     written = []
-    with pytest.raises(ValueError, match=r"1 of 5 cases were left out:\n- .*b\.png cannot be read: cannot") as info:
+    with pytest.raises(OSError, match=r"1 of 5 cases were left out:\n- .*b\.png cannot be read: cannot") as info:
         for path in predict_files(of_pictures(BrightAndRight()), tmp_path / "in", tmp_path / "out"):
             written.append(path.name)
     assert written == ["a.png", "c.png", "d.png", "e.png"] == sorted(path.name for path in (tmp_path / "out").iterdir())

@@ -24,6 +24,7 @@ from xlstm_unet_lab.inference.load import load_predictor, load_run
 from xlstm_unet_lab.inference.predictor import Predictor
 from xlstm_unet_lab.models.weights import load_tensors, load_weights
 from xlstm_unet_lab.training import run_directory
+from xlstm_unet_lab.training.config import learning_rate_at
 from xlstm_unet_lab.training.fit import fit
 from xlstm_unet_lab.training.run_directory import RunDirectory
 
@@ -141,6 +142,29 @@ def test_another_run_in_the_same_folder_is_refused(tmp_path, changes, message):
     with pytest.raises(ValueError, match="cases: 3 there, 2 now"):
         fit(Tiny(), cases(range(2)), cases([3]), config(**SETTINGS), tmp_path)
     assert (tmp_path / "last.safetensors").read_bytes() == before
+
+
+def test_a_run_is_lengthened_and_says_so(tmp_path):
+    run(tmp_path)
+    with pytest.warns(UserWarning, match=r"becomes one of 9 steps: from step 7 on its learning rates are those of the"):
+        records = run(tmp_path, steps=9)
+    assert [record.step for record in records] == [7, 8, 9]
+    assert records[0].learning_rate == learning_rate_at(7, config(**(SETTINGS | {"steps": 9})))
+    assert json.loads((tmp_path / "config.json").read_text())["steps"] == 9
+    rows = (tmp_path / "log.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["step", *map(str, range(1, 10))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert run(tmp_path, steps=9) == []
+    with pytest.raises(ValueError, match="steps: 9 there, 6 now"):
+        run(tmp_path)
+
+
+def test_a_run_of_another_length_with_other_settings_stays_as_it_is(tmp_path):
+    run(tmp_path, stop_at=2)
+    with pytest.raises(ValueError, match=r"learning_rate: 0\.02 there, 0\.01 now"):
+        run(tmp_path, steps=9, learning_rate=0.01)
+    assert json.loads((tmp_path / "config.json").read_text())["steps"] == 6
 
 
 def test_two_processes_cannot_train_in_one_folder(tmp_path, monkeypatch):

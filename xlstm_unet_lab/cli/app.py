@@ -66,9 +66,7 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Root = Annotated[Path | None, typer.Option(help="Where prepared data lives.", show_default="LAB_DATA, else your cache")]
 Which = Annotated[str, typer.Option(help="Weights of the best validation, or the last ones: best, last.")]
-Mirror = Annotated[
-    bool, typer.Option("--mirror", help="Average over mirror images, where the data allows: better, slower.")
-]
+Mirror = Annotated[bool, typer.Option("--mirror", help="Average over mirror images, if allowed: better, slower.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...", show_default="a GPU where there is one")]
 Split = Annotated[str, typer.Option(help="Of a run's data set: test, val, train or all.")]
 Fold = Annotated[int, typer.Option(help="Which of the five splits into training and validation.")]

@@ -100,9 +100,7 @@ def devices() -> list[Finding]:
     if torch.backends.mps.is_available():
         found.append(Finding("gpu", "Apple (mps)", advice="train with --accelerator mps"))
     if len(found) == 1:
-        found.append(
-            Finding("gpu", "none", advice="everything runs without one; training takes longer, in 3-D above all")
-        )
+        found.append(Finding("gpu", "none", advice="everything runs without one; training takes longer"))
     return found
 
 
@@ -116,8 +114,7 @@ def processor(threads: int, capability: str, flags: Collection[str]) -> Finding:
 
 def gpu(name: str, memory: int, capability: tuple[int, int], amd: bool) -> Finding:
     """A GPU and the precision to train with; `capability` is NVIDIA's compute capability."""
-    fast = amd or capability >= BFLOAT16_SINCE
-    precision = "bf16-mixed" if fast else "16-mixed"
+    precision = "bf16-mixed" if amd or capability >= BFLOAT16_SINCE else "16-mixed"
     return Finding("gpu", f"{name}, {memory / 2**30:.0f} GiB", advice=f"--precision {precision} is fastest here")
 
 

@@ -159,19 +159,9 @@ def predict(
     which: Which = "best",
     overlap: Annotated[float, typer.Option(help="Share of its size by which windows overlap.")] = 0.5,
     mirror: Mirror = False,
-    coloured: Annotated[
-        bool, typer.Option("--coloured", help="For pictures: also labels in colour, to look at.")
-    ] = False,
-    uncertainty: Annotated[
-        bool,
-        typer.Option(
-            "--uncertainty",
-            help="Also maps: probability, entropy, and (where the data allows) disagreement of mirror images.",
-        ),
-    ] = False,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Windows computed at once.", show_default="4 in 2-D, 1 in 3-D")
-    ] = None,
+    coloured: Annotated[bool, typer.Option("--coloured", help="For pictures: also labels in colour.")] = False,
+    uncertainty: Annotated[bool, typer.Option("--uncertainty", help="Also maps of how sure it is.")] = False,
+    batch_size: Annotated[int | None, typer.Option(help="Windows at once.", show_default="4 in 2-D, 1 in 3-D")] = None,
     device: Device = None,
     root: Root = None,
 ) -> None:
@@ -179,8 +169,9 @@ def predict(
 
     Labels of a run on your own files have the numbers of those. Folders
     beside the labels hold more: instances, with a number for each object,
-    where the run learnt to tell them apart; coloured, probability, entropy
-    and disagreement, where the options ask for them.
+    where the run learnt to tell them apart; coloured where --coloured, and
+    probability, entropy and (where the data allows) disagreement of mirror
+    images where --uncertainty asks for them.
     """
     from tqdm import tqdm
 
@@ -206,9 +197,7 @@ def predict(
 @app.command()
 def evaluate(
     predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="A folder of label files, or a run.")],
-    truth: Annotated[
-        Path | None, typer.Argument(metavar="TRUTH", help="The folder of the true labels; not for a run.")
-    ] = None,
+    truth: Annotated[Path | None, typer.Argument(metavar="TRUTH", help="Folder of true labels; not for a run.")] = None,
     recipe: Annotated[str | None, typer.Option(help="The data set that says what the labels mean.")] = None,
     split: Split = "test",
     fold: RunFold = None,
@@ -233,9 +222,7 @@ def evaluate(
 
 @app.command()
 def report(
-    predictions: Annotated[
-        list[Path], typer.Argument(metavar="PREDICTIONS", help="Folders of label files, or runs; the first leads.")
-    ],
+    predictions: Annotated[list[Path], typer.Argument(metavar="PREDICTIONS", help="Folders or runs; the first leads.")],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
     truth: Annotated[Path | None, typer.Option(help="The folder of the true labels; not for runs.")] = None,
     images: Annotated[Path | None, typer.Option(help="The folder of the images, for pictures of cases.")] = None,
@@ -263,15 +250,22 @@ def report(
     say(write_report(out, tables, overlays=overlays, notes=[first.credit] if first.credit else []))
 
 
+def predictions_of_run(run: Path, chosen: dict) -> Predictions:
+    """Of a run: `chosen` has the options that commands share, by name."""
+    from xlstm_unet_lab.evaluation.cases import from_run
+
+    return from_run(run, **chosen | {"device": chosen_device(chosen["device"]), "track": bar_of_a_case()})
+
+
 def _predictions(path: Path, truth: Path | None, recipe: str | None, images: Path | None, chosen: dict) -> Predictions:
     """Of a run, with what was chosen for it, or of a folder beside the truth."""
-    from xlstm_unet_lab.evaluation.cases import from_folders, from_run
+    from xlstm_unet_lab.evaluation.cases import from_folders
     from xlstm_unet_lab.inference.load import is_run
 
     if is_run(path):
         if truth is not None:
             raise typer.BadParameter(f"{path} is a run, which is scored on its own data set: leave out {truth}")
-        return from_run(path, **chosen | {"device": chosen_device(chosen["device"]), "track": bar_of_a_case()})
+        return predictions_of_run(path, chosen)
     if truth is None:
         raise typer.BadParameter(f"{path} is no run directory: name the folder of the true labels too")
     return from_folders(path, truth, recipe=recipe, images=images, root=chosen["root"])

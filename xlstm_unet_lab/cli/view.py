@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xlstm_unet_lab.cli.app import Device, Mirror, Root, RunFold, Split, Which, app, chosen_device, room_for, say
-from xlstm_unet_lab.cli.runs import bar_of_a_case
+from xlstm_unet_lab.cli.app import Device, Mirror, Root, RunFold, Split, Which, app, room_for, say
+from xlstm_unet_lab.cli.runs import predictions_of_run
 
 if TYPE_CHECKING:
     from xlstm_unet_lab.overlays.description import Overlay
@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def view(
-    shown: Annotated[
-        Path, typer.Argument(metavar="RUN_OR_IMAGE", help="A run, to see what it predicts, or an image file.")
-    ],
+    shown: Annotated[Path, typer.Argument(metavar="RUN_OR_IMAGE", help="A run, or an image file.")],
     case: Annotated[str | None, typer.Option(help="Of a run: the name of a case.", show_default="the first")] = None,
     labels: Annotated[Path | None, typer.Option(help="Of an image: the file of the predicted labels.")] = None,
     truth: Annotated[Path | None, typer.Option(help="Of an image: the file of the true labels.")] = None,
@@ -32,7 +30,6 @@ def view(
     root: Root = None,
 ) -> None:
     """Look at a case: image, labels, truth and errors in a napari window or a picture, and in words."""
-    from xlstm_unet_lab.evaluation.cases import from_run
     from xlstm_unet_lab.inference.load import is_run
     from xlstm_unet_lab.overlays.description import overlay_outcome
 
@@ -40,16 +37,8 @@ def view(
     if is_run(shown):
         if given := [name for name, file in of_image.items() if file is not None]:
             raise typer.BadParameter(f"{shown} is a run, whose cases have labels: leave out {' and '.join(given)}")
-        predictions = from_run(
-            shown,
-            split=split,
-            fold=fold,
-            which=which,
-            mirror=mirror,
-            device=chosen_device(device),
-            root=root,
-            track=bar_of_a_case(),
-        )
+        chosen = {"split": split, "fold": fold, "which": which, "root": root, "mirror": mirror, "device": device}
+        predictions = predictions_of_run(shown, chosen)
         overlay = overlay_outcome(predictions, case or predictions.names[0])
     elif case is not None:
         raise typer.BadParameter(f"{shown} is no run directory: --case names a case of a run")

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from xlstm_unet_lab.data.cases import Cases, as_cases
 from xlstm_unet_lab.data.patches import check_pair, sample_patch
 from xlstm_unet_lab.data.resample import resized
-from xlstm_unet_lab.ops.checks import flag, number, sizes, whole_number
+from xlstm_unet_lab.ops.checks import flag, is_number, number, sizes, whole_number
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,10 @@ class Augmentation:
         for what in ("probability", *(f"{k}_probability" for k in ("turn", "invert", "blur", "low_resolution"))):
             number(what, getattr(self, what), at_least=0, at_most=1)
         for what in ("contrast", "gamma", "scale", "blur", "low_resolution"):
-            low, high = getattr(self, what)
-            if not 0 < low <= high:
-                raise ValueError(f"{what} is {(low, high)}, expected a low and a high number, both above 0")
+            pair = getattr(self, what)
+            is_pair = isinstance(pair, list | tuple) and len(pair) == 2 and is_number(pair[0], above=0)
+            if not is_pair or not is_number(pair[1], at_least=pair[0]):
+                raise ValueError(f"{what} is {pair!r}, expected a low and a high number, both above 0")
         for what in ("brightness", "noise", "angle"):
             number(what, getattr(self, what), at_least=0)
 
@@ -96,15 +97,14 @@ def turned(
     from monai.transforms import Affine
 
     axes = len(turn)
+    size = tuple(patch_size[-axes:])
     affine = torch.eye(axes + 1)
     affine[:axes, :axes] = turn
     results = []
     for tensor, mode in ((image, "bilinear"), (label[None], "nearest")):
         # Planes of a volume that are turned alike are channels of one picture: a single grid serves them all.
         planes = tensor.flatten(0, -axes - 1).float()
-        move = Affine(
-            affine=affine, spatial_size=tuple(patch_size[-axes:]), mode=mode, padding_mode="zeros", image_only=True
-        )
+        move = Affine(affine=affine, spatial_size=size, mode=mode, padding_mode="zeros", image_only=True)
         moved = cast(torch.Tensor, move(planes))  # image_only: without the affine map
         results.append(moved.as_subclass(torch.Tensor).view(tensor.shape[0], *patch_size).to(tensor.dtype))
     return results[0], results[1][0]

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
+import torch
 from torch.utils.data import Dataset, Subset
 
+from xlstm_unet_lab.data.recipe import Recipe
 from xlstm_unet_lab.data.targets import Targets
-
-if TYPE_CHECKING:
-    from xlstm_unet_lab.data.recipe import Recipe
+from xlstm_unet_lab.ops.checks import of_kind
 
 SPACING_CASES = 20  # that are read for the median spacing
 
@@ -99,6 +99,7 @@ def as_cases(dataset: Cases | Dataset | Sequence[dict]) -> Cases:
     """A data set of this package as it is; a Subset of one, and any other sequence of dicts, behind the protocol."""
     if isinstance(dataset, Cases):
         return dataset
+    of_kind("the data set", dataset, Dataset, list, tuple, fix=" of cases, a dict each")
     # Any other Dataset is a sequence too, by its __len__ and __getitem__.
     return Chosen(dataset) if isinstance(dataset, Subset) else Listed(cast(Sequence[dict], dataset))
 
@@ -123,7 +124,11 @@ def check_cases(name: str, cases: Cases, patch_size: Sequence[int], network_conf
     """
     if len(cases) == 0:
         raise ValueError(f"{name} holds no cases: at least one is needed")
-    image, label = (cases.view(0)[what] for what in ("image", "label"))
+    first = cases.view(0)
+    of_kind(f"the first case of {name}", first, Mapping)
+    for what in ("image", "label"):
+        of_kind(f"the {what} of the first case of {name}", first.get(what), torch.Tensor)
+    image, label = first["image"], first["label"]
     if image.ndim != len(patch_size) + 1 or image.shape[1:] != label.shape:
         raise ValueError(
             f"the first case of {name} has image {tuple(image.shape)} and label {tuple(label.shape)}; patch_size="

@@ -84,13 +84,10 @@ class SegmentationDataset(Dataset):
         return position
 
     def _image_paths(self, position: int) -> list[Path]:
-        stem = f"{self.folder}/images{self.part}/{self.names[position]}"
-        first = Path(f"{stem}_0000{self.recipe.file_ending}")
-        if self.recipe.file_ending == ".png":  # nnU-Net's reader of natural images: all channels in one file
-            return [first]
-        return [
-            Path(f"{stem}_{channel:04d}{self.recipe.file_ending}") for channel in range(len(self.recipe.channel_names))
-        ]
+        folder, name, ending = self.folder / f"images{self.part}", self.names[position], self.recipe.file_ending
+        # nnU-Net's reader of natural images wants all channels in one file.
+        files = 1 if ending == ".png" else len(self.recipe.channel_names)
+        return [folder / f"{name}_{channel:04d}{ending}" for channel in range(files)]
 
     def _label_path(self, position: int) -> Path:
         return self.folder / f"labels{self.part}" / f"{self.names[position]}{self.recipe.file_ending}"
@@ -128,7 +125,7 @@ def load_dataset(
     A phantom is made here when it is not there yet; other sets must be prepared first.
     Raises ValueError for an unknown split or fold, KeyError for an unknown recipe, FileNotFoundError when not prepared.
     """
-    recipe = get_recipe(recipe, root) if isinstance(recipe, str) else recipe
+    recipe = recipe if isinstance(recipe, Recipe) else get_recipe(recipe, root)
     one_of("split", split, SPLITS)
     whole_number("fold", fold, 0, FOLDS - 1)
     whole_number("cache_bytes", cache_bytes, 0)
@@ -136,9 +133,8 @@ def load_dataset(
     if folder is None:
         if not recipe.made_here:
             raise FileNotFoundError(
-                f"{recipe.name} is not prepared in {recipe.folder(root)}; to get it call prepare({recipe.name!r}) in "
-                f"Python or xlstm-unet-lab prepare {recipe.name} in a shell, with source= or --source if you have its "
-                "folder or archive"
+                f"{recipe.name} is not prepared in {recipe.folder(root)}; to get it {recipe.calls()}, with source= or "
+                "--source if you have its folder or archive"
             )
         folder = prepare(recipe, root=root, progress=False)
     folds = read_splits(folder)

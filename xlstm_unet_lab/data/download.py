@@ -246,18 +246,14 @@ def _unpack(archive: Path, folder: Path, limits: UnpackLimits) -> None:
     packed, total = archive.stat().st_size, 0
     for count, (name, size, problem, extract) in enumerate(members, start=1):
         total += size
-        problem = problem or _problem_with_name(name) or _too_large(count, total, packed, limits)
-        if problem:
+        if problem := problem or _problem_with(name, count, total, packed, limits):
             raise Refused(f"{archive.name}: member {name!r} {problem}; the archive is refused")
         extract(folder)
 
 
-def _problem_with_name(name: str) -> str | None:
-    plain = all(map(is_plain, PurePosixPath(name).parts))  # a first "/" is a part of its own
-    return None if plain else "lies outside the target folder, or has an unclear name"
-
-
-def _too_large(count: int, total: int, packed: int, limits: UnpackLimits) -> str | None:
+def _problem_with(name: str, count: int, total: int, packed: int, limits: UnpackLimits) -> str | None:
+    if not all(map(is_plain, PurePosixPath(name).parts)):  # a first "/" is a part of its own
+        return "lies outside the target folder, or has an unclear name"
     if count > limits.members:
         return f"is one more than the {limits.members:,} members allowed"
     if total > limits.total_bytes:

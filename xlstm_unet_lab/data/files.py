@@ -89,11 +89,3 @@ def check_pairs(where: str, images: Set[str], labels: Set[str]) -> None:
 def without_path(error: Exception, path: Path) -> str:
     """What an error says of a file, in one line, with the file's name alone: whoever reports it names the path."""
     return " ".join(str(error).replace(str(path), path.name).split()) or type(error).__name__
-
-
-def layout_root(source: Path, name: str, holds: str) -> Path:
-    """`source`, or the folder called `name` in it: whichever has `holds` inside; FileNotFoundError when neither has."""
-    found = next((folder for folder in (source, source / name) if (folder / holds).exists()), None)
-    if found is None:
-        raise FileNotFoundError(f"{source} holds no {holds}; give {name} or the folder above it")
-    return found

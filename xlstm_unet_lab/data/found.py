@@ -10,7 +10,7 @@ from statistics import median
 import numpy as np
 
 from xlstm_unet_lab.data.images import read_case, read_label
-from xlstm_unet_lab.data.nnunet_raw import case_names
+from xlstm_unet_lab.data.nnunet_raw import PARTS, case_names
 from xlstm_unet_lab.data.recipe import Recipe
 
 
@@ -21,7 +21,7 @@ def look_over(recipe: Recipe, folder: Path) -> dict[str, list[dict]]:
     "images": the smallest, median and largest size, spacing and intensity; of intensities, those of every case count.
     """
     voxels, cases, measured = Counter[int](), Counter[int](), defaultdict[str, list[float]](list)
-    for part in ("Tr", "Ts"):
+    for part in PARTS.values():
         for name in case_names(folder, part, recipe.file_ending):
             files = (folder / f"images{part}").glob(f"{glob.escape(name)}_[0-9][0-9][0-9][0-9]{recipe.file_ending}")
             case = read_case(sorted(files))
@@ -37,13 +37,8 @@ def look_over(recipe: Recipe, folder: Path) -> dict[str, list[dict]]:
             for channel, values in zip(recipe.channel_names, case.image, strict=True):
                 measured[f"intensity, {channel}"] += [float(of(values)) for of in (np.min, np.median, np.max)]
     labels = [
-        {
-            "label": label,
-            "number": recipe.label_numbers.get(label, value),
-            "cases": cases[value],
-            "voxels": voxels[value],
-        }
-        for label, value in recipe.labels.items()
+        {"label": name, "number": recipe.label_numbers.get(name, value), "cases": cases[value], "voxels": voxels[value]}
+        for name, value in recipe.labels.items()
     ]
     images = [
         {"of the images": what, "smallest": min(values), "median": median(values), "largest": max(values)}

@@ -6,9 +6,7 @@ from collections.abc import Mapping, Set
 
 import numpy as np
 
-FEWEST_BETWEEN = (
-    2  # numbers found on edges only, from which on they are taken for shades: one may be a class of borders
-)
+FEWEST_BETWEEN = 2  # numbers found on edges only that are taken for shades: one may be a class of borders
 WHITE = (255, 65535)
 SHOWN = 5  # numbers or files that an error lists
 
@@ -25,11 +23,9 @@ def check_hard_edges(what: str, label: np.ndarray) -> None:
     if len(numbers) <= FEWEST_BETWEEN + 1 or numbers[-1] == len(numbers) - 1:
         return
     lowest, highest = (take(label, size=3) for take in (ndimage.minimum_filter, ndimage.maximum_filter))
-    solid = np.unique(label[lowest == highest])
+    thin = np.setdiff1d(numbers[numbers > 0], label[lowest == highest])
     between = (lowest < label) & (label < highest)
-    edges = [
-        number for number in np.setdiff1d(numbers[numbers > 0], solid).tolist() if between[label == number].mean() > 0.5
-    ]
+    edges = [number for number in thin.tolist() if between[label == number].mean() > 0.5]
     if len(edges) >= max(FEWEST_BETWEEN, np.count_nonzero(numbers) / 2):
         raise ValueError(
             f"{what} holds {np.count_nonzero(numbers)} numbers beside 0, of which {len(edges)} lie on edges only, such "

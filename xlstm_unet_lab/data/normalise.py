@@ -21,9 +21,7 @@ def normalise(image: np.ndarray) -> np.ndarray:
         kind = f"{image.dtype} array" if isinstance(image, np.ndarray) else type(image).__name__
         raise TypeError(f"image is a {kind}; give a NumPy array of integers or floats, shape (C, *spatial)")
     if image.ndim not in (3, 4) or image.size == 0:
-        raise ValueError(
-            f"image has shape {image.shape}; give (C, y, x) or (C, z, y, x), for one channel image[None] adds the axis"
-        )
+        raise ValueError(f"image has shape {image.shape}; give (C, y, x) or (C, z, y, x), for one channel image[None]")
     if not np.isfinite(image).all():
         bad = np.argwhere(~np.isfinite(image))
         raise ValueError(

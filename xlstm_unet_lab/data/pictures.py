@@ -1,18 +1,14 @@
-"""Pictures and TIFF stacks: read what their files hold, find the label that goes with each, bring them to 8 bits."""
+"""Pictures and TIFF stacks: read what their files hold, and bring them to 8 bits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xlstm_unet_lab.data.files import check_pairs, files_by_name, without_path
+from xlstm_unet_lab.data.files import without_path
 from xlstm_unet_lab.ops.checks import number
-
-if TYPE_CHECKING:
-    import tifffile
 
 TIFF = (".tif", ".tiff")
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", *TIFF)
@@ -20,7 +16,7 @@ TRANSPARENCY = ((1,), (2,))  # what ExtraSamples of a TIFF say of a last channel
 ORIENTATION = 274  # the tag of EXIF and TIFF
 # Its values, and how the rows and columns stored become those shown: whether they change places, then the step along
 # each. Source: TIFF 6.0, section 8 (Orientation).
-TURNS = {2: (False, 1, -1), 3: (False, -1, -1), 4: (False, -1, 1)}
+TURNS = {1: (False, 1, 1), 2: (False, 1, -1), 3: (False, -1, -1), 4: (False, -1, 1)}
 TURNS |= {5: (True, 1, 1), 6: (True, 1, -1), 7: (True, -1, -1), 8: (True, -1, 1)}
 # Compressions of TIFF that change no number: none, CCITT, LZW, deflate (twice), PackBits, LZMA, Zstandard (twice), PNG.
 WITHOUT_LOSS = (1, 2, 3, 4, 5, 8, 32946, 32773, 34925, 34926, 50000, 34933)
@@ -56,25 +52,19 @@ def read_channels(path: Path, spatial_dims: int | None = None, *, stored: bool =
         raise ValueError(f"{path} cannot be read: {without_path(error, path)}") from error
 
 
-def read_picture(path: str | Path) -> np.ndarray:
-    """One picture as `read_channels` reads it, (y, x), or (y, x, 3) in colour."""
-    channels = read_channels(Path(path), spatial_dims=2)
-    return np.ascontiguousarray(channels[0] if len(channels) == 1 else np.moveaxis(channels, 0, -1))
-
-
 def resolution_of(path: Path) -> dict:
     """The resolution of a TIFF file, of the picture turned upright, as keyword arguments of `tifffile.imwrite`."""
     import tifffile
 
     with tifffile.TiffFile(path) as file:
-        page = file.pages[0]
-        swapped, *_ = TURNS.get(_orientation_of(page), (False,))
+        page = file.pages.first
+        swapped, *_ = TURNS.get(page.tags.valueof(ORIENTATION), TURNS[1])
         return {"resolution": page.resolution[:: -1 if swapped else 1], "resolutionunit": page.resolutionunit}
 
 
 def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
     """(..., y, x) as stored -> as viewers show it; an orientation that there is not is none."""
-    swapped, down, right = TURNS.get(orientation, (False, 1, 1))
+    swapped, down, right = TURNS.get(orientation, TURNS[1])
     array = array.swapaxes(-2, -1) if swapped else array
     return np.ascontiguousarray(array[..., ::down, ::right])
 
@@ -101,7 +91,7 @@ def _read_with_pillow(path: Path, _spatial_dims: int | None, stored: bool) -> tu
             image = image.convert("RGB")
         array = np.asarray(image)
         if image.mode == "P":
-            array = _numbers_of(array, np.reshape(image.getpalette("RGB"), (-1, 3)))
+            array = _numbers_of(array, np.array(image.getpalette("RGB")).reshape(-1, 3))
         if kind == "PNG" and image.mode == "I":
             array = array.astype(np.uint16)  # older releases of Pillow hand out 16-bit grey files as 32-bit integers
         if stored and image.mode == "L" and depth < 8:
@@ -139,9 +129,8 @@ def _read_tiff(path: Path, spatial_dims: int | None, stored: bool) -> tuple[np.n
             raise ValueError(f"it holds {page.samplesperpixel} channels; save it as RGB, or the channels as grey files")
         white_is_zero = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
         if stored and page.compression not in WITHOUT_LOSS:
-            raise ValueError(
-                f"its compression ({page.compression.name}) may change the numbers; save it without, or as PNG"
-            )
+            method = tifffile.COMPRESSION(page.compression).name
+            raise ValueError(f"its compression ({method}) may change the numbers; save it without, or as PNG")
         try:
             array = series.asarray().reshape(series.get_shape(squeeze=True))
         except ValueError as error:
@@ -158,11 +147,7 @@ def _read_tiff(path: Path, spatial_dims: int | None, stored: bool) -> tuple[np.n
         if transparent:
             array = array.take(range(page.samplesperpixel - 1), axes.index("S"))
         as_channels = _channels_of_stack if as_stack else _channels_of_picture
-        return as_channels(array, axes), _orientation_of(page)
-
-
-def _orientation_of(page: tifffile.TiffPage) -> int:
-    return page.tags.valueof(ORIENTATION, 1)
+        return as_channels(array, axes), page.tags.valueof(ORIENTATION, 1)
 
 
 def _channels_of_picture(array: np.ndarray, axes: str = "") -> np.ndarray:
@@ -187,22 +172,6 @@ def _channels_of_stack(array: np.ndarray, axes: str) -> np.ndarray:
         raise ValueError(f"its axes are {axes}, of sizes {array.shape}; a volume has z, y, x and perhaps channels")
     array = array.transpose([letters.index(letter) for letter in "CZYX" if letter in letters])
     return array if "C" in letters else array[None]
-
-
-def as_rgb(picture: np.ndarray) -> np.ndarray:
-    """A grey picture (y, x) in three equal channels (y, x, 3); a colour picture as it is."""
-    return np.stack([picture] * 3, axis=-1) if picture.ndim == 2 else picture
-
-
-def read_rgb(path: str | Path) -> np.ndarray:
-    """An 8-bit picture in colour, uint8 (y, x, 3): a grey one fills all three channels.
-
-    Raises what `read_picture` raises, and ValueError, naming the file, for a picture that is not 8-bit.
-    """
-    picture = read_picture(path)
-    if picture.dtype != np.uint8:
-        raise ValueError(f"{path} is {picture.dtype}; 8-bit images are expected, convert it to 8 bits first")
-    return as_rgb(picture)
 
 
 def to_uint8(
@@ -232,27 +201,3 @@ def in_eight_bits(parts: Sequence[np.ndarray]) -> np.ndarray:
     """The files (or layers) of one picture, (C, y, x) each, as one in 8 bits: each scaled by itself, as `to_uint8`
     does, so that a faint stain does not fade beside a bright one."""
     return np.concatenate([to_uint8(part)[0] for part in parts])
-
-
-def pictures_in(folder: Path) -> dict[str, Path]:
-    """The pictures of a folder: name without ending -> path, in name order. Hidden files are passed over.
-
-    Raises FileNotFoundError for a folder that is missing or without pictures, ValueError when two pictures differ in
-    their ending only.
-    """
-    found = files_by_name(folder, ENDINGS)
-    if not found:
-        raise FileNotFoundError(f"{folder} holds no pictures; files ending in {', '.join(ENDINGS)} are expected")
-    return found
-
-
-def paired(images: Path, labels: Path, suffix: str = "") -> list[tuple[str, Path, Path]]:
-    """The pictures of one folder, each with its label in another, in name order: (name, image, label).
-
-    A label is called as its image, followed by `suffix`. Raises what `pictures_in` raises, and ValueError naming
-    images without a label and labels without an image.
-    """
-    found = pictures_in(images)
-    marked = {name.removesuffix(suffix): path for name, path in pictures_in(labels).items() if name.endswith(suffix)}
-    check_pairs(f"{images} and {labels}", found.keys(), marked.keys())
-    return [(name, path, marked[name]) for name, path in found.items()]

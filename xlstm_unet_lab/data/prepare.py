@@ -14,8 +14,9 @@ from xlstm_unet_lab.data.files import sync_tree
 from xlstm_unet_lab.data.found import look_over
 from xlstm_unet_lab.data.nnunet_raw import write_dataset_json, write_splits
 from xlstm_unet_lab.data.recipe import Recipe
-from xlstm_unet_lab.data.registry import MARKER, Marker, get_recipe, own_facts, own_recipe, prepared_folder
-from xlstm_unet_lab.ops.files import write_whole
+from xlstm_unet_lab.data.registry import MAKE_ROOM, MARKER, Marker, get_recipe, own_facts, own_recipe, prepared_folder
+from xlstm_unet_lab.ops.checks import flag
+from xlstm_unet_lab.ops.files import as_path, write_whole
 from xlstm_unet_lab.ops.stored import read_fields, read_json
 
 TASK = "task.json"  # what an unfinished folder is made of
@@ -39,8 +40,9 @@ def prepare(
     """
     import filelock
 
-    recipe = get_recipe(recipe, root) if isinstance(recipe, str) else recipe
-    source = None if source is None else Path(source).expanduser().absolute()
+    recipe = recipe if isinstance(recipe, Recipe) else get_recipe(recipe, root)
+    source = None if source is None else as_path("source", source).absolute()
+    flag("progress", progress)
     if recipe.from_source is not None:
         _check_source(recipe, source)
         assert source is not None  # files of one's own are somewhere
@@ -59,15 +61,11 @@ def prepare(
 
 def _check_source(recipe: Recipe, source: Path | None) -> None:
     if source is None and recipe.of_own_files:
-        raise ValueError(
-            f"{recipe.name} is made of your own files: call prepare({recipe.name!r}, source=your folder) in Python or "
-            f"xlstm-unet-lab prepare {recipe.name} --source FOLDER in a shell"
-        )
+        raise ValueError(f"{recipe.name} is made of your own files: {recipe.calls('your folder')}")
     if source is None and recipe.registration:
         raise ValueError(
             f"{recipe.name} may not be downloaded without registering: register at {recipe.registration}, accept its "
-            f"terms, download the files, then call prepare({recipe.name!r}, source=the folder or archive) in Python or "
-            f"xlstm-unet-lab prepare {recipe.name} --source PATH in a shell"
+            f"terms, download the files, then {recipe.calls('the folder or archive')}"
         )
     if source is not None and recipe.made_here:
         raise ValueError(f"{recipe.name} is made here from a seed and takes no source; got {source}")
@@ -80,12 +78,9 @@ def _is_ready(recipe: Recipe, source: Path | None, root: str | Path | None) -> b
     folder = prepared_folder(recipe, root)
     if folder is None:
         return False
-    recorded = (read_fields(folder / MARKER, Marker)["source"] or {}).get("path")
+    recorded = (read_fields(folder / MARKER, Marker)["source"] or {}).get("path") or "the download"
     if source is not None and recorded != str(source):
-        raise FileExistsError(
-            f"{folder} was prepared from {recorded or 'the download'}, not from {source}: move or delete it, or pass "
-            "another root="
-        )
+        raise FileExistsError(f"{folder} was prepared from {recorded}, not from {source}: {MAKE_ROOM}")
     return True
 
 
@@ -160,14 +155,13 @@ def _unpacked(recipe: Recipe, archives: list[Path], origin: dict, partial: Path)
 
 def _convert(recipe: Recipe, original: Path | None, made: Path, progress: bool) -> dict:
     """Write the cases into a new folder; returns the facts that the recipe records."""
+    from tqdm.auto import tqdm
+
     shutil.rmtree(made, ignore_errors=True)
     for part in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
         (made / part).mkdir(parents=True)
-    if not progress:
-        return dict(recipe.convert(original, made, iter))
-    from tqdm.auto import tqdm
-
-    return dict(recipe.convert(original, made, functools.partial(tqdm, desc=f"converting {recipe.name}")))
+    track = functools.partial(tqdm, desc=f"converting {recipe.name}", disable=not progress)
+    return dict(recipe.convert(original, made, track))
 
 
 def _describe(recipe: Recipe, made: Path, origin: dict, facts: dict) -> None:
@@ -184,9 +178,6 @@ def _keep_or_clear(partial: Path, made: Path, error: Exception) -> None:
     """After an error: keep what the next call can go on from, and say so; else nothing."""
     shutil.rmtree(made, ignore_errors=True)
     if any(path.name != TASK for path in partial.glob("*")):
-        error.add_note(
-            f"What was unpacked and converted by then is kept in {partial}: put this right and prepare it again, which "
-            "goes on from there, or delete that folder"
-        )
+        error.add_note(f"What was done is kept in {partial}: put this right and prepare it again, or delete the folder")
     else:
         shutil.rmtree(partial, ignore_errors=True)

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from xlstm_unet_lab.data.download import DEFAULT_LIMITS, UnpackLimits
 from xlstm_unet_lab.data.targets import Targets, check_label_values
 from xlstm_unet_lab.ops.checks import checked_spatial_dims, one_of, whole_number
-from xlstm_unet_lab.ops.files import plain_name
+from xlstm_unet_lab.ops.files import as_path, plain_name
 
 Track = Callable[[Iterable], Iterable]  # wraps what a recipe loops over, to draw a progress bar
 
@@ -40,8 +40,8 @@ class Recipe:
     """The facts of one data set, and `convert`, which turns its original files into nnU-Net's raw format.
 
     `convert(source, out, track)` reads the folder `source` (None for what is made here), writes every case with
-    `nnunet_raw.write_case` or `write_volume`, loops through `track(...)` so that progress shows, and returns facts to
-    record. `conversion.convert_cases` does so in a way that goes on where it was interrupted.
+    `write_case` or `write_volume` (data_recipes/shared/writing.py), loops through `track(...)` so that progress shows,
+    and returns facts to record. `convert_cases`, beside them, does so and goes on where it was interrupted.
     """
 
     name: str  # as its module is called
@@ -80,13 +80,10 @@ class Recipe:
         if list(self.labels.values()) != list(range(len(self.labels))) or next(iter(self.labels), "") != "background":
             raise ValueError(f"labels {dict(self.labels)} must start with background 0 and count on by one")
         for what, expected in (("colours", set(self.labels) - {"background"}), ("tolerances", scored)):
-            if set(getattr(self, what)) != expected:
-                raise ValueError(
-                    f"{what} name {sorted(getattr(self, what))}; expected one for each of {sorted(expected)}"
-                )
+            if (named := set(getattr(self, what))) != expected:
+                raise ValueError(f"{what} name {sorted(named)}; expected one for each of {sorted(expected)}")
         check_label_values("label_numbers", self.label_numbers.values())
-        unknown = {value for values in self.regions.values() for value in values} - set(self.labels.values())
-        if unknown:
+        if unknown := {value for values in self.regions.values() for value in values} - set(self.labels.values()):
             raise ValueError(f"regions {dict(self.regions)} cover {sorted(unknown)}, which no label has")
         checked_spatial_dims(self.spatial_dims)
         whole_number("dataset_id", self.dataset_id, 1, 999)
@@ -120,6 +117,11 @@ class Recipe:
         """Whether the data set is made of a user's own files."""
         return self.from_source is not None or self.read_by is not None
 
+    def calls(self, source: str | None = None) -> str:
+        """How to prepare it, in words; source: what to give it, where it needs a folder or an archive."""
+        python, shell = ("", "") if source is None else (f", source={source}", " --source PATH")
+        return f"call prepare({self.name!r}{python}) in Python or xlstm-unet-lab prepare {self.name}{shell} in a shell"
+
     def folder(self, root: str | Path | None = None) -> Path:
         """Where the prepared data set lies: DatasetNNN_name under `root`."""
         return data_root(root) / f"Dataset{self.dataset_id:03d}_{self.name}"
@@ -129,4 +131,6 @@ def data_root(root: str | Path | None = None) -> Path:
     """Where prepared data lives: `root`, else the environment variable LAB_DATA, else a folder in the user's cache."""
     import pooch
 
-    return Path(root or os.environ.get("LAB_DATA") or pooch.os_cache("xlstm-unet-lab")).expanduser().absolute()
+    if root is None or (isinstance(root, str) and not root):
+        root = os.environ.get("LAB_DATA") or pooch.os_cache("xlstm-unet-lab")
+    return as_path("root", root).absolute()

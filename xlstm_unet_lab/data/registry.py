@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from xlstm_unet_lab.data.recipe import Recipe, data_root
-from xlstm_unet_lab.ops.checks import did_you_mean, one_of
+from xlstm_unet_lab.ops.checks import did_you_mean, of_kind, one_of
 from xlstm_unet_lab.ops.stored import check_fields, read_fields
 
 if TYPE_CHECKING:
     import pandas
 
 MARKER = "recipe.json"  # written last; a folder without it is not finished, or not ours
+MAKE_ROOM = "move or delete it, or pass another root="  # what to do with a folder that is in the way
 OWN_NUMBERS = range(501, 700)  # nnU-Net's numbers for data sets made of a user's own files
 
 
@@ -31,9 +32,9 @@ class Marker(TypedDict):
 
 
 def recipe_names() -> list[str]:
-    """The modules of `data_recipes`, in alphabetical order."""
-    package = importlib.import_module("data_recipes")
-    return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_"))
+    """The modules of `data_recipes`, in alphabetical order; its package `shared` is none."""
+    modules = pkgutil.iter_modules(importlib.import_module("data_recipes").__path__)
+    return sorted(module.name for module in modules if not module.ispkg and not module.name.startswith("_"))
 
 
 def get_recipe(name: str, root: str | Path | None = None) -> Recipe:
@@ -42,6 +43,7 @@ def get_recipe(name: str, root: str | Path | None = None) -> Recipe:
     Raises KeyError with the nearest name and the whole list when there is none.
     """
     names = recipe_names()
+    of_kind("recipe", name, str)
     if name not in names:
         own, unreadable = _recorded(root)
         if name not in own:
@@ -180,22 +182,19 @@ def prepared_folder(recipe: Recipe, root: str | Path | None = None) -> Path | No
     """
     if recipe.from_source is not None:
         own = ", ".join(own_recipes(root)) or "none yet"
-        raise ValueError(
-            f"{recipe.name!r} prepares folders of your own, each under the folder's name; ask for it by that name. "
-            f"Prepared so far: {own}"
-        )
+        how = "prepares folders of your own, each under the folder's name; ask for it by that name"
+        raise ValueError(f"{recipe.name!r} {how}. Prepared so far: {own}")
     folder = recipe.folder(root)
     if not folder.exists():
         return None
-    what_to_do = "move or delete it, or pass another root="
     if not (folder / MARKER).is_file():
-        raise FileExistsError(f"{folder} exists and was not made by prepare, it holds no {MARKER}: {what_to_do}")
+        raise FileExistsError(f"{folder} exists and was not made by prepare, it holds no {MARKER}: {MAKE_ROOM}")
     facts = read_fields(folder / MARKER, Marker)
     found, expected = (facts.get("name"), facts.get("version")), (recipe.name, recipe.version)
     if found != expected:
         why = ", because the files are others or have changed since" if recipe.read_by else ""
         raise FileExistsError(
             f"{folder} was made by recipe {found[0]!r} version {found[1]}, this is {expected[0]!r} version "
-            f"{expected[1]}{why}: {what_to_do}"
+            f"{expected[1]}{why}: {MAKE_ROOM}"
         )
     return folder

@@ -32,10 +32,8 @@ def resampled_size(size: Sequence[int], spacing: Sequence[float], wanted: Sequen
 def resized(image: Tensor, size: Sequence[int]) -> Tensor:
     """An image (C, *spatial), 1-D to 3-D, at another grid size, by linear interpolation; ValueError for a huge one."""
     if math.prod(size) > max(MOST_VOXELS, math.prod(image.shape[1:])):
-        raise ValueError(
-            f"an image of size {tuple(image.shape[1:])} would be brought to {tuple(size)}: its spacing or "
-            "the one wanted is wrong"
-        )
+        sizes = f"size {tuple(image.shape[1:])} would be brought to {tuple(size)}"
+        raise ValueError(f"an image of {sizes}: its spacing or the one wanted is wrong")
     mode = ("linear", "bilinear", "trilinear")[len(size) - 1]
     return F.interpolate(image[None], size=tuple(size), mode=mode, align_corners=False)[0]
 

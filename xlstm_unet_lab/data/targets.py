@@ -40,10 +40,7 @@ class Targets:
         if len(set(lengths.values())) != 1 or not self.names:
             raise ValueError(f"targets need as many entries of each kind, and at least one: got {lengths}")
         if any(not values or (0 in values and not self.exclusive) for values in self.values):
-            raise ValueError(
-                f"values are {self.values}; no channel is without a label, and a region covers labels above 0: "
-                "background is what is left"
-            )
+            raise ValueError(f"values are {self.values}; no channel is without a label, a region covers labels above 0")
 
     @classmethod
     def classes(cls, labels: Mapping[str, int]) -> Targets:

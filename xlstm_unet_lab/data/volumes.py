@@ -29,10 +29,9 @@ def load_volume(path: Path) -> nibabel.Nifti1Image:
         volume = cast("nibabel.Nifti1Image", nibabel.load(path))
         volume.header.get_xyzt_units()  # fails for another format, and for a code of a unit that there is not
     except Exception as error:  # nibabel has its own for every kind of fault in a header
-        raise ValueError(
-            f"{path} is not a NIfTI file that can be read, or a code in its header is unknown "
-            f"({type(error).__name__}: {without_path(error, path)}); get it again"
-        ) from error
+        problem = "is not a NIfTI file that can be read, or a code in its header is unknown"
+        why = f"{type(error).__name__}: {without_path(error, path)}"
+        raise ValueError(f"{path} {problem} ({why}); get it again") from error
     header, begin = volume.header, cast("nibabel.arrayproxy.ArrayProxy", volume.dataobj).offset
     if header.is_single and begin < header.single_vox_offset:  # nibabel would take the header for voxels
         raise ValueError(
@@ -54,10 +53,9 @@ def voxels(what: str, volume: nibabel.Nifti1Image) -> np.ndarray:
     try:
         array = np.asarray(volume.dataobj)
     except Exception as error:  # of the disk, of gzip, of nibabel
-        path = Path(volume.get_filename())
-        raise ValueError(
-            f"{what} cannot be read from {path}: {without_path(error, path)}; get the file again"
-        ) from error
+        path = Path(str(volume.get_filename()))
+        why = without_path(error, path)
+        raise ValueError(f"{what} cannot be read from {path}: {why}; get the file again") from error
     if array.dtype.kind not in "iuf":
         raise ValueError(f"{what} holds values of type {array.dtype}; integers or floats are expected")
     return array
@@ -73,14 +71,9 @@ def check_grid(what: str, volume: nibabel.Nifti1Image, reference: nibabel.Nifti1
     if not np.isfinite(volume.affine).all() or np.linalg.det(volume.affine) == 0 or unit not in ("mm", "unknown"):
         raise ValueError(f"{what} has voxels of {list(sizes)} {unit}; sizes above 0 in mm are expected")
     if volume.shape != reference.shape:
-        raise ValueError(
-            f"{what} has shape {volume.shape}, the first image {reference.shape}; both must share one grid"
-        )
+        raise ValueError(f"{what} has shape {volume.shape}, the first image {reference.shape}; they must share a grid")
     corners = np.array(list(itertools.product(*((0, length - 1) for length in volume.shape))))
     shifts = apply_affine(volume.affine, corners) - apply_affine(reference.affine, corners)
     furthest = np.linalg.norm(shifts, axis=1).max()
     if furthest > SAME_GRID * min(sizes):
-        raise ValueError(
-            f"{what} lies up to {furthest:.3g} mm off the first image (affine {volume.affine.round(3).tolist()}, the "
-            f"first image's {reference.affine.round(3).tolist()}); resample it to the first image's grid"
-        )
+        raise ValueError(f"{what} lies up to {furthest:.3g} mm off the first image: resample it to that one's grid")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xlstm_unet_lab.evaluation.metrics import dice, hausdorff95, instance_f1, surface_dice
-from xlstm_unet_lab.ops.checks import checked_spacing, is_whole, number, of_kind, whole_number
+from xlstm_unet_lab.ops.checks import checked_spacing, members, number, of_kind, whole_number
 
 if TYPE_CHECKING:
     import pandas
@@ -64,15 +64,16 @@ def evaluate(
     prediction, truth = np.asarray(prediction), np.asarray(truth)
     spacing = checked_spacing(spacing, truth.ndim)
     of_kind("labels", labels, Mapping, fix=": name -> label value, as in {'liver': 1}")
-    foreground = {name: members for name in labels if (members := _members(name, labels[name])) != (0,)}
+    every = {name: members(f"the label {name!r}", value) for name, value in labels.items()}
+    foreground = {name: values for name, values in every.items() if values != (0,)}
     if not foreground:
         raise ValueError(f"labels={dict(labels)} names no label above 0: there is nothing to score")
-    known = tuple(sorted({value for members in foreground.values() for value in members}))
+    known = tuple(sorted({value for values in foreground.values() for value in values}))
     for what, array in (("prediction", prediction), ("truth", truth)):
         _check_values(what, array, labels, known)
     if FOREGROUND in foreground and len(foreground) > 1:
         raise ValueError(f"a label may be called {FOREGROUND!r} only if it is the only one, got {list(foreground)}")
-    of_kind("labelled_slices_only", labelled_slices_only, Collection)
+    of_kind("labelled_slices_only", labelled_slices_only, list, tuple, set, frozenset)
     if strangers := [name for name in labelled_slices_only if name not in list(foreground)]:
         raise ValueError(f"labelled_slices_only={strangers} are no labels: there are {list(foreground)}")
     tolerances = _tolerances(tolerance, foreground, spacing)
@@ -82,8 +83,8 @@ def evaluate(
     size_name = {2: "area", 3: "volume"}.get(truth.ndim, "size")
     size_unit = f"{unit}{truth.ndim}"
     rows = []
-    for name, members in (foreground | {FOREGROUND: known}).items():
-        found, wanted = np.isin(prediction, members), np.isin(truth, members)
+    for name, values in (foreground | {FOREGROUND: known}).items():
+        found, wanted = np.isin(prediction, values), np.isin(truth, values)
         sizes = [np.count_nonzero(mask) * float(np.prod(spacing)) for mask in (wanted, found)]
         if name in labelled_slices_only and wanted.any():
             labelled = np.flatnonzero(wanted.any(axis=tuple(range(1, wanted.ndim))))
@@ -91,7 +92,7 @@ def evaluate(
         rows.append(
             {
                 "label": name,
-                "value": members[0] if name in labels and len(members) == 1 else None,
+                "value": values[0] if name in labels and len(values) == 1 else None,
                 "dice": dice(found, wanted),
                 "surface_dice": surface_dice(found, wanted, spacing=spacing, tolerance=tolerances[name]),
                 f"tolerance_{unit}": tolerances[name],
@@ -153,14 +154,13 @@ def bootstrap_interval(
     """
     try:
         values = np.asarray(values, float)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"values {reprlib.repr(values)} must be numbers, one a case") from error
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
         raise ValueError(f"values of shape {values.shape} must be one row of finite numbers, one a case, at least one")
     number("level", level, above=0, below=1)
     whole_number("samples", samples, at_most=10**7)
-    of_kind("groups", groups, type(None), Iterable)
-    names = list(range(len(values)) if groups is None else groups)
+    names = range(len(values)) if groups is None else np.asarray(groups).astype(str).ravel().tolist()
     whole_number("seed", seed, at_least=0)
     if len(names) != len(values):
         raise ValueError(f"groups name {len(names)} values, there are {len(values)}: give a group for each of them")
@@ -271,15 +271,6 @@ def warn_if_lenient(tolerance: float, unit: str) -> None:
             "lenient, give a tolerance that fits the structure",
             stacklevel=3,
         )
-
-
-def _members(name: str, value: int | Sequence[int]) -> tuple[int, ...]:
-    """The values of a label or region."""
-    of_kind("a name in labels", name, str)
-    values = (value,) if is_whole(value, 0) else value
-    if isinstance(values, list | tuple) and values and all(is_whole(one, 0) for one in values):
-        return tuple(map(int, values))
-    raise ValueError(f"labels has {value!r} for {name!r}, expected a whole number of at least 0, or some of a region")
 
 
 def _tolerances(

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from xlstm_unet_lab.data.colours import GREY
 from xlstm_unet_lab.evaluation.report import compare, groups_of, paired, scores_in, summarise
 from xlstm_unet_lab.figures.picture import PALETTE, Picture, new_figure, plain
-from xlstm_unet_lab.ops.files import write_whole
+from xlstm_unet_lab.ops.checks import of_kind
+from xlstm_unet_lab.ops.files import as_path, write_whole
 from xlstm_unet_lab.ops.words import printable_lines
 
 if TYPE_CHECKING:
@@ -48,7 +49,15 @@ def write_report(
     notes: paragraphs for the top, such as the data's licence. Raises ValueError for no table or one without scores, and
     for models with other cases, as `compare` does.
     """
-    return write_whole(path, printable_lines(report_html(tables, title, overlays or {}, notes)).encode())
+    import pandas
+
+    of_kind("tables", tables, Mapping, fix=": name of a model -> scores")
+    for name, table in tables.items():
+        of_kind(f"the table of {name!r}", table, pandas.DataFrame)
+    of_kind("overlays", overlays, Mapping, type(None), fix=": caption -> picture")
+    of_kind("notes", notes, list, tuple)
+    page = printable_lines(report_html(tables, title, overlays or {}, notes))
+    return write_whole(as_path("path", path), page.encode())
 
 
 def report_html(

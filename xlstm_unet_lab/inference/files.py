@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from xlstm_unet_lab.data.colours import in_colour
 from xlstm_unet_lab.data.images import ENDINGS, LABEL_ENDINGS, VOLUMES, Case, ending, read_case
@@ -15,6 +16,8 @@ from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.inference.instances import instances_from_classes
 from xlstm_unet_lab.inference.predictor import Predictor
 from xlstm_unet_lab.inference.uncertainty import entropy, mirrored_disagreement, predicted_probability
+from xlstm_unet_lab.ops.checks import of_kind
+from xlstm_unet_lab.ops.files import as_path
 
 RAW = ("imagesTr", "imagesTs")  # nnU-Net's folders, where the last number of a name is always that of a channel
 CHANNEL_DIGITS = 4  # nnU-Net's file names end in _0000, _0001, ... for the channels of a case
@@ -40,7 +43,12 @@ def find_cases(inputs: Source | Sequence[Source], channels: int | None = None) -
     Raises FileNotFoundError for what is not there, ValueError for two cases of one name, a missing channel, an unknown
     ending, or nothing to read.
     """
+    of_kind("inputs", inputs, str, Path, list, tuple)
     entries = [inputs] if isinstance(inputs, str | Path) else list(inputs)
+    for entry in entries:
+        of_kind("an input", entry, str, Path, list, tuple)
+        for file in entry if isinstance(entry, list | tuple) else ():
+            of_kind("a channel's file", file, str, Path)
     alone = [file for entry in entries if isinstance(entry, str | Path) for file in _files_of(Path(entry))]
     cases: dict[str, list[Path]] = {}
     first_channels = {case_name(file) for file in alone if _stem(file).endswith("_0000")}
@@ -91,12 +99,14 @@ def predict_files(
     options: the fields of `predictor.Windows`; `track_cases` wraps the cases.
     Inputs are looked for at once; files of earlier runs are replaced, each as a whole, a case's label last.
     Raises ValueError (FileNotFoundError) for inputs that are missing and when one would be replaced. A file that cannot
-    be read or does not fit the network stops no other: when all are done a ValueError lists what failed.
+    be read or does not fit the network stops no other: when all are done an OSError lists what failed.
     """
+    of_kind("the network of predictor", getattr(predictor, "network", None), nn.Module, fix=", as a Predictor has")
+    folder = as_path("out_folder", out_folder)
     if coloured and not predictor.colours:
         raise ValueError("the predictor knows no labels that have colours: leave out coloured, in a shell --coloured")
     predictor.mirrored_along(options.get("mirror", False))  # what is refused is refused before hours of work
-    cases, folder = _channels_together(find_cases(inputs, predictor.in_channels), predictor), Path(out_folder)
+    cases = _channels_together(find_cases(inputs, predictor.in_channels), predictor)
     _check_no_input_is_lost(cases, folder)
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -106,21 +116,22 @@ def predict_files(
             try:
                 case = read_case(files, spatial_dims=predictor.spatial_dims)
                 found = _everything(predictor, case, uncertainty, options)
-            except (TypeError, ValueError, OSError) as error:
+                label = found.pop("label")
+                if coloured and case.ending == ".png":
+                    found["coloured"] = in_colour(label, predictor.colours)
+                for what, array in found.items():
+                    case.write(folder / what, name, array)
+                written = case.write(folder, name, predictor.numbered(label))
+            except (TypeError, ValueError, FileNotFoundError) as error:  # a disk that is full would stop all others too
                 path = str(files[0])
                 failures.append(error if path in str(error) else type(error)(f"{path}: {error}"))
-                continue
-            label = found.pop("label")
-            if coloured and case.ending == ".png":
-                found["coloured"] = in_colour(label, predictor.colours)
-            for what, array in found.items():
-                case.write(folder / what, name, array)
-            yield case.write(folder, name, predictor.numbered(label))
+            else:
+                yield written
         if len(failures) == len(cases) == 1:
             raise failures[0]
         if failures:
             listed = "\n- ".join([f"{len(failures)} of {len(cases)} cases were left out:", *map(str, failures)])
-            raise ValueError(f"{listed}\nthe others are in {folder}")
+            raise OSError(f"{listed}\nthe others are in {folder}")
 
     return predicted()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from xlstm_unet_lab.data.instance_labels import BOUNDARY, INTERIOR, LABELS
+from xlstm_unet_lab.ops.checks import array_of
 
 SMALLEST = 10  # pixels or voxels; what is smaller is taken for noise
 TOLERANCE = 1e-3  # by which probabilities, and the sum of those of exclusive classes, may miss 1
@@ -24,18 +25,16 @@ def instances_from_classes(classes: np.ndarray, *, smallest: int = SMALLEST) -> 
     from scipy import ndimage
     from skimage.segmentation import watershed
 
-    classes = np.asarray(classes)
+    classes = array_of("classes", classes, "iubf", 2, 3, 4)
     if classes.dtype.kind in "iub":
         interior, foreground = _split_labels(classes)
         relief = ndimage.distance_transform_edt(~interior)
-    elif classes.dtype.kind == "f":
+    else:
         if len(classes) != len(LABELS) or classes.ndim not in (3, 4):
             raise ValueError(f"probabilities have shape {classes.shape}; expected (3, *spatial) for {list(LABELS)}")
         check_shares(classes)
         interior, foreground = classes[INTERIOR] > CERTAIN, classes[0] < 1 - CERTAIN
         relief = classes[BOUNDARY] - classes[INTERIOR]
-    else:
-        raise TypeError(f"classes have dtype {classes.dtype}; give integer labels or floating probabilities")
     everywhere = np.ones((3,) * interior.ndim)
     seeds, _ = ndimage.label(interior, structure=everywhere)
     objects = watershed(relief, seeds, mask=foreground, connectivity=everywhere)

@@ -17,6 +17,7 @@ from xlstm_unet_lab.inference.trained import known_of
 from xlstm_unet_lab.models.rebuild import rebuild
 from xlstm_unet_lab.models.weights import load_tensors
 from xlstm_unet_lab.ops.checks import one_of, sizes
+from xlstm_unet_lab.ops.files import as_path
 from xlstm_unet_lab.ops.stored import read_fields, read_json
 
 CHECKPOINTS = ("best", "last")
@@ -44,7 +45,7 @@ def load_predictor(path: str | Path, which: str | None = None) -> Predictor:
     file or one without the facts of a predictor, and for a network that `build` did not make. Nothing that a file says
     is trusted, and nothing is downloaded for it: see `models.rebuild`.
     """
-    path = Path(path).expanduser()
+    path = as_path("path", path)
     weights = path if path.is_file() else _checkpoint(path, which)
     tensors, header = load_tensors(weights)
     facts = header.get("facts", {})
@@ -60,7 +61,7 @@ def load_predictor(path: str | Path, which: str | None = None) -> Predictor:
 
 def load_run(run_directory: str | Path, which: str = "best") -> nn.Module:
     """The network of a run with its "best" or "last" weights; errors as `load_predictor`, which knows more than it."""
-    return load_predictor(_checkpoint(Path(run_directory).expanduser(), which).parent, which).network
+    return load_predictor(_checkpoint(as_path("run_directory", run_directory), which).parent, which).network
 
 
 def facts_of_run(run_directory: str | Path, root: str | Path | None = None) -> Facts:
@@ -88,8 +89,8 @@ def _checkpoint(folder: Path, which: str | None) -> Path:
     which = which or (there or CHECKPOINTS)[0]
     if which not in there:
         raise FileNotFoundError(
-            f"{folder} has no {which}.safetensors; it has {there or 'no checkpoint yet'}. Without a validation set "
-            "there is no best one: which='last'"
+            f"{folder} has no {which}.safetensors; it has {there or 'no checkpoint yet'}. The best weights come with "
+            "the first validation; until then, and where there is none, use which='last', in a shell --which last"
         )
     return folder / f"{which}.safetensors"
 

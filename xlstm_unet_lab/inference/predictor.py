@@ -32,7 +32,7 @@ from xlstm_unet_lab.inference.sliding_window import check_rank, resized_slabs, s
 from xlstm_unet_lab.inference.trained import DONE, EIGHT_BITS, NORMALISATIONS, Z_SCORE, known_of
 from xlstm_unet_lab.models.presets import arguments_of
 from xlstm_unet_lab.models.weights import save_weights
-from xlstm_unet_lab.ops.checks import checked_spacing, one_of, sizes
+from xlstm_unet_lab.ops.checks import checked_spacing, of_kind, one_of, sizes
 from xlstm_unet_lab.ops.devices import checked_device
 from xlstm_unet_lab.ops.stored import check_fields
 
@@ -108,12 +108,13 @@ class Predictor:
     ) -> Self:
         """The predictor of a network that these cases train: spacing and targets are theirs where none are given."""
         spacing = median_spacing(cases) if spacing is None else spacing
-        return cls(network, tuple(patch_size), tuple(spacing), **known_of(cases.facts, targets))
+        return cls(network, **known_of(cases.facts, targets) | {"patch_size": patch_size, "spacing": spacing})
 
     @classmethod
     def known(cls, network: nn.Module, patch_size: Sequence[int]) -> Self:
         """The predictor of a network that was trained or loaded here; of another one, nothing more is known."""
-        return cls(network, **_KNOWN.get(network, {}) | {"patch_size": tuple(patch_size)})
+        of_kind("model", network, nn.Module)
+        return cls(network, **_KNOWN.get(network, {}) | {"patch_size": patch_size})
 
     @classmethod
     def from_json(cls, network: nn.Module, facts: Mapping, where: str) -> Self:
@@ -255,7 +256,7 @@ class Predictor:
         network for slices is to see a volume, for each slice: `windows.track` then wraps the slices, not windows."""
         image, axis = np.asarray(image), self.slice_axis
         if spacing is not None:
-            spacing = checked_spacing(tuple(map(float, spacing)), image.ndim - 1)
+            spacing = checked_spacing(spacing, image.ndim - 1)
         if axis is None or image.ndim != 4:
             image = self.as_prepared(image)
             slabs = map(made_of, self._slabs(image, spacing, windows))

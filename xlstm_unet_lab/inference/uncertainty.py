@@ -7,6 +7,7 @@ import numpy as np
 from xlstm_unet_lab.inference.instances import TOLERANCE, check_shares
 from xlstm_unet_lab.inference.mirror import mirrorings
 from xlstm_unet_lab.inference.predictor import Predictor
+from xlstm_unet_lab.ops.checks import array_of
 
 
 def predicted_probability(probabilities: np.ndarray, *, exclusive: bool = True) -> np.ndarray:
@@ -82,7 +83,7 @@ def mirrored_disagreement(
 
 
 def _checked(probabilities: np.ndarray, exclusive: bool) -> np.ndarray:
-    probabilities = np.asarray(probabilities)
+    probabilities = array_of("probabilities", probabilities, "f", 2, 3, 4)
     check_shares(probabilities)
     if exclusive and (len(probabilities) < 2 or np.abs(probabilities.sum(0) - 1).max() > TOLERANCE):
         words = "give all of them, background included, or say exclusive=False for regions"

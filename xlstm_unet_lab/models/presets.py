@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 from xlstm_unet_lab.models.baselines import BASELINES, Model
 from xlstm_unet_lab.models.plan import PerStage, plan
 from xlstm_unet_lab.models.unet import UNet, UNetConfig
-from xlstm_unet_lab.ops.checks import checked_spatial_dims, did_you_mean, flag, one_of, sizes, whole_number
+from xlstm_unet_lab.ops.checks import (
+    WIDEST,
+    checked_spatial_dims,
+    did_you_mean,
+    flag,
+    of_kind,
+    one_of,
+    sizes,
+    whole_number,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -78,13 +87,14 @@ def build(
     Raises KeyError for an unknown name, ValueError for anything that does not fit, with what would, and OSError when
     weights asked for by `pretrained=True` cannot be reached.
     """
+    of_kind("name", name, str)
     if name not in MODELS:
         raise KeyError(f"no model is named {name!r}: {did_you_mean(name, MODELS)}")
     model = MODELS[name]
     facts = {
         "spatial_dims": checked_spatial_dims(spatial_dims),
-        "in_channels": whole_number("in_channels", in_channels),
-        "num_classes": whole_number("num_classes", num_classes),
+        "in_channels": whole_number("in_channels", in_channels, at_most=WIDEST),
+        "num_classes": whole_number("num_classes", num_classes, at_most=WIDEST),
         "patch_size": sizes("patch_size", patch_size, spatial_dims),
         "deep_supervision": flag("deep_supervision", deep_supervision),
     }

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from xlstm_unet_lab.models.weights import differences, load_tensors
+from xlstm_unet_lab.ops.files import as_path
 
 # Parameters a released file repeats, or that no computation reads.
 IGNORED = (
@@ -62,7 +63,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
 
     Torch files are opened with weights_only=True: a file that holds anything but plain data is refused, ValueError.
     """
-    path = Path(path)
+    path = as_path("path", path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}: give the path of a .safetensors, .pth or .th file")
     if path.suffix == ".safetensors":

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from xlstm_unet_lab.nn.conv import CONV, ResBlock, Upsample, initialise_convolutions
 from xlstm_unet_lab.nn.mixer import SEQUENCE_KINDS, BlockChoice, ChannelMixer, Mixer
 from xlstm_unet_lab.nn.vil import VERSIONS
-from xlstm_unet_lab.ops.checks import checked_spatial_dims, flag, one_of, sizes, whole_number
+from xlstm_unet_lab.ops.checks import WIDEST, checked_spatial_dims, flag, one_of, sizes, whole_number
 from xlstm_unet_lab.ops.mlstm import check_form
 from xlstm_unet_lab.ops.scan_order import DIRECTIONS
 
@@ -31,6 +31,8 @@ def checked_per_stage(name: str, entries: Sequence, spatial_dims: int) -> tuple:
         return tuple(one_of(f"mixers[{stage}]", mixer, MIXER_KINDS) for stage, mixer in enumerate(entries))
     if name in ("strides", "kernel_sizes"):
         return tuple(sizes(f"{name}[{stage}]", entry, spatial_dims) for stage, entry in enumerate(entries))
+    if (largest := max(sizes(name, entries), default=0)) > WIDEST:
+        raise ValueError(f"{name} holds {largest}, expected at most {WIDEST} a stage")
     return sizes(name, entries)
 
 

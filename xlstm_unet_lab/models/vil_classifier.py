@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from xlstm_unet_lab.nn.layers import OffsetLayerNorm, require_divisible
 from xlstm_unet_lab.nn.vil import VERSIONS, ViLBlock
-from xlstm_unet_lab.ops.checks import one_of, sizes, whole_number
+from xlstm_unet_lab.ops.checks import WIDEST, one_of, sizes, whole_number
 from xlstm_unet_lab.ops.scan_order import to_grid, to_sequence
 
 EPSILON = 1e-6  # of the final norm
@@ -27,6 +27,7 @@ BLOCKS = 24
 def pair(value: int | Sequence[int], name: str) -> tuple[int, int]:
     """One number for both axes, or two; ValueError for anything else."""
     y, x = sizes(name, value, 2) if isinstance(value, list | tuple) else (whole_number(name, value),) * 2
+    whole_number(name, max(y, x), at_most=WIDEST)
     return y, x
 
 
@@ -56,10 +57,9 @@ class VisionLSTM(nn.Module):
     ):
         super().__init__()
         one_of("version", version, VERSIONS)
-        blocks = BLOCKS if depth is None else whole_number("depth", depth) * (2 if version == "v2" else 1)
-        whole_number("in_channels", in_channels)
-        whole_number("dim", dim)
-        whole_number("num_classes", num_classes, at_least=0)
+        blocks = BLOCKS if depth is None else whole_number("depth", depth, at_most=1000) * (2 if version == "v2" else 1)
+        for name, width in {"in_channels": in_channels, "dim": dim, "num_classes": num_classes}.items():
+            whole_number(name, width, at_least=name != "num_classes", at_most=WIDEST)
         self.version, self.patch_size, self.num_classes = version, pair(patch_size, "patch_size"), num_classes
         self.embedding = nn.Conv2d(in_channels, dim, self.patch_size, self.patch_size)
         self.position = nn.Parameter(torch.empty(1, *self.grid_size(pair(image_size, "image_size")), dim))

@@ -18,6 +18,8 @@ import numpy as np
 
 LARGEST = sys.float_info.max  # of a number: Python's whole ones may be larger
 VOXELS = {"at_least": 1e-6, "at_most": 1e6}  # mm: from a nanometre to a kilometre, squares of which float32 can hold
+WIDEST = 2**16  # channels of a layer: more are a mistake, and more memory than there is
+KINDS = {"i": "integers", "f": "floats"}  # by NumPy's letters
 BOUNDS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
 
 
@@ -40,6 +42,19 @@ def of_kind(name: str, value: object, *kinds: type, fix: str = "") -> None:
     if not isinstance(value, kinds):
         wanted = " or ".join(kind.__name__ for kind in kinds)
         raise TypeError(f"{name} is {reprlib.repr(value)}, expected {wanted}{fix}")
+
+
+def array_of(name: str, value: object, kinds: str, *dimensions: int) -> np.ndarray:
+    """An array with one of these kinds of dtype (NumPy's letters) and numbers of dimensions, which is not empty."""
+    array = np.asarray(value)
+    if array.dtype.kind not in kinds:
+        words = " or ".join(KINDS[kind] for kind in kinds if kind in KINDS)
+        raise TypeError(f"{name} is {reprlib.repr(value)} of dtype {array.dtype}, expected an array of {words}")
+    if array.ndim not in dimensions or not array.size:
+        raise ValueError(
+            f"{name} has shape {array.shape}, expected {' or '.join(map(str, dimensions))} axes, none empty"
+        )
+    return array
 
 
 def flag(name: str, value: object) -> bool:
@@ -84,7 +99,9 @@ def sizes(name: str, values: object, *dimensions: int) -> tuple[int, ...]:
 
 def is_number(value: object, **bounds: float) -> TypeGuard[Real]:
     """Whether this is a finite number within bounds: `at_least`, `above`, `at_most`, `below`."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not abs(value) <= LARGEST:  # NaN fails as well
+    if (
+        isinstance(value, bool) or not isinstance(value, Real) or not BOUNDS["at_most"](abs(value), LARGEST)
+    ):  # NaN fails as well
         return False
     return all(BOUNDS[bound](value, limit) for bound, limit in bounds.items())
 
@@ -95,6 +112,15 @@ def number(name: str, value: object, fix: str = "", **bounds: float) -> float:
         return float(value)
     limits = " and ".join(f"{bound.replace('_', ' ')} {limit}" for bound, limit in bounds.items())
     raise ValueError(f"{name} is {value!r}, expected a finite number {limits}{fix}")
+
+
+def members(name: str, value: object) -> tuple[int, ...]:
+    """The values of a label, or of a region of several: whole numbers from 0 on."""
+    values = value.tolist() if isinstance(value, np.ndarray) else value
+    values = (values,) if is_whole(values, 0) else values
+    if isinstance(values, list | tuple) and values and all(is_whole(one, 0) for one in values):
+        return tuple(map(int, values))
+    raise ValueError(f"{name} is {value!r}, expected a whole number of at least 0, or several of a region")
 
 
 def checked_spacing(spacing: object, dimensions: int) -> tuple[float, ...]:

@@ -7,6 +7,8 @@ from pathlib import Path, PureWindowsPath
 from reprlib import repr as short
 from typing import TypeGuard
 
+from xlstm_unet_lab.ops.checks import of_kind
+
 # Opened only if it is new: a link that was laid at the name is not followed. Not every system has all of these.
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
@@ -31,6 +33,17 @@ def write_whole(path: str | Path, content: bytes) -> Path:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+    return path
+
+
+def as_path(name: str, value: object) -> Path:
+    """The path, ~ resolved; TypeError for what is no text, ValueError for text that no system takes for a path."""
+    of_kind(name, value, str, Path)
+    try:
+        path = Path(value).expanduser()  # type: ignore[arg-type]  # just checked
+        path.exists()
+    except (ValueError, RuntimeError, OSError) as error:
+        raise ValueError(f"{name} is {short(value)}, expected a path that this system can hold ({error})") from error
     return path
 
 

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xlstm_unet_lab.ops.checks import one_of, whole_number
+from xlstm_unet_lab.ops.checks import flag, of_kind, one_of, whole_number
 from xlstm_unet_lab.ops.mlstm_chunkwise import CHUNK_SIZE, EPSILON, Chunkwise, stabilised_one
 from xlstm_unet_lab.ops.mlstm_triton import obstacle, triton
 from xlstm_unet_lab.ops.tensors import check_tensors, has_values, is_recorded, largest, widest, without_autocast
@@ -78,6 +78,7 @@ def _step(state: MLSTMState, q, k, v, i, a) -> tuple[Tensor, MLSTMState]:
 
 def _computed(form, inputs, initial_state, return_state, check_values):
     """Check the input, compute in at least float32 outside autocast, give h back in q's dtype."""
+    flag("return_state", return_state)
     q, k, v, i, f = inputs
     check_inputs(q, k, v, i, f, initial_state, check_values)
     given, dtype = q.dtype, _computing_dtype(q, k, v, initial_state, check_values)
@@ -250,6 +251,7 @@ def run(q, k, v, i, f, form="auto", *, initial_state=None, return_state=False, c
     unknown form, and "triton" where the kernels do not fit.
     """
     check_form(form)
+    flag("return_state", return_state)
     if form == "auto" and is_recorded():
         form = "parallel"
     if form in ("auto", "triton"):
@@ -284,6 +286,7 @@ def check_inputs(q, k, v, i, f, state=None, check_values=True, axes=", S") -> No
     given = {"q": q, "k": k, "v": v, "i": i, "f": f}
     expected = {"q": q.shape, "k": q.shape, "v": (*tokens, v.shape[-1]), "i": tuple(tokens), "f": tuple(tokens)}
     if state is not None:
+        of_kind("initial_state", state, tuple, list, fix=": an MLSTMState (C, n, m)")
         if len(state) != len(MLSTMState._fields):
             raise ValueError(f"the state has {len(state)} parts, expected an MLSTMState (C, n, m)")
         given |= {f"state.{name}": part for name, part in zip("Cnm", state, strict=True)}

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xlstm_unet_lab.ops.checks import whole_number
+from xlstm_unet_lab.ops.checks import flag, of_kind, whole_number
 from xlstm_unet_lab.ops.tensors import check_tensors, is_recorded, widest, without_autocast
 
 # Between 64 and 576 time hardly changes on a CPU; below, the Python loop costs more; above, the work leaves the cache.
@@ -65,21 +65,24 @@ def selective_scan(
         chunk_size = DEFAULT_CHUNK_SIZE
     else:
         chunk_size = whole_number("chunk_size", chunk_size, fix="; None picks one")
+    of_kind("u", u, Tensor)
     _check(u, delta, A, B, C, D, initial_state, u.shape[-1:], check_values)
+    flag("return_state", return_state)
     y, last_state = _run(u, delta, A, B, C, D, initial_state, chunk_size)
     return (y, last_state) if return_state else y
 
 
 def _check(u, delta, A, B, C, D, state, token_sizes: tuple[int, ...], check_values: bool = True) -> None:
     """Refuse what the scan cannot run on. token_sizes is (S,) for a sequence and () for a single token."""
+    of_kind("A", A, Tensor)
     time_axis = ", S" if token_sizes else ""
     if u.ndim != 2 + len(token_sizes) or min(u.shape) < 1:
         raise ValueError(f"u has shape {tuple(u.shape)}, expected (batch, width{time_axis}) with every size at least 1")
     if A.ndim != 2 or min(A.shape) < 1:
         raise ValueError(f"A has shape {tuple(A.shape)}, expected (width, state size) with every size at least 1")
     (batch, width), state_size = u.shape[:2], A.shape[1]
-    given = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "state": state}
-    given = {name: tensor for name, tensor in given.items() if tensor is not None}
+    given = {"u": u, "delta": delta, "A": A, "B": B, "C": C}
+    given |= {name: tensor for name, tensor in {"D": D, "state": state}.items() if tensor is not None}
     channels, entries = (batch, width, *token_sizes), (batch, state_size, *token_sizes)
     expected = {"u": channels, "delta": channels, "A": (width, state_size), "B": entries, "C": entries, "D": (width,)}
     expected["state"] = (batch, width, state_size)

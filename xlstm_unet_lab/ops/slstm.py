@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from xlstm_unet_lab.ops.checks import flag, of_kind
 from xlstm_unet_lab.ops.tensors import check_tensors, has_values, widest, without_autocast
 
 
@@ -69,6 +70,7 @@ def scan(
     Raises ValueError on shapes that do not fit, dtypes that are not floating, devices that differ, values that are not
     finite, and an initial state whose normaliser is not positive. Source: arXiv 2405.04517, equations 8 to 17.
     """
+    flag("return_state", return_state)
     _check(z, i, f, o, recurrent_weights, initial_state, "(B, H, S, D)", check_values)
     h, state = _run(recurrent_weights, initial_state, z, i, f, o)
     return (h, state) if return_state else h
@@ -107,6 +109,8 @@ def _update(state: SLSTMState, z: Tensor, i: Tensor, f: Tensor, o: Tensor) -> SL
 
 def _check(z, i, f, o, recurrent_weights, state, layout: str, check_values: bool = True) -> None:
     """Refuse what the cell cannot run on. layout names the axes of the pre-activations."""
+    of_kind("z", z, Tensor)
+    of_kind("initial_state", state, tuple, list, type(None), fix=": an SLSTMState, or None to start from an empty one")
     if z.ndim != layout.count(",") + 1 or min(z.shape) < 1:
         raise ValueError(f"z has shape {tuple(z.shape)}, expected {layout} with every size at least 1")
     batch, heads, width = z.shape[0], z.shape[1], z.shape[-1]

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from xlstm_unet_lab.ops.checks import flag
+
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -47,6 +49,7 @@ def check_tensors(
     stabiliser, "state.m", may hold -infinity: an empty memory has one. `check_values=False` skips the search for NaN
     and infinity, which a GPU would have to wait for; it is skipped, too, where there are no values to look at.
     """
+    flag("check_values", check_values)
     lead, first = next(iter(given.items()))
     for name, tensor in given.items():
         if not isinstance(tensor, Tensor):

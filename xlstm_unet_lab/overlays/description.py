@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from xlstm_unet_lab.data.cases import as_cases
 from xlstm_unet_lab.data.colours import label_colours
-from xlstm_unet_lab.ops.checks import checked_spacing, did_you_mean, is_whole, one_of
+from xlstm_unet_lab.ops.checks import checked_spacing, did_you_mean, is_whole, one_of, whole_number
 from xlstm_unet_lab.ops.stored import check_fields
 from xlstm_unet_lab.ops.words import printable
 from xlstm_unet_lab.overlays import checks
@@ -185,7 +186,11 @@ def overlay_case(
     instances: np.ndarray | None = None,
 ) -> Overlay:
     """`overlay` of one case of a data set, with the names, colours, spacing and licence of its recipe."""
-    case, recipe = dataset.view(index), dataset.facts.recipe
+    dataset = as_cases(dataset)
+    recipe = dataset.facts.recipe
+    if recipe is None:
+        raise ValueError("the data set has no recipe that says what its labels are: call overlay with its arrays")
+    case = dataset.view(whole_number("index", index, 0, len(dataset) - 1))
     return overlay(
         dataset.raw(index),
         truth=case["label"].numpy().copy(),  # which may be the data set's own memory

@@ -18,6 +18,7 @@ from xlstm_unet_lab.data.resample import ResampledDataset
 from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.inference.predictor import Predictor
 from xlstm_unet_lab.inference.sliding_window import modes_kept
+from xlstm_unet_lab.ops.checks import of_kind
 from xlstm_unet_lab.training.config import TrainConfig, learning_rate_at
 from xlstm_unet_lab.training.losses import deep_supervision_loss
 from xlstm_unet_lab.training.machine import (
@@ -72,6 +73,8 @@ def fit(
     the folder cannot be written, FloatingPointError from the step in which a loss or gradient is not finite, before
     that step changes the weights.
     """
+    of_kind("model", model, nn.Module)
+    of_kind("config", config, TrainConfig)
     fabric = make_fabric(config)
     train, val = as_cases(train), None if val is None else as_cases(val)
     targets = config.targets or train.facts.targets

@@ -31,7 +31,8 @@ from xlstm_unet_lab.data.files import sync_tree
 from xlstm_unet_lab.inference.predictor import Predictor
 from xlstm_unet_lab.models.presets import arguments_of
 from xlstm_unet_lab.models.weights import load_tensors, load_weights, save_tensors, save_weights
-from xlstm_unet_lab.ops.files import write_whole
+from xlstm_unet_lab.ops.checks import is_whole
+from xlstm_unet_lab.ops.files import as_path, write_whole
 from xlstm_unet_lab.ops.stored import read_json
 from xlstm_unet_lab.training.config import TrainConfig
 from xlstm_unet_lab.training.state import Progress, TrainingState
@@ -46,17 +47,18 @@ class RunDirectory:
     """The folder of one run; it is made when it is not there.
 
     `data` describes the training set (anything JSON holds). Raises OSError when the folder cannot be written, and
-    ValueError when it holds a run with other settings, another model or other data, listing what differs.
+    ValueError when it holds a run with other settings, another model or other data, listing what differs. More steps
+    than before lengthen the run.
     """
 
     def __init__(self, path: str | Path, config: TrainConfig, model: nn.Module, data: Mapping, scored: Sequence[str]):
-        self.path = Path(path).expanduser().absolute()
+        self.path = as_path("run_directory", path).absolute()
         self._lock: filelock.BaseFileLock | None = None
         self.columns = [*("step", "loss", "learning_rate", "seconds", "images_per_second", "memory"), *scored]
         with self._clear_errors():
             self.path.mkdir(parents=True, exist_ok=True)
-            self._keep_or_compare("config.json", asdict(config))
             self._keep_or_compare("model.json", {"build": arguments_of(model), **data})
+            self._settings, self._is_longer = asdict(config), self._keep_or_compare("config.json", asdict(config))
 
     def start(self, state: TrainingState, environment: Mapping) -> Progress:
         """Go on from the last checkpoint if there is one; cut the log back to it. Every process calls this.
@@ -73,6 +75,14 @@ class RunDirectory:
                 if trouble:
                     warnings.warn(trouble, stacklevel=3)
                     write_whole(self.path / "last.safetensors", (self.path / "previous.safetensors").read_bytes())
+                if self._is_longer:
+                    warnings.warn(
+                        f"the run in {self.path} becomes one of {self._settings['steps']} steps: from step "
+                        f"{progress.step + 1} on its learning rates are those of the longer run, so that it ends "
+                        "otherwise than one that was so long from the start",
+                        stacklevel=3,
+                    )
+                    write_whole(self.path / "config.json", _as_json(self._settings))
                 self._tidy(progress.step)
                 write_whole(self.path / "environment.json", _as_json(environment))
                 write_whole(self.path / "log.csv", self._mended_log(progress.step, row).encode())
@@ -175,12 +185,15 @@ class RunDirectory:
         for path in [*stale, *self.path.glob(".*partial-*")]:
             path.unlink(missing_ok=True)
 
-    def _keep_or_compare(self, name: str, facts: Mapping) -> None:
+    def _keep_or_compare(self, name: str, facts: Mapping) -> bool:
+        """Write the facts, or hold them against those that are there; whether there are more steps than were."""
         path, facts = self.path / name, json.loads(json.dumps(facts))  # as they come back: lists for tuples
         if not path.exists():
             write_whole(path, _as_json(facts))
-            return
+            return False
         there = read_json(path)
+        longer = is_whole(there.get("steps")) and facts.get("steps", 0) > there["steps"]
+        there |= {"steps": facts["steps"]} if longer else {}
         lines = [
             f"{key}: {there.get(key)!r} there, {facts.get(key)!r} now"
             for key in sorted(there.keys() | facts.keys())
@@ -191,6 +204,7 @@ class RunDirectory:
             raise ValueError(
                 f"{self.path} holds another run: give another run_directory, or go on with its settings\n  {listed}"
             )
+        return longer
 
     @contextmanager
     def _clear_errors(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Convert a data set case by case, so that an interrupted conversion goes on where it was."""
+"""Convert an original layout case by case, so that an interrupted conversion goes on where it was."""
 
 from __future__ import annotations
 
@@ -16,6 +16,14 @@ from xlstm_unet_lab.ops.files import plain_name
 from xlstm_unet_lab.ops.stored import read_json
 
 FACTS = "case.json"
+
+
+def layout_root(source: Path, name: str, holds: str) -> Path:
+    """`source`, or the folder called `name` in it: whichever has `holds` inside; FileNotFoundError when neither has."""
+    found = next((folder for folder in (source, source / name) if (folder / holds).exists()), None)
+    if found is None:
+        raise FileNotFoundError(f"{source} holds no {holds}; give {name} or the folder above it")
+    return found
 
 
 class Job(NamedTuple):
