@@ -184,15 +184,14 @@ def boundary_tolerance(
     _panel(figure.add_subplot(1, 2, 1), paint(agreed, errors, ERROR_COLOURS, opacity=1), "both, and errors")
     legend(figure, {"both": GREY} | {kind: ERRORS[kind] for kind in ("missed", "extra")})
     tolerances = np.linspace(0, max(2 * tolerance, 4 * max(spacing)), 13)
-    shared = {"spacing": spacing}
-    curve = [metrics.surface_dice(prediction, truth, tolerance=float(t), **shared) for t in tolerances]
-    chosen = metrics.surface_dice(prediction, truth, tolerance=tolerance, **shared)
+    curve = [metrics.surface_dice(prediction, truth, spacing=spacing, tolerance=float(t)) for t in tolerances]
+    chosen = metrics.surface_dice(prediction, truth, spacing=spacing, tolerance=tolerance)
     axes = figure.add_subplot(1, 2, 2)
     axes.plot(tolerances, curve, **line_style(0))
     axes.axvline(tolerance, color=GREY, linestyle="--")
     axes.plot(tolerance, chosen, "o", color=VERMILION, markersize=9)
     axes.set(xlabel=f"tolerance in {plain(unit)}", ylabel="surface Dice", ylim=(-0.02, 1.02))
-    dice, distance = metrics.dice(prediction, truth), metrics.hausdorff95(prediction, truth, **shared)
+    dice, distance = metrics.dice(prediction, truth), metrics.hausdorff95(prediction, truth, spacing=spacing)
     text = (
         f"Within a tolerance of {tolerance:g} {unit} the surface Dice is {chosen:.2f}; it goes from {curve[0]:.2f} "
         f"without tolerance to {curve[-1]:.2f} at {tolerances[-1]:g} {unit}. Dice is {dice:.2f}, the 95% Hausdorff "

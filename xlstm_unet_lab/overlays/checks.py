@@ -98,7 +98,7 @@ def checked_colours(colours: Mapping[int, str] | None, labels: Mapping[str, tupl
     given, palette = dict(colours or {}), label_colours(labels)
     written = re.compile("#[0-9a-fA-F]{6}").fullmatch
     if wrong := {value: colour for value, colour in given.items() if value not in palette or not written(str(colour))}:
-        raise ValueError(f'colours {wrong} do not fit: name values out of {list(palette)}, and colours as "#0072B2"')
+        raise ValueError(f'colours {wrong} do not fit: name label values out of {list(palette)}, colours as "#0072B2"')
     if len(palette.keys() - given.keys()) > len(LABEL_COLOURS):
         words = f"{len(palette)} labels share {len(LABEL_COLOURS)} colours: hand over more as colours="
         warnings.warn(words, stacklevel=3)  # of who calls `overlay`

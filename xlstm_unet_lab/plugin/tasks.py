@@ -48,9 +48,8 @@ def place_of(layer) -> Place:
     """Where a napari layer lies, in mm where its units are lengths, else in pixels."""
     in_mm = all(unit.is_compatible_with("mm") for unit in layer.units)
     factors = [float((1 * unit).to("mm").magnitude) if in_mm else 1.0 for unit in layer.units]
-    origin, *nexts = (
-        np.multiply(layer.data_to_world(at), factors) for at in (np.zeros(layer.ndim), *np.eye(layer.ndim))
-    )
+    corners = np.eye(layer.ndim + 1, layer.ndim, -1)  # the first voxel, and its neighbour along every axis
+    origin, *nexts = (np.multiply(layer.data_to_world(at), factors) for at in corners)
     spacing = tuple(float(f"{np.linalg.norm(at - origin):.6g}") for at in nexts)  # also where the layer is turned
     return Place(spacing, tuple(np.multiply(layer.translate, factors).tolist()), "mm" if in_mm else "px")
 
@@ -62,12 +61,9 @@ def turns_of(layer) -> dict[str, np.ndarray]:
 
 def is_turned(layer) -> bool:
     """Whether it does anything of the kind."""
-    straight, edges = turns_of(layer), np.eye(layer.ndim + 1)
-    return not (
-        np.allclose(straight["rotate"], edges[:-1, :-1])
-        and np.allclose(straight["shear"], 0)
-        and np.allclose(straight["affine"], edges)
-    )
+    turns, straight = turns_of(layer), np.eye(layer.ndim + 1)
+    unturned = {"rotate": straight[:-1, :-1], "shear": 0, "affine": straight}
+    return not all(np.allclose(turns[what], nothing) for what, nothing in unturned.items())
 
 
 def lies_like(layer) -> dict:
