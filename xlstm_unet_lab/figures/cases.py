@@ -92,10 +92,8 @@ def case_picture(shown: Overlay) -> Picture:
         _panel(axes, panel, name)
     legend(figure, {name: shown.colours[value] for value, name in shown.value_names.items()} | ERRORS)
     counts = ", ".join(f"{name} {np.mean(errors == code):.1%}" for code, name in enumerate(ERRORS, start=1))
-    text = (
-        f"{title or 'One image'} beside its true labels, the predicted labels and the errors: of all pixels {counts}."
-    )
-    return Picture(figure, text)
+    beside = "its true labels, the predicted labels and the errors"
+    return Picture(figure, f"{title or 'One image'} beside {beside}: of all pixels {counts}.")
 
 
 def smoothed_loss(records: Sequence) -> tuple[list[int], np.ndarray, int]:
@@ -208,9 +206,8 @@ def patch_places(
     image (C, *spatial), label (*spatial); boxes: one slice for each axis, which may reach beyond the image. Of a volume
     the slice (first axis) with most foreground is shown, with the patches that cross it.
     """
-    shown = "image"
     shares = np.array([(label[tuple(slice(max(s.start, 0), s.stop) for s in box)] > 0).mean() for box in boxes])
-    whole = (label > 0).mean()
+    whole, shown = (label > 0).mean(), "image"
     crossing = list(zip(boxes, shares, strict=True))
     if label.ndim == 3:
         place = int((label > 0).sum((1, 2)).argmax())

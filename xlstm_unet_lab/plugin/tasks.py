@@ -82,8 +82,7 @@ def parts_of(layers: Sequence, spatial_dims: int) -> list[np.ndarray]:
     for layer in layers:
         if layer.ndim != spatial_dims:
             raise ValueError(
-                f"layer {layer.name!r} is {layer.ndim}-D, the network was trained on {spatial_dims}-D images: choose "
-                "another layer or another run"
+                f"layer {layer.name!r} is {layer.ndim}-D, the network was trained on {spatial_dims}-D images: use those"
             )
         _check_grid(layers[0], layer)
         data = data_of(layer)
@@ -96,10 +95,8 @@ def read_image(predictor: Predictor, layers: Sequence) -> np.ndarray:
     image, wanted = predictor.as_prepared(*parts_of(layers, predictor.spatial_dims)), predictor.in_channels
     if len(image) != wanted:
         names = f" ({', '.join(predictor.channel_names)})" if predictor.channel_names else ""
-        raise ValueError(
-            f"the network reads {wanted} {'channel' if wanted == 1 else 'channels'}{names}, the chosen layers have "
-            f"{len(image)}: choose as many layers, or another run"
-        )
+        reads = f"{wanted} {'channel' if wanted == 1 else 'channels'}{names}"
+        raise ValueError(f"the network reads {reads}, the chosen layers have {len(image)}: choose as many layers")
     return image
 
 
