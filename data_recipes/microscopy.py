@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from data_recipes.shared.conversion import Job, convert_cases
+from data_recipes.shared.instances import COLOURS, METRICS, TOLERANCES, interior_and_boundary
 from data_recipes.shared.pictures import as_rgb, paired, read_picture
 from data_recipes.shared.writing import write_case
 from xlstm_unet_lab.data.images import read_label
-from xlstm_unet_lab.data.instance_labels import COLOURS, LABELS, METRICS, TOLERANCES, interior_and_boundary
+from xlstm_unet_lab.data.instance_labels import LABELS
 from xlstm_unet_lab.data.pictures import to_uint8
 from xlstm_unet_lab.data.recipe import Recipe, RemoteFile, Track
 

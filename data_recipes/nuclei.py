@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from data_recipes.shared.conversion import Job, convert_cases
+from data_recipes.shared.instances import COLOURS, METRICS, TOLERANCES, interior_and_boundary
 from data_recipes.shared.pictures import read_picture, read_rgb
 from data_recipes.shared.writing import write_case
-from xlstm_unet_lab.data.instance_labels import COLOURS, LABELS, METRICS, TOLERANCES, interior_and_boundary
+from xlstm_unet_lab.data.instance_labels import LABELS
 from xlstm_unet_lab.data.recipe import Recipe, RemoteFile, Track
 
 NAME_LENGTH = 12  # characters of the image id that name a case: enough to be unique, and to find the original again

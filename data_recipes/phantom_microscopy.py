@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from data_recipes.shared.instances import COLOURS, METRICS, TOLERANCES, interior_and_boundary
 from data_recipes.shared.phantom_physics import (
     checked_size,
     numbered,
@@ -23,7 +24,7 @@ from data_recipes.shared.phantom_physics import (
     whole_levels,
 )
 from data_recipes.shared.writing import write_case
-from xlstm_unet_lab.data.instance_labels import COLOURS, LABELS, METRICS, TOLERANCES, interior_and_boundary
+from xlstm_unet_lab.data.instance_labels import LABELS
 from xlstm_unet_lab.data.recipe import Recipe, Track
 
 SEED = 2024

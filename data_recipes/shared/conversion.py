@@ -42,13 +42,16 @@ def convert_cases(
     `write(job, folder)` writes one case below the folder it is given, with `write_case` or `write_volume`, and returns
     what there is to count. Each case is finished in a folder beside `out`, on the disk before it takes its name; called
     again after an interruption, this passes over the cases whose files still have their size and date.
-    Raises ValueError when two cases of one part have one name or a name is that of a path, and what `write` raises.
+    Raises ValueError when two cases of one part have one name or a name is that of a path or too long, before any case
+    is converted, and what `write` raises.
     """
+    for job in jobs:
+        plain_name("the name of a case", job.name)
     if twice := [name for name, count in Counter((job.part, job.name) for job in jobs).items() if count > 1]:
         raise ValueError(f"{len(twice)} case names are there twice, such as {twice[0]}: case names must differ")
     finished, totals = out.with_name(f".finished-{out.name}"), Counter[str]()
     for job in track(jobs):
-        folder = finished / job.part / plain_name("the name of a case", job.name)
+        folder = finished / job.part / job.name
         made_of = [fingerprint(file) for file in job.files]
         facts = read_json(folder / FACTS) if (folder / FACTS).exists() else {}
         if facts.get("made_of") != made_of:

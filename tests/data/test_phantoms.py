@@ -10,8 +10,8 @@ from scipy import ndimage
 
 from data_recipes import phantom_microscopy
 from data_recipes.phantom_microscopy import microscopy
+from data_recipes.shared.instances import interior_and_boundary
 from xlstm_unet_lab.data.dataset import load_dataset
-from xlstm_unet_lab.data.instance_labels import interior_and_boundary
 
 SIZES = {2: (128, 160), 3: (20, 48, 56)}
 DIGESTS = {  # sha256 of the instance map of seed 5, little-endian int32

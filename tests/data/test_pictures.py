@@ -1,4 +1,4 @@
-"""Pictures of every common format and awkward kind, their pairing with labels, and 8 bits."""
+"""Pictures of every common format and awkward kind, and 8 bits."""
 
 import struct
 import sys
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from data_recipes.shared.pictures import as_rgb, paired, pictures_in, read_picture, read_rgb
+from data_recipes.shared.pictures import read_picture
 from xlstm_unet_lab.data.pictures import read_channels, to_uint8
 
 RANDOM = np.random.default_rng(0)
@@ -214,14 +214,6 @@ def test_other_endings_and_missing_files_are_refused(tmp_path):
         read_picture(tmp_path / "a.png")
 
 
-def test_grey_fills_three_channels_and_deep_pictures_are_refused(tmp_path):
-    save(tmp_path / "a.png", GREY)
-    assert np.array_equal(read_rgb(tmp_path / "a.png"), as_rgb(GREY)) and as_rgb(RGB) is RGB
-    tifffile.imwrite(tmp_path / "a.tif", DEEP)
-    with pytest.raises(ValueError, match=r"a\.tif is uint16; 8-bit images are expected"):
-        read_rgb(tmp_path / "a.tif")
-
-
 # To 8 bits
 
 
@@ -266,41 +258,6 @@ def test_percentiles_out_of_range_are_refused(low, high):
 def test_nan_is_refused():
     with pytest.raises(ValueError, match="NaN or infinity"):
         to_uint8(np.where(GREY > 200, np.nan, FLOAT))
-
-
-# Folders
-
-
-def test_names_and_labels_are_found_whatever_else_lies_there(tmp_path):
-    images, labels = tmp_path / "images", tmp_path / "labels"
-    for folder, names in ((images, ("b.PNG", "a-1.tif", "a.bmp")), (labels, ("b_x.TIFF", "a-1_x.png", "a_x.tif"))):
-        folder.mkdir()
-        for name in (*names, f"._{names[0]}", ".DS_Store", "Thumbs.db"):
-            (folder / name).write_text("")
-    assert list(pictures_in(images)) == ["a", "a-1", "b"]
-    assert [(name, image.name, label.name) for name, image, label in paired(images, labels, "_x")] == [
-        ("a", "a.bmp", "a_x.tif"),
-        ("a-1", "a-1.tif", "a-1_x.png"),
-        ("b", "b.PNG", "b_x.TIFF"),
-    ]
-    (labels / "c_x.png").write_text("")
-    (images / "d.png").write_text("")
-    with pytest.raises(ValueError, match=r"images without a label \['d'\], labels without an image \['c'\]"):
-        paired(images, labels, "_x")
-
-
-def test_two_pictures_of_one_name_are_refused(tmp_path):
-    for name in ("a.png", "a.TIF"):
-        (tmp_path / name).write_text("")
-    with pytest.raises(ValueError, match=r"holds both a\.TIF and a\.png; keep one"):
-        pictures_in(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["empty", "missing"])
-def test_no_pictures_at_all(tmp_path, name):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=rf"{name} (is missing|holds no pictures)"):
-        pictures_in(tmp_path / name)
 
 
 TAGGED = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20

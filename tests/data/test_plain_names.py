@@ -96,3 +96,13 @@ def test_an_ending_in_dataset_json_leads_nowhere(tmp_path):
 def test_a_step_out_of_a_checkpoint_is_a_whole_number(step):
     with pytest.raises(ValueError, match="step is"):
         Progress(step=step)
+
+
+def test_a_name_that_leaves_no_room_for_endings_is_refused_before_any_case_is_converted(tmp_path):
+    converted = []
+    jobs = [Job("Tr", name, ()) for name in ("a", "b" * 249)]
+    with pytest.raises(
+        ValueError, match=r"the name of a case is 'b+\.\.\.b+', expected a plain file name of at most 240"
+    ):
+        convert_cases(tmp_path / "out", jobs, lambda job, folder: converted.append(job.name))
+    assert converted == []

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from data_recipes.nuclei import read_instances
-from xlstm_unet_lab.data.instance_labels import interior_and_boundary
+from data_recipes.shared.instances import interior_and_boundary
 from xlstm_unet_lab.evaluation.metrics import instance_f1
 from xlstm_unet_lab.inference.instances import instances_from_classes
 

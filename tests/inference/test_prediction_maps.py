@@ -14,8 +14,9 @@ from imageio.v3 import imread, imwrite
 from stubs import predictor
 from torch import nn
 
+from data_recipes.shared.instances import interior_and_boundary
 from xlstm_unet_lab.data.images import read_case
-from xlstm_unet_lab.data.instance_labels import LABELS, interior_and_boundary
+from xlstm_unet_lab.data.instance_labels import LABELS
 from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.inference.files import predict_files
 from xlstm_unet_lab.inference.instances import instances_from_classes

@@ -9,6 +9,7 @@ from typing import TypeGuard
 
 from xlstm_unet_lab.ops.checks import of_kind
 
+LONGEST_NAME = 240  # bytes; systems take 255, and endings and numbers of channels are added
 # Opened only if it is new: a link that was laid at the name is not followed. Not every system has all of these.
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
@@ -55,9 +56,9 @@ def is_plain(name: object) -> TypeGuard[str]:
 
 def plain_name(what: str, name: object) -> str:
     """The name, which stands in a file and becomes part of a path; ValueError for one that could lead elsewhere."""
-    if is_plain(name):
+    if is_plain(name) and len(os.fsencode(name)) <= LONGEST_NAME:
         return name
     raise ValueError(
-        f"{what} is {short(name)}, expected a plain file name, without folders or a drive: mend the file it "
-        "comes from, or do not trust it"
+        f"{what} is {short(name)}, expected a plain file name of at most {LONGEST_NAME} bytes, without folders or a "
+        "drive: rename it, or do not trust the file it comes from"
     )
