@@ -229,9 +229,7 @@ class Predictor:
         """
         facts = self.to_json()
         if facts["build"] is None:
-            raise ValueError(
-                "the network does not say how it was built: keep its weights with save_weights and build it yourself"
-            )
+            raise ValueError("the network does not say how it was built: keep its weights alone, with save_weights")
         return save_weights(self.network, path, facts)
 
     def remembered(self) -> Self:

@@ -110,9 +110,7 @@ def sliding_slabs(
                     "expected (B, num_classes, *patch_size)"
                 )
             if not logits.isfinite().all():
-                raise ValueError(
-                    "logits that are not finite: the network's weights are spoilt, or too large for its precision"
-                )
+                raise ValueError("logits that are not finite: the network's weights are spoilt, or too large")
             if totals is None:
                 totals = logits.new_zeros(logits.shape[1] + 1, height, *padded.shape[2:])
             finished = batch[0][0].start - top  # rows above the windows to come

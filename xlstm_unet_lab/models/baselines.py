@@ -78,10 +78,9 @@ class Baseline(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         c = self.config
-        if image.ndim != c.spatial_dims + 2 or image.shape[1] != c.in_channels:
-            raise ValueError(
-                f"image has shape {tuple(image.shape)}, expected (batch, {c.in_channels}, *size) in {c.spatial_dims}-D"
-            )
+        channels, dims = c.in_channels, c.spatial_dims
+        if image.ndim != dims + 2 or image.shape[1] != channels:
+            raise ValueError(f"image has shape {tuple(image.shape)}, expected (batch, {channels}, *size) in {dims}-D")
         size = tuple(image.shape[2:])
         if not c.any_size and size != c.patch_size:
             raise ValueError(f"the image's size is {size}, expected {c.patch_size}: this network is tied to its patch")
