@@ -43,23 +43,6 @@ def test_gate_traces_take_one_head(shapes):
         mechanisms.gate_traces(*(torch.zeros(shape) for shape in shapes))
 
 
-def test_memory_matrices_show_the_states_asked_for():
-    state, states = None, []
-    for _ in range(7):
-        tokens = torch.randn(3, 1, 2, 4, dtype=torch.float64)
-        _, state = mlstm.step(state, *tokens, torch.zeros(1, 2), torch.ones(1, 2))
-        states.append(state)
-    picture = mechanisms.memory_matrices(states, tokens=(1, 6), head=1)
-    images = [axes.images[0].get_array() for axes in picture.figure.axes[:4]]
-    np.testing.assert_allclose(images[0], states[1].C[0, 1])
-    np.testing.assert_allclose(images[3][:, 0], states[6].n[0, 1])
-    assert f"after token 6 the largest entry is {states[6].C[0, 1].abs().max():.2f}" in picture.description
-    assert "4 x 4" in picture.description
-    assert [axes.get_title() for axes in mechanisms.memory_matrices(states).figure.axes[:10:2]] == [
-        f"token {t}, m = {float(states[t].m[0, 0]):.1f}" for t in (0, 2, 3, 4, 6)
-    ]
-
-
 def test_decay_matrix_is_stabilised_row_by_row():
     i, f = gates()
     picture = mechanisms.decay_matrix(i, f)
@@ -70,20 +53,6 @@ def test_decay_matrix_is_stabilised_row_by_row():
     assert f"token {int(np.argmax(weights[-1]))} weighs most" in picture.description
     with pytest.raises(ValueError, match="one head's"):
         mechanisms.decay_matrix(*torch.zeros(2, 1, 3))
-
-
-def test_mixing_weights_are_those_that_make_the_output():
-    q, k, v = torch.randn(3, 1, 1, 6, 4, dtype=torch.float64)
-    i, f = (x[None, None] for x in gates())
-    rows = mlstm.parallel(q, k, torch.eye(6, dtype=torch.float64)[None, None], i, f)[0, 0]
-    torch.testing.assert_close(rows @ v[0, 0], mlstm.parallel(q, k, v, i, f)[0, 0], rtol=0, atol=1e-12)
-    picture = mechanisms.mixing_weights(rows[3], token=3)
-    assert [bar.get_height() for bar in picture.figure.axes[0].patches] == pytest.approx(rows[3].tolist())
-    assert "Token 3 reads from 4 of 6 tokens" in picture.description
-    assert f"is that of token {int(rows[3].abs().argmax())}" in picture.description
-    assert "the last 2 tokens hold half" in mechanisms.mixing_weights([1, 1, 1, 1, 0], token=3).description
-    with pytest.raises(ValueError, match="token is 6"):
-        mechanisms.mixing_weights(rows[3], token=6)
 
 
 @settings(deadline=None, max_examples=20)

@@ -28,11 +28,12 @@ FLOORS = (
     ("benchmarks",),
     ("tests",),
 )
-# An overlay shows itself: four one-line doors lead from its description to its viewers, which import the description.
+# An overlay shows itself, and a predictor goes from files to files: one-line doors lead from the overlay's description
+# to its viewers, which import it, and from the predictor to what reads and writes files with it.
 DOORS = {
     (f"{PACKAGE}.overlays.description", f"{PACKAGE}.overlays.{viewer}")
     for viewer in ("viewer", "screenshot", "slicer", "show")
-}
+} | {(f"{PACKAGE}.inference.predictor", f"{PACKAGE}.inference.files")}
 HEAVY = {
     *("IPython", "PyQt6", "ipywidgets", "lightning", "matplotlib", "monai", "napari", "nnunetv2", "pandas"),
     *("pytorch_lightning", "qtpy", "skimage", "timm"),
@@ -109,7 +110,7 @@ def test_imports_run_in_no_circles() -> None:
 
 
 def test_every_door_is_used() -> None:
-    files = {module_name(path, REPOSITORY): path for path in python_files(f"{PACKAGE}/overlays")}
+    files = {module_name(path, REPOSITORY): path for path in python_files(PACKAGE)}
     used = {(module, imported) for module, path in files.items() for _, imported in imported_modules(path)}
     assert used >= DOORS
 

@@ -126,9 +126,9 @@ def check_cases(name: str, cases: Cases, patch_size: Sequence[int], network_conf
         raise ValueError(f"{name} holds no cases: at least one is needed")
     first = cases.view(0)
     of_kind(f"the first case of {name}", first, Mapping)
-    image, label = (first.get(what) for what in ("image", "label"))
-    of_kind(f"the image of the first case of {name}", image, torch.Tensor)
-    of_kind(f"the label of the first case of {name}", label, torch.Tensor)
+    for what in ("image", "label"):
+        of_kind(f"the {what} of the first case of {name}", first.get(what), torch.Tensor)
+    image, label = first["image"], first["label"]
     if image.ndim != len(patch_size) + 1 or image.shape[1:] != label.shape:
         raise ValueError(
             f"the first case of {name} has image {tuple(image.shape)} and label {tuple(label.shape)}; patch_size="

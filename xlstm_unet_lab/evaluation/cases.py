@@ -66,14 +66,12 @@ def from_run(
 
     def outcome(name: str) -> Outcome:
         case = cases[place[name]]
-        label = predictor(image(name), case["spacing"], **options)
+        label = predictor(cases.raw(place[name]), case["spacing"], **options)
         objects = cases.instances(place[name]) if counted else None
         return _outcome(recipe, name, label, case["label"].numpy(), case["spacing"], objects)
 
-    def image(name: str) -> np.ndarray:
-        return cases.raw(place[name])
-
-    return Predictions(tuple(cases.names), outcome, image, *_known(recipe), recipe.channel_names)
+    names = tuple(cases.names)
+    return Predictions(names, outcome, lambda name: cases.raw(place[name]), *_known(recipe), recipe.channel_names)
 
 
 def cases_of_run(
@@ -131,11 +129,9 @@ def from_folders(
         objects = read_label(numbered[name])[0] if name in numbered else None
         return _outcome(recipe, name, label, true, spacing, objects)
 
-    def image(name: str) -> np.ndarray:
-        return read_case(channels[name]).image
-
     known = _known(recipe) if recipe else _found_in([*wanted.values(), *found.values()])
-    return Predictions(tuple(wanted), outcome, image if there else None, *known)
+    image = (lambda name: read_case(channels[name]).image) if there else None
+    return Predictions(tuple(wanted), outcome, image, *known)
 
 
 def _outcome(

@@ -156,10 +156,7 @@ def _checked_mask(name: str, mask: np.ndarray) -> np.ndarray:
         return mask
     other = np.unique(mask[(mask != 0) & (mask != 1)])
     if other.size:
-        raise ValueError(
-            f"{name} is no mask: it holds {other[:5].tolist()} where 0 and 1 were expected; "
-            f"pick one label first, as in {name} == {other[0]}"
-        )
+        raise ValueError(f"{name} is no mask: it holds {other[:5].tolist()}, not 0 and 1; take {name} == {other[0]}")
     return mask == 1
 
 

@@ -92,10 +92,8 @@ def case_picture(shown: Overlay) -> Picture:
         _panel(axes, panel, name)
     legend(figure, {name: shown.colours[value] for value, name in shown.value_names.items()} | ERRORS)
     counts = ", ".join(f"{name} {np.mean(errors == code):.1%}" for code, name in enumerate(ERRORS, start=1))
-    text = (
-        f"{title or 'One image'} beside its true labels, the predicted labels and the errors: of all pixels {counts}."
-    )
-    return Picture(figure, text)
+    beside = "its true labels, the predicted labels and the errors"
+    return Picture(figure, f"{title or 'One image'} beside {beside}: of all pixels {counts}.")
 
 
 def smoothed_loss(records: Sequence) -> tuple[list[int], np.ndarray, int]:
@@ -184,15 +182,14 @@ def boundary_tolerance(
     _panel(figure.add_subplot(1, 2, 1), paint(agreed, errors, ERROR_COLOURS, opacity=1), "both, and errors")
     legend(figure, {"both": GREY} | {kind: ERRORS[kind] for kind in ("missed", "extra")})
     tolerances = np.linspace(0, max(2 * tolerance, 4 * max(spacing)), 13)
-    shared = {"spacing": spacing}
-    curve = [metrics.surface_dice(prediction, truth, tolerance=float(t), **shared) for t in tolerances]
-    chosen = metrics.surface_dice(prediction, truth, tolerance=tolerance, **shared)
+    curve = [metrics.surface_dice(prediction, truth, spacing=spacing, tolerance=float(t)) for t in tolerances]
+    chosen = metrics.surface_dice(prediction, truth, spacing=spacing, tolerance=tolerance)
     axes = figure.add_subplot(1, 2, 2)
     axes.plot(tolerances, curve, **line_style(0))
     axes.axvline(tolerance, color=GREY, linestyle="--")
     axes.plot(tolerance, chosen, "o", color=VERMILION, markersize=9)
     axes.set(xlabel=f"tolerance in {plain(unit)}", ylabel="surface Dice", ylim=(-0.02, 1.02))
-    dice, distance = metrics.dice(prediction, truth), metrics.hausdorff95(prediction, truth, **shared)
+    dice, distance = metrics.dice(prediction, truth), metrics.hausdorff95(prediction, truth, spacing=spacing)
     text = (
         f"Within a tolerance of {tolerance:g} {unit} the surface Dice is {chosen:.2f}; it goes from {curve[0]:.2f} "
         f"without tolerance to {curve[-1]:.2f} at {tolerances[-1]:g} {unit}. Dice is {dice:.2f}, the 95% Hausdorff "
@@ -209,9 +206,8 @@ def patch_places(
     image (C, *spatial), label (*spatial); boxes: one slice for each axis, which may reach beyond the image. Of a volume
     the slice (first axis) with most foreground is shown, with the patches that cross it.
     """
-    shown = "image"
     shares = np.array([(label[tuple(slice(max(s.start, 0), s.stop) for s in box)] > 0).mean() for box in boxes])
-    whole = (label > 0).mean()
+    whole, shown = (label > 0).mean(), "image"
     crossing = list(zip(boxes, shares, strict=True))
     if label.ndim == 3:
         place = int((label > 0).sum((1, 2)).argmax())

@@ -48,9 +48,8 @@ def in_words(numbers: Sequence[int], what: str) -> str:
     numbers = [int(n) for n in numbers]
     if not numbers:
         return f"no {what}"
-    shown = ", ".join(map(str, numbers[:5]))
-    others = " and others" if len(numbers) > 5 else ""
-    return f"{what} {shown}" if len(numbers) == 1 else f"{what}s {shown}{others}"
+    shown = ", ".join(map(str, numbers[:5])) + (" and others" if len(numbers) > 5 else "")
+    return f"{what}{'s' if len(numbers) > 1 else ''} {shown}"
 
 
 def described_png(pixels: np.ndarray, description: str, level: int) -> bytes:

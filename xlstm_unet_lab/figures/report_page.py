@@ -56,9 +56,8 @@ def write_report(
         of_kind(f"the table of {name!r}", table, pandas.DataFrame)
     of_kind("overlays", overlays, Mapping, type(None), fix=": caption -> picture")
     of_kind("notes", notes, list, tuple)
-    return write_whole(
-        as_path("path", path), printable_lines(report_html(tables, title, overlays or {}, notes)).encode()
-    )
+    page = printable_lines(report_html(tables, title, overlays or {}, notes))
+    return write_whole(as_path("path", path), page.encode())
 
 
 def report_html(

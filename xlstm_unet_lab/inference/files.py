@@ -14,7 +14,7 @@ from xlstm_unet_lab.data.colours import in_colour
 from xlstm_unet_lab.data.images import ENDINGS, LABEL_ENDINGS, VOLUMES, Case, ending, read_case
 from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.inference.instances import instances_from_classes
-from xlstm_unet_lab.inference.trained import TrainedNetwork
+from xlstm_unet_lab.inference.predictor import Predictor
 from xlstm_unet_lab.inference.uncertainty import entropy, mirrored_disagreement, predicted_probability
 from xlstm_unet_lab.ops.checks import of_kind
 from xlstm_unet_lab.ops.files import as_path
@@ -81,7 +81,7 @@ def _files_of(entry: Path) -> list[Path]:
 
 
 def predict_files(
-    predictor: TrainedNetwork,
+    predictor: Predictor,
     inputs: Source | Sequence[Source],
     out_folder: str | Path,
     *,
@@ -146,7 +146,7 @@ def _check_no_input_is_lost(cases: dict[str, list[Path]], folder: Path) -> None:
             raise ValueError(f"{lost[0]} is an input and would be replaced: choose another out_folder")
 
 
-def _channels_together(cases: dict[str, list[Path]], predictor: TrainedNetwork) -> dict[str, list[Path]]:
+def _channels_together(cases: dict[str, list[Path]], predictor: Predictor) -> dict[str, list[Path]]:
     """The cases, with grey pictures that are named as the channels of one put together; those in colour are frames."""
     channels = predictor.in_channels or 1
     numbered: dict[str, list[str]] = {}
@@ -176,7 +176,7 @@ def _is_in_colour(files: list[Path]) -> bool:
 
 
 def _everything(
-    predictor: TrainedNetwork, case: Case, uncertainty: bool | Sequence[int], options: dict
+    predictor: Predictor, case: Case, uncertainty: bool | Sequence[int], options: dict
 ) -> dict[str, np.ndarray]:
     """The "label" of one image and what is written beside it, by the name of its folder; each (*spatial)."""
     image, spacing = predictor.as_prepared(*case.parts), case.spacing if case.unit == "mm" else None

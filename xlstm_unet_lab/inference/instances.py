@@ -8,6 +8,7 @@ from xlstm_unet_lab.data.instance_labels import BOUNDARY, INTERIOR, LABELS
 from xlstm_unet_lab.ops.checks import array_of
 
 SMALLEST = 10  # pixels or voxels; what is smaller is taken for noise
+TOLERANCE = 1e-3  # by which probabilities, and the sum of those of exclusive classes, may miss 1
 CERTAIN = 0.5  # probability of the interior from which on an object begins
 
 
@@ -29,7 +30,9 @@ def instances_from_classes(classes: np.ndarray, *, smallest: int = SMALLEST) -> 
         interior, foreground = _split_labels(classes)
         relief = ndimage.distance_transform_edt(~interior)
     else:
-        _check_probabilities(classes)
+        if len(classes) != len(LABELS) or classes.ndim not in (3, 4):
+            raise ValueError(f"probabilities have shape {classes.shape}; expected (3, *spatial) for {list(LABELS)}")
+        check_shares(classes)
         interior, foreground = classes[INTERIOR] > CERTAIN, classes[0] < 1 - CERTAIN
         relief = classes[BOUNDARY] - classes[INTERIOR]
     everywhere = np.ones((3,) * interior.ndim)
@@ -49,10 +52,8 @@ def _split_labels(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return labels == INTERIOR, labels != 0
 
 
-def _check_probabilities(probabilities: np.ndarray) -> None:
-    if len(probabilities) != len(LABELS) or probabilities.ndim not in (3, 4):
-        raise ValueError(
-            f"probabilities have shape {probabilities.shape}; expected ({len(LABELS)}, *spatial) for {list(LABELS)}"
-        )
-    if not (probabilities.min() >= 0 and probabilities.max() <= 1 + 1e-3):  # NaN fails as well
-        raise ValueError(f"probabilities run from {probabilities.min():.3g} to {probabilities.max():.3g}, not 0 to 1")
+def check_shares(probabilities: np.ndarray) -> None:
+    """ValueError for probabilities outside [0, 1], of which resampling in float32 may miss a little."""
+    low, high = probabilities.min(), probabilities.max()
+    if not (low >= 0 and high <= 1 + TOLERANCE):  # NaN fails as well
+        raise ValueError(f"probabilities run from {low:.3g} to {high:.3g}; expected 0 to 1, as softmax gives them")

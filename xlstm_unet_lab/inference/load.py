@@ -54,10 +54,7 @@ def load_predictor(path: str | Path, which: str | None = None) -> Predictor:
     if "trained_on" not in facts:
         raise ValueError(f"{weights} holds weights alone: build their network and use load_weights(network, path)")
     if facts.get("build") is None:
-        raise ValueError(
-            f"{path} does not say how its model was built, because xlstm_unet_lab.build did not make it: build it "
-            f"yourself and call load_weights(model, {str(weights)!r})"
-        )
+        raise ValueError(f"{path} does not say how its model was built: build it and load_weights(model, {weights})")
     network = rebuild(facts["build"], tensors, str(weights))
     return Predictor.from_json(network.eval(), facts["trained_on"], str(weights)).remembered()
 

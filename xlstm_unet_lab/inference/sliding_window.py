@@ -84,7 +84,11 @@ def sliding_slabs(
     patch_size = sizes("patch_size", patch_size, 2, 3)
     number("overlap", overlap, at_least=0, below=1, fix=": 0.5 lets windows share half their size")
     whole_number("batch_size", batch_size)
-    _check_image(network, image, patch_size)
+    check_rank(image.shape, patch_size)
+    channels = getattr(getattr(network, "config", None), "in_channels", len(image))
+    if len(image) != channels:
+        given = f"{len(image)} channels (shape {tuple(image.shape)})"
+        raise ValueError(f"image has {given}, the network was built with in_channels={channels}")
     from monai.data.utils import compute_importance_map, dense_patch_slices
 
     reference = next(network.parameters(), torch.empty(0))
@@ -106,10 +110,7 @@ def sliding_slabs(
                     "expected (B, num_classes, *patch_size)"
                 )
             if not logits.isfinite().all():
-                raise ValueError(
-                    "the network answers this image with logits that are not finite (NaN or infinity): its weights are "
-                    "spoilt, or too large for the precision it computes in"
-                )
+                raise ValueError("logits that are not finite: the network's weights are spoilt, or too large")
             if totals is None:
                 totals = logits.new_zeros(logits.shape[1] + 1, height, *padded.shape[2:])
             finished = batch[0][0].start - top  # rows above the windows to come
@@ -173,14 +174,4 @@ def check_rank(shape: Sequence[int], patch_size: Sequence[int]) -> None:
         raise ValueError(
             f"image has shape {tuple(shape)}; patch_size={tuple(patch_size)} needs (C, *spatial) with "
             f"{len(patch_size)} spatial dimensions: image[None] adds the channel axis, image[0] drops a batch axis"
-        )
-
-
-def _check_image(network: nn.Module, image: Tensor, patch_size: tuple[int, ...]) -> None:
-    shape = tuple(image.shape)
-    check_rank(shape, patch_size)
-    channels = getattr(getattr(network, "config", None), "in_channels", shape[0])
-    if shape[0] != channels:
-        raise ValueError(
-            f"image has {shape[0]} channels (shape {shape}), the network was built with in_channels={channels}"
         )

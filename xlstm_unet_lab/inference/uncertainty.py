@@ -4,11 +4,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from xlstm_unet_lab.inference.instances import TOLERANCE, check_shares
 from xlstm_unet_lab.inference.mirror import mirrorings
-from xlstm_unet_lab.inference.trained import TrainedNetwork
+from xlstm_unet_lab.inference.predictor import Predictor
 from xlstm_unet_lab.ops.checks import array_of
-
-SUM_TOLERANCE = 1e-3  # by which the probabilities of exclusive classes may miss 1: float32, resampled
 
 
 def predicted_probability(probabilities: np.ndarray, *, exclusive: bool = True) -> np.ndarray:
@@ -60,7 +59,7 @@ def disagreement(members: Iterable[np.ndarray], *, exclusive: bool = True) -> np
 
 
 def mirrored_disagreement(
-    predictor: TrainedNetwork,
+    predictor: Predictor,
     image: np.ndarray,
     spacing: Sequence[float] | None = None,
     *,
@@ -85,14 +84,8 @@ def mirrored_disagreement(
 
 def _checked(probabilities: np.ndarray, exclusive: bool) -> np.ndarray:
     probabilities = array_of("probabilities", probabilities, "f", 2, 3, 4)
-    if not (probabilities.min() >= 0 and probabilities.max() <= 1 + SUM_TOLERANCE):  # NaN fails as well
-        raise ValueError(
-            f"probabilities run from {probabilities.min():.3g} to {probabilities.max():.3g}; expected 0 to 1, as "
-            "predict_probabilities gives them"
-        )
-    if exclusive and (len(probabilities) < 2 or np.abs(probabilities.sum(0) - 1).max() > SUM_TOLERANCE):
-        raise ValueError(
-            f"{len(probabilities)} exclusive classes do not sum to 1 everywhere: give all of them, background "
-            "included, or say exclusive=False for regions"
-        )
+    check_shares(probabilities)
+    if exclusive and (len(probabilities) < 2 or np.abs(probabilities.sum(0) - 1).max() > TOLERANCE):
+        words = "give all of them, background included, or say exclusive=False for regions"
+        raise ValueError(f"{len(probabilities)} exclusive classes do not sum to 1 everywhere: {words}")
     return probabilities

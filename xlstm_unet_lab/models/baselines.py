@@ -19,6 +19,7 @@ from xlstm_unet_lab.models.unet import Decoder, UNetConfig, initialise_convoluti
 from xlstm_unet_lab.nn.conv import CONV, ResBlock
 
 NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+Divisor = Callable[[Mapping], int]  # from a network's options to what every axis is divided by on the way down
 PLANNED = ("features", "strides", "kernel_sizes", "encoder_blocks", "decoder_blocks")
 
 
@@ -61,10 +62,8 @@ class BaselineConfig:
             if math.prod(counts) == 1:
                 counts[-1] = 2
             nearest.append(tuple(count * step for count, step in zip(counts, steps, strict=True)))
-        raise ValueError(
-            f"{what} is {tuple(size)}, expected multiples of {steps} with more than one of them in all: use "
-            f"{' or '.join(str(one) for one in dict.fromkeys(nearest))}"
-        )
+        near = " or ".join(map(str, dict.fromkeys(nearest)))
+        raise ValueError(f"{what} is {tuple(size)}, expected multiples of {steps}, in all more than one: use {near}")
 
 
 class Baseline(nn.Module):
@@ -79,11 +78,9 @@ class Baseline(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         c = self.config
-        if image.ndim != c.spatial_dims + 2 or image.shape[1] != c.in_channels:
-            raise ValueError(
-                f"image has shape {tuple(image.shape)}, expected (batch, {c.in_channels}, *size) with {c.spatial_dims} "
-                "spatial sizes"
-            )
+        channels, dims = c.in_channels, c.spatial_dims
+        if image.ndim != dims + 2 or image.shape[1] != channels:
+            raise ValueError(f"image has shape {tuple(image.shape)}, expected (batch, {channels}, *size) in {dims}-D")
         size = tuple(image.shape[2:])
         if not c.any_size and size != c.patch_size:
             raise ValueError(f"the image's size is {size}, expected {c.patch_size}: this network is tied to its patch")
@@ -121,9 +118,9 @@ def nnunet(architecture: str, blocks: str, defaults: Mapping[str, PerStage], fac
 
 
 def monai_network(
-    network: str, divisor: Callable[[Mapping], int], any_size: bool, defaults: Mapping, facts: Mapping, options: Mapping
+    network: str, divisor: Divisor, any_size: bool, defaults: Mapping, facts: Mapping, options: Mapping
 ) -> Baseline:
-    """A network of MONAI; `divisor` says, from its options, what every axis is divided by on the way down."""
+    """A network of MONAI; images have any size that `divisor` allows, or the patch size only."""
     from monai.networks import nets
 
     dims = facts["spatial_dims"]
@@ -164,7 +161,7 @@ class TimmUNet(nn.Module):
 
 def timm_unet(facts: Mapping, options: Mapping) -> Baseline:
     """A U-Net on an encoder of timm, `encoder="resnet18"` unless another is named, trained on photographs or not."""
-    options = {"encoder": "resnet18", "pretrained": False, "stem_width": 32, **options}
+    options = {**TIMM, **options}
     encoder = timm_encoder(options["encoder"], options["pretrained"], facts["in_channels"], facts["patch_size"])
     reductions = [1, *encoder.feature_info.reduction()]
     strides = [(deep // shallow,) * 2 for shallow, deep in itertools.pairwise(reductions)]
@@ -206,16 +203,13 @@ def timm_encoder(name: str, pretrained: bool, in_channels: int, patch_size: tupl
         raise ValueError(f"encoder={name!r} gives no feature maps at several depths ({error}): try another") from error
 
 
-def _twos(stages: int) -> tuple[int, ...]:
-    return (2,) * stages
-
-
-def _one_then_twos(stages: int) -> tuple[int, ...]:
-    """Blocks of a residual encoder at most half again as large as `unet`; nnU-Net's own plans have 1, 3, 4, then 6."""
-    return (1, *_twos(stages - 1))
-
-
-NNUNET = {"encoder_blocks": _twos, "decoder_blocks": lambda stages: _twos(stages - 1)}
+NNUNET: dict[str, PerStage] = {
+    "encoder_blocks": lambda stages: (2,) * stages,
+    "decoder_blocks": lambda stages: (2,) * (stages - 1),
+}
+# At most half again as large as `unet`; nnU-Net's own plans have 1, 3, 4, then 6 blocks.
+RESIDUAL: dict[str, PerStage] = {"encoder_blocks": lambda stages: (1, *(2,) * (stages - 1))}
+TIMM = {"encoder": "resnet18", "pretrained": False, "stem_width": 32}
 SEGRESNET = {"init_filters": 32, "blocks_down": (1, 2, 2, 4), "blocks_up": (1, 1, 1), "dropout_prob": None}
 UNETR = {"feature_size": 16, "hidden_size": 384, "mlp_dim": 1536, "num_heads": 6, "dropout_rate": 0.0}
 SWIN = {
@@ -227,45 +221,24 @@ SWIN = {
     "dropout_path_rate": 0.0,
 }
 
+
+def _of_nnunet(architecture: str, blocks: str, defaults: Mapping[str, PerStage], paper: str) -> Model:
+    make = functools.partial(nnunet, architecture, blocks, defaults)
+    return Model("nnU-Net", f"dynamic-network-architectures; Isensee et al., {paper}", make, PLANNED)
+
+
+def _of_monai(family: str, paper: str, divisor: Divisor, any_size: bool, defaults: Mapping) -> Model:
+    make = functools.partial(monai_network, family.replace(" ", ""), divisor, any_size, defaults)
+    return Model(family, f"MONAI; {paper}", make, tuple(defaults), deep_supervision=False)
+
+
 BASELINES = {
-    "nnunet": Model(
-        "nnU-Net",
-        "dynamic-network-architectures; Isensee et al., doi 10.1038/s41592-020-01008-z",
-        functools.partial(nnunet, "PlainConvUNet", "n_conv_per_stage", NNUNET),
-        PLANNED,
+    "nnunet": _of_nnunet("PlainConvUNet", "n_conv_per_stage", NNUNET, "doi 10.1038/s41592-020-01008-z"),
+    "nnunet_res_enc": _of_nnunet("ResidualEncoderUNet", "n_blocks_per_stage", RESIDUAL, "arXiv 2404.09556"),
+    "segresnet": _of_monai(
+        "SegResNet", "Myronenko, arXiv 1810.11654", lambda o: 2 ** (len(o["blocks_down"]) - 1), True, SEGRESNET
     ),
-    "nnunet_res_enc": Model(
-        "nnU-Net",
-        "dynamic-network-architectures; Isensee et al., arXiv 2404.09556",
-        functools.partial(nnunet, "ResidualEncoderUNet", "n_blocks_per_stage", {"encoder_blocks": _one_then_twos}),
-        PLANNED,
-    ),
-    "segresnet": Model(
-        "SegResNet",
-        "MONAI; Myronenko, arXiv 1810.11654",
-        functools.partial(monai_network, "SegResNet", lambda o: 2 ** (len(o["blocks_down"]) - 1), True, SEGRESNET),
-        tuple(SEGRESNET),
-        deep_supervision=False,
-    ),
-    "unetr": Model(
-        "UNETR",
-        "MONAI; Hatamizadeh et al., arXiv 2103.10504",
-        functools.partial(monai_network, "UNETR", lambda _: 16, False, UNETR),
-        tuple(UNETR),
-        deep_supervision=False,
-    ),
-    "swin_unetr": Model(
-        "Swin UNETR",
-        "MONAI; Hatamizadeh et al., arXiv 2201.01266",
-        functools.partial(monai_network, "SwinUNETR", lambda _: 32, True, SWIN),
-        tuple(SWIN),
-        deep_supervision=False,
-    ),
-    "timm_unet": Model(
-        "U-Net on a classifier",
-        "timm's encoders, our decoder",
-        timm_unet,
-        ("encoder", "pretrained", "stem_width"),
-        spatial_dims=(2,),
-    ),
+    "unetr": _of_monai("UNETR", "Hatamizadeh et al., arXiv 2103.10504", lambda _: 16, False, UNETR),
+    "swin_unetr": _of_monai("Swin UNETR", "Hatamizadeh et al., arXiv 2201.01266", lambda _: 32, True, SWIN),
+    "timm_unet": Model("U-Net on a classifier", "timm's encoders, our decoder", timm_unet, tuple(TIMM), (2,)),
 }

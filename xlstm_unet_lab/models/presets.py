@@ -29,10 +29,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def no_mixers(stages: int) -> tuple[str, ...]:
-    return ("none",) * stages
-
-
 def bottleneck(kind: str) -> PerStage:
     """One mixer on the deepest feature map."""
     return lambda stages: ("none",) * (stages - 1) + (kind,)
@@ -62,7 +58,7 @@ def preset(mixers: PerStage, family: str, source: str) -> Model:
 
 OURS = "after arXiv 2407.01530, both directions"
 PRESETS = {
-    "unet": preset(no_mixers, "residual U-Net", "the convolutional frame of arXiv 2407.01530 without mixers"),
+    "unet": preset(bottleneck("none"), "residual U-Net", "the convolutional frame of arXiv 2407.01530 without mixers"),
     "xlstm_unet_bot": preset(bottleneck("vil"), "xLSTM-UNet", OURS),
     "xlstm_unet_enc": preset(alternating("vil"), "xLSTM-UNet", OURS),
     "u_mamba_bot": preset(bottleneck("mamba"), "U-Mamba", "after arXiv 2401.04722, both directions"),
@@ -126,18 +122,13 @@ def arguments_of(network: "nn.Module") -> dict | None:
     """
     config = getattr(network, "config", None)
     if isinstance(config, UNetConfig) and config.built_by is None:
-        facts = {name: getattr(config, name) for name in OPTIONS}
-        return json.loads(json.dumps({"name": "unet", **facts}))
+        return json.loads(json.dumps({"name": "unet", **{name: getattr(config, name) for name in OPTIONS}}))
     return getattr(config, "built_by", None)
 
 
 def _names_with(spatial_dims: int, deep_supervision: bool = False) -> str:
-    fitting = [
-        name
-        for name, model in MODELS.items()
-        if spatial_dims in model.spatial_dims and (model.deep_supervision or not deep_supervision)
-    ]
-    return ", ".join(fitting)
+    fitting = {name for name, model in MODELS.items() if spatial_dims in model.spatial_dims}
+    return ", ".join(name for name in MODELS if name in fitting and MODELS[name].deep_supervision >= deep_supervision)
 
 
 def list_models(

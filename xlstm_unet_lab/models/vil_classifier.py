@@ -96,10 +96,9 @@ class VisionLSTM(nn.Module):
 
     def embed(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Tokens (B, S, dim) with their positions added, and the grid they form."""
-        if image.ndim != 4 or image.shape[1] != self.embedding.in_channels:
-            raise ValueError(
-                f"image has shape {tuple(image.shape)}, expected (batch, {self.embedding.in_channels}, y, x)"
-            )
+        channels = self.embedding.in_channels
+        if image.ndim != 4 or image.shape[1] != channels:
+            raise ValueError(f"image has shape {tuple(image.shape)}, expected (batch, {channels}, y, x)")
         grid = self.grid_size(image.shape[2:])
         position = self.position.movedim(-1, 1)  # (1, dim, y, x)
         if position.shape[2:] != grid:

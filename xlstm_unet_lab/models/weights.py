@@ -35,10 +35,7 @@ def load_weights(model: nn.Module, path: str | Path) -> dict:
     """
     tensors, header = load_tensors(path)
     if lines := differences(tensors, model):
-        raise ValueError(
-            f"{path} does not fit this model: build it with the configuration the file was saved from\n"
-            + "\n".join(lines)
-        )
+        raise ValueError("\n".join([f"{path} does not fit this model: build it as the one that was saved", *lines]))
     model.load_state_dict(tensors)
     return header.get("facts", {})
 

@@ -73,17 +73,11 @@ class OffsetLayerNorm(nn.Module):
         return F.layer_norm(x, self.weight.shape, 1 + self.weight, self.bias, self.eps)
 
 
-class HeadNorm(nn.Module):
+class HeadNorm(OffsetLayerNorm):
     """Normalise every head's output over its own D channels, then scale by 1 + weight (and shift by bias).
 
     (B, H, S, D) -> (B, S, H * D). Weight (H * D), starting at 0; bias (H * D) or None.
     """
-
-    def __init__(self, width: int, bias: bool = False, eps: float = 1e-5):
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(width))
-        self.bias = nn.Parameter(torch.zeros(width)) if bias else None
-        self.eps = eps
 
     def forward(self, h: Tensor) -> Tensor:
         y = F.layer_norm(h, h.shape[-1:], eps=self.eps)

@@ -35,13 +35,9 @@ class MambaLayer(nn.Module):
         time_rank: int | None = None,
     ):
         super().__init__()
-        sizes = {"width": width, "state_size": state_size, "kernel_size": kernel_size, "expansion": expansion}
-        if time_rank is not None:
-            sizes["time_rank"] = time_rank
-        for name, size in sizes.items():
-            whole_number(name, size)
-        inner = expansion * width
-        rank = math.ceil(width / 16) if time_rank is None else time_rank
+        inner = whole_number("expansion", expansion) * whole_number("width", width)
+        rank = math.ceil(width / 16) if time_rank is None else whole_number("time_rank", time_rank)
+        whole_number("state_size", state_size)
         self.sizes = (rank, state_size, state_size)
         self.input_projection = nn.Linear(width, 2 * inner, bias=False)
         self.convolution = CausalConvolution(inner, kernel_size)
@@ -67,9 +63,7 @@ class MambaLayer(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         width = self.input_projection.in_features
         if tokens.ndim != 3 or tokens.shape[-1] != width or min(tokens.shape) < 1:
-            raise ValueError(
-                f"tokens have shape {tuple(tokens.shape)}, expected (batch, tokens, {width}), none of them 0"
-            )
+            raise ValueError(f"tokens have shape {tuple(tokens.shape)}, expected (batch, tokens, {width}), none 0")
         x, z = self.input_projection(tokens).chunk(2, dim=-1)  # both (B, S, E)
         x = F.silu(self.convolution(x))
         step_size, B, C = self.parameter_projection(x).split(self.sizes, dim=-1)  # (B, S, R), (B, S, N), (B, S, N)

@@ -99,9 +99,10 @@ def sizes(name: str, values: object, *dimensions: int) -> tuple[int, ...]:
 
 def is_number(value: object, **bounds: float) -> TypeGuard[Real]:
     """Whether this is a finite number within bounds: `at_least`, `above`, `at_most`, `below`."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not -LARGEST <= value <= LARGEST:  # NaN fails as well
+    if isinstance(value, bool) or not isinstance(value, Real):
         return False
-    return all(BOUNDS[bound](value, limit) for bound, limit in bounds.items())
+    limits = {"at_least": -LARGEST, "at_most": LARGEST} | bounds  # NaN keeps to none
+    return all(BOUNDS[bound](value, limit) for bound, limit in limits.items())
 
 
 def number(name: str, value: object, fix: str = "", **bounds: float) -> float:

@@ -83,15 +83,9 @@ def _check(u, delta, A, B, C, D, state, token_sizes: tuple[int, ...], check_valu
     (batch, width), state_size = u.shape[:2], A.shape[1]
     given = {"u": u, "delta": delta, "A": A, "B": B, "C": C}
     given |= {name: tensor for name, tensor in {"D": D, "state": state}.items() if tensor is not None}
-    expected = {
-        "u": (batch, width, *token_sizes),
-        "delta": (batch, width, *token_sizes),
-        "A": (width, state_size),
-        "B": (batch, state_size, *token_sizes),
-        "C": (batch, state_size, *token_sizes),
-        "D": (width,),
-        "state": (batch, width, state_size),
-    }
+    channels, entries = (batch, width, *token_sizes), (batch, state_size, *token_sizes)
+    expected = {"u": channels, "delta": channels, "A": (width, state_size), "B": entries, "C": entries, "D": (width,)}
+    expected["state"] = (batch, width, state_size)
     axes = f"u, delta are (batch, width{time_axis}), B, C (batch, state size{time_axis}), A is (width, state size)"
     check_tensors(given, expected, axes, check_values)
 
@@ -158,17 +152,9 @@ class _SelectiveScan(torch.autograd.Function):
                 grad_A += grad_A_chunk
                 grad_D += (chunk[0] * chunk[-1]).sum((0, 1))
                 grads.append((grad_u + D * chunk[-1], *others))
-        grad_u, grad_delta, grad_B, grad_C = (_time_last(parts[::-1]) for parts in zip(*grads, strict=True))
-        return (
-            grad_u.to(u.dtype),
-            grad_delta.to(delta.dtype),
-            grad_A.T,
-            grad_B.to(B.dtype),
-            grad_C.to(C.dtype),
-            grad_D,
-            grad_h.transpose(1, 2),
-            None,
-        )
+        whole = (_time_last(parts[::-1]) for parts in zip(*grads, strict=True))
+        grad_u, grad_delta, grad_B, grad_C = (g.to(x.dtype) for g, x in zip(whole, (u, delta, B, C), strict=True))
+        return grad_u, grad_delta, grad_A.T, grad_B, grad_C, grad_D, grad_h.transpose(1, 2), None
 
 
 def _chunk_backward(A_rows, state, grad_last, u, delta, B, C, grad_y) -> tuple[Tensor, ...]:

@@ -40,9 +40,7 @@ def parse_json(text: str | bytes, where: str, expected: type = dict) -> Any:
     try:
         found = json.loads(text, object_pairs_hook=_each_once, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{where} is not valid JSON, or not whole ({error}): get it again from where it came, or make it anew"
-        ) from error
+        raise ValueError(f"{where} is not valid JSON, or not whole ({error}): get it again, or make it anew") from error
     if not isinstance(found, expected):
         raise ValueError(f"{where} holds {short(found)}, expected {KINDS[expected]}: get it again, or make it anew")
     return found

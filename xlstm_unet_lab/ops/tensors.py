@@ -53,9 +53,7 @@ def check_tensors(
     lead, first = next(iter(given.items()))
     for name, tensor in given.items():
         if not isinstance(tensor, Tensor):
-            raise ValueError(
-                f"{name} is a {type(tensor).__name__}, expected a tensor: torch.as_tensor({name}) makes one"
-            )
+            raise ValueError(f"{name} is a {type(tensor).__name__}, expected a tensor: use torch.as_tensor({name})")
         if tuple(tensor.shape) != tuple(expected[name]):
             raise ValueError(
                 f"{name} has shape {tuple(tensor.shape)}, expected {tuple(expected[name])} to fit {lead} "
@@ -64,9 +62,7 @@ def check_tensors(
         if tensor.dtype not in FLOATS:
             raise ValueError(f"{name} has dtype {tensor.dtype}, expected floating point: call {name}.float()")
         if tensor.device != first.device:
-            raise ValueError(
-                f"{name} is on {tensor.device}, expected {first.device} as {lead}: move it with .to({lead}.device)"
-            )
+            raise ValueError(f"{name} is on {tensor.device}, expected {first.device} as {lead}: use .to({lead}.device)")
     for name, tensor in given.items() if check_values and has_values(first) else ():
         # A sum is not finite if any term is not; the exact look is only taken then (finite terms can overflow).
         if tensor.detach().sum().isfinite():

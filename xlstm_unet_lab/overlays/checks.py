@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from xlstm_unet_lab.data.colours import LABEL_COLOURS, label_colours
-from xlstm_unet_lab.ops.checks import members, of_kind
 from xlstm_unet_lab.ops.words import printable
 
 
@@ -27,7 +26,6 @@ def checked_image(image: np.ndarray) -> np.ndarray:
 
 def checked_channel_names(names: Sequence[str] | None, channels: int) -> tuple[str, ...]:
     """A name for each channel, "channel 0", ... where none are given; ValueError for others."""
-    of_kind("channel_names", names, type(None), Sequence)
     names = tuple(map(printable, names or [f"channel {channel}" for channel in range(channels)]))
     if len(names) != channels or len(set(names)) != channels:
         raise ValueError(f"channel_names are {names}; the image has {channels} channels, give each its own name")
@@ -54,9 +52,8 @@ def checked_probabilities(probabilities: np.ndarray | None, size: tuple[int, ...
         return None
     probabilities = np.asarray(probabilities)
     if probabilities.shape[1:] != size or probabilities.dtype.kind != "f":
-        raise ValueError(
-            f"probabilities are {probabilities.dtype} {probabilities.shape}; expected floats (channels, {size})"
-        )
+        given = f"{probabilities.dtype} {probabilities.shape}"
+        raise ValueError(f"probabilities are {given}; expected floats (channels, {size})")
     return probabilities
 
 
@@ -75,8 +72,7 @@ def checked_labels(
     if names is None:
         channels = set() if probabilities is None else set(range(1, len(probabilities)))
         names = {f"label {value}": value for value in sorted(found | channels)}
-    of_kind("label_names", names, Mapping, fix=": name -> label value, as in {'liver': 1}")
-    every = {printable(name): members(f"the label {name!r}", values) for name, values in names.items()}
+    every = {printable(name): tuple(map(int, np.atleast_1d(values))) for name, values in names.items()}
     labels = {name: values for name, values in every.items() if values != (0,)}
     if wrong := {name: values for name, values in labels.items() if not values or min(values) < 1}:
         raise ValueError(f"label_names {wrong} do not fit: a label covers values from 1 on, 0 alone is background")
@@ -95,17 +91,10 @@ def checked_colours(colours: Mapping[int, str] | None, labels: Mapping[str, tupl
 
     Raises ValueError for a colour of a value that no label has, and for one written in another way.
     """
-    of_kind("colours", colours, type(None), Mapping, fix=": label value -> colour")
     given, palette = dict(colours or {}), label_colours(labels)
-    wrong = {
-        value: colour
-        for value, colour in given.items()
-        if value not in palette or not re.fullmatch("#[0-9a-fA-F]{6}", str(colour))
-    }
-    if wrong:
-        raise ValueError(
-            f'colours {wrong} do not fit: name label values out of {list(palette)}, and colours as "#0072B2"'
-        )
+    written = re.compile("#[0-9a-fA-F]{6}").fullmatch
+    if wrong := {value: colour for value, colour in given.items() if value not in palette or not written(str(colour))}:
+        raise ValueError(f'colours {wrong} do not fit: name label values out of {list(palette)}, colours as "#0072B2"')
     if len(palette.keys() - given.keys()) > len(LABEL_COLOURS):
         words = f"{len(palette)} labels share {len(LABEL_COLOURS)} colours: hand over more as colours="
         warnings.warn(words, stacklevel=3)  # of who calls `overlay`

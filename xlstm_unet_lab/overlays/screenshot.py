@@ -71,10 +71,8 @@ def _run(command: list[str], given: bytes, settings: Path) -> None:
                 os.killpg(drawing.pid, signal.SIGTERM)
     if drawing.returncode:
         lines = [line.strip() for line in said.decode(errors="replace").splitlines() if line.strip()]
-        raise RuntimeError(
-            f"napari could not draw ({lines[-1] if lines else f'ended with code {drawing.returncode}'}): OpenGL or "
-            "Qt's system libraries may be missing, `make system` installs them"
-        )
+        why = lines[-1] if lines else f"ended with code {drawing.returncode}"
+        raise RuntimeError(f"napari could not draw ({why}): OpenGL or Qt may be missing, `make system` installs them")
 
 
 def draw(overlay: Overlay, ndisplay: int, width: int, height: int) -> np.ndarray:

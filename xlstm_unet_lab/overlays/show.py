@@ -42,8 +42,7 @@ def choose(environ: Mapping[str, str], notebook: bool, napari: bool) -> tuple[st
     remote = next((name for name in REMOTE if environ.get(name)), None) if notebook else None
     if not napari and not notebook:
         raise RuntimeError(
-            "napari is not installed, and this is no notebook: pip install 'xlstm-unet-lab[napari]', or show the "
-            "overlay in JupyterLab; overlay.describe() needs neither"
+            "napari is not installed, and this is no notebook: pip install 'xlstm-unet-lab[napari]', or describe() it"
         )
     if not napari:
         reason = "napari is not installed"

@@ -118,8 +118,7 @@ def scene(overlay: Overlay) -> dict:
     """
     if max(overlay.colours, default=0) > LARGEST:
         raise ValueError(
-            f"there is a label value {max(overlay.colours)}, the slicer shows values up to {LARGEST}: number classes "
-            "from 1 on, and hand over numbered objects as instances"
+            f"label value {max(overlay.colours)}, the slicer shows values up to {LARGEST}: give objects as instances"
         )
     flat = len(overlay.shape) == 2
     colour = [("colour", overlay.image)] if overlay.is_colour else None

@@ -73,10 +73,7 @@ def mlstm_mixers(model: nn.Module) -> dict[str, Mixer]:
         if isinstance(module, Mixer) and all(isinstance(block, ViLBlock) for block in module.blocks)
     }
     if not found:
-        raise ValueError(
-            "the network has no mixer whose tokens are positions and whose blocks are mLSTMs: take an xlstm_unet_bot "
-            "or xlstm_unet_enc built with channel_tokens=False"
-        )
+        raise ValueError("no mixer whose tokens are positions: take an xlstm_unet_enc built with channel_tokens=False")
     return found
 
 

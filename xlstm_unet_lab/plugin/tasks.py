@@ -48,9 +48,8 @@ def place_of(layer) -> Place:
     """Where a napari layer lies, in mm where its units are lengths, else in pixels."""
     in_mm = all(unit.is_compatible_with("mm") for unit in layer.units)
     factors = [float((1 * unit).to("mm").magnitude) if in_mm else 1.0 for unit in layer.units]
-    origin, *nexts = (
-        np.multiply(layer.data_to_world(at), factors) for at in (np.zeros(layer.ndim), *np.eye(layer.ndim))
-    )
+    corners = np.eye(layer.ndim + 1, layer.ndim, -1)  # the first voxel, and its neighbour along every axis
+    origin, *nexts = (np.multiply(layer.data_to_world(at), factors) for at in corners)
     spacing = tuple(float(f"{np.linalg.norm(at - origin):.6g}") for at in nexts)  # also where the layer is turned
     return Place(spacing, tuple(np.multiply(layer.translate, factors).tolist()), "mm" if in_mm else "px")
 
@@ -62,12 +61,9 @@ def turns_of(layer) -> dict[str, np.ndarray]:
 
 def is_turned(layer) -> bool:
     """Whether it does anything of the kind."""
-    straight, edges = turns_of(layer), np.eye(layer.ndim + 1)
-    return not (
-        np.allclose(straight["rotate"], edges[:-1, :-1])
-        and np.allclose(straight["shear"], 0)
-        and np.allclose(straight["affine"], edges)
-    )
+    turns, straight = turns_of(layer), np.eye(layer.ndim + 1)
+    unturned = {"rotate": straight[:-1, :-1], "shear": 0, "affine": straight}
+    return not all(np.allclose(turns[what], nothing) for what, nothing in unturned.items())
 
 
 def lies_like(layer) -> dict:
@@ -86,8 +82,7 @@ def parts_of(layers: Sequence, spatial_dims: int) -> list[np.ndarray]:
     for layer in layers:
         if layer.ndim != spatial_dims:
             raise ValueError(
-                f"layer {layer.name!r} is {layer.ndim}-D, the network was trained on {spatial_dims}-D images: choose "
-                "another layer or another run"
+                f"layer {layer.name!r} is {layer.ndim}-D, the network was trained on {spatial_dims}-D images: use those"
             )
         _check_grid(layers[0], layer)
         data = data_of(layer)
@@ -100,10 +95,8 @@ def read_image(predictor: Predictor, layers: Sequence) -> np.ndarray:
     image, wanted = predictor.as_prepared(*parts_of(layers, predictor.spatial_dims)), predictor.in_channels
     if len(image) != wanted:
         names = f" ({', '.join(predictor.channel_names)})" if predictor.channel_names else ""
-        raise ValueError(
-            f"the network reads {wanted} {'channel' if wanted == 1 else 'channels'}{names}, the chosen layers have "
-            f"{len(image)}: choose as many layers, or another run"
-        )
+        reads = f"{wanted} {'channel' if wanted == 1 else 'channels'}{names}"
+        raise ValueError(f"the network reads {reads}, the chosen layers have {len(image)}: choose as many layers")
     return image
 
 
@@ -114,8 +107,7 @@ def _check_grid(first, layer) -> None:
     alike = shapes[0] == shapes[1] and one.unit == other.unit and np.allclose(one[:2], other[:2])
     if not alike or not all(map(np.allclose, *(turns_of(each).values() for each in layers))):
         raise ValueError(
-            f"layers {first.name!r} and {layer.name!r} lie on different grids: choose layers of one size, scale, turn "
-            "and place"
+            f"layers {first.name!r} and {layer.name!r} lie on different grids: choose layers of one size and place"
         )
 
 

@@ -79,16 +79,13 @@ def _check_shapes(logits: Tensor, label: Tensor, targets: Targets | None) -> Non
         fits, expected = channels >= 2, "at least 2 classes, background included"
     if not fits:
         raise ValueError(
-            f"logits have shape {tuple(logits.shape)}; expected (B, channels, *spatial) with 2 or 3 spatial "
-            f"dimensions and {expected}"
+            f"logits have shape {tuple(logits.shape)}; expected (B, channels, *spatial), 2-D or 3-D, and {expected}"
         )
     if label.is_floating_point() or label.is_complex() or label.dtype == torch.bool:
         raise ValueError(f"label has dtype {label.dtype}; expected integers, as label.long() gives")
     wanted = (logits.shape[0], *logits.shape[2:])
     if tuple(label.shape) != wanted:
-        raise ValueError(
-            f"label has shape {tuple(label.shape)}; logits {tuple(logits.shape)} need {wanted}, without a channel axis"
-        )
+        raise ValueError(f"label has shape {tuple(label.shape)}; logits {tuple(logits.shape)} need {wanted}")
 
 
 def _check_label_values(label: Tensor, num_classes: int) -> None:

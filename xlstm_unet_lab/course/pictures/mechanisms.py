@@ -83,32 +83,6 @@ def gate_traces(i: Tensor, f: Tensor) -> Picture:
     return Picture(figure, text)
 
 
-def memory_matrices(states: Sequence[mlstm.MLSTMState], tokens: Sequence[int] | None = None, head: int = 0) -> Picture:
-    """C_t as a map and n_t as a column beside it after some tokens, for the first element of the batch.
-
-    states: one after each token, as `mlstm.step` returns them; tokens: which to show, None for five spread evenly.
-    """
-    tokens = np.linspace(0, len(states) - 1, min(5, len(states))).round().astype(int) if tokens is None else tokens
-    figure = new_figure(2.1 * len(tokens) + 0.6, 2.6)
-    memories = [states[t].C[0, head].detach().double() for t in tokens]
-    most = max(float(C.abs().max()) for C in memories) or 1.0
-    lines, row = [], figure.subplots(1, 2 * len(tokens), width_ratios=[8, 1] * len(tokens), squeeze=False)[0]
-    for place, (t, C) in enumerate(zip(tokens, memories, strict=True)):
-        n, m = states[t].n[0, head].detach().double(), float(states[t].m[0, head])
-        left, right = row[2 * place : 2 * place + 2]
-        shared = {"cmap": SIGNED, "vmin": -most, "vmax": most, "aspect": "auto", "interpolation": "nearest"}
-        image = left.imshow(C.numpy(), **shared)
-        right.imshow(n[:, None].numpy(), **shared)
-        left.set_title(f"token {t}, m = {m:.1f}", fontsize=9)
-        right.set_title("n", fontsize=9)
-        for axes in (left, right):
-            axes.set(xticks=[], yticks=[])
-        lines.append(f"after token {t} the largest entry is {C.abs().max():.2f}, the norm {C.norm():.2f}, m {m:.2f}")
-    figure.colorbar(image, ax=row[-1], fraction=0.6).ax.tick_params(labelsize=7)
-    size = " x ".join(map(str, memories[0].shape))
-    return Picture(figure, f"The memory matrix C, {size}, divided by exp(m), and the normaliser n: {'; '.join(lines)}.")
-
-
 def decay_matrix(i: Tensor, f: Tensor) -> Picture:
     """The decay matrix of the parallel form, as logarithms and as stabilised weights. i, f (S,) of one head."""
     decay = mlstm.decay_matrix(*(torch.as_tensor(x).detach().double() for x in (i, f)))
@@ -128,30 +102,6 @@ def decay_matrix(i: Tensor, f: Tensor) -> Picture:
         f"The decay matrix of {len(decay)} tokens: 0 above the diagonal, where the future is. Its logarithms go from "
         f"{decay[decay.isfinite()].min():.2f} to {decay.max():.2f}. In the last row token {int(last.argmax())} weighs "
         f"most; {reach} of {len(last)} tokens weigh at least half as much."
-    )
-    return Picture(figure, text)
-
-
-def mixing_weights(weights: Sequence[float], token: int) -> Picture:
-    """One row of the matrix that takes values to outputs: what each token gives to `token`. weights (S,), signed.
-
-    `mixer_rows.weights_row` computes such rows.
-    """
-    weights = np.asarray(torch.as_tensor(weights).detach().double())
-    if weights.ndim != 1 or not 0 <= token < len(weights):
-        raise ValueError(f"weights have shape {weights.shape} and token is {token}, expected (S,) and 0 to S - 1")
-    figure = new_figure(7, 2.6)
-    axes = figure.add_subplot()
-    axes.bar(range(len(weights)), weights, color=[VERMILION if s == token else BLUE for s in range(len(weights))])
-    axes.axhline(0, color=GREY, linewidth=1)
-    _count(axes.xaxis)
-    axes.set(xlabel=f"token s; the one that reads, {token}, in another colour", ylabel="weight of v_s")
-    size = np.abs(weights)
-    backwards = size[: token + 1][::-1].cumsum()
-    nearest = int(np.searchsorted(backwards, backwards[-1] / 2)) + 1
-    text = (
-        f"Token {token} reads from {np.count_nonzero(size)} of {len(weights)} tokens. The largest weight, "
-        f"{weights[size.argmax()]:.2f}, is that of token {size.argmax()}; the last {nearest} tokens hold half of all."
     )
     return Picture(figure, text)
 
