@@ -1,13 +1,19 @@
 """Public names called with odd arguments: the right result, or an error of four kinds, raised by us and in words."""
 
+import contextlib
 import linecache
+import os
 import random
+import tempfile
 import traceback
 import warnings
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import xlstm_unet_lab as lab
 from xlstm_unet_lab.evaluation.metrics import dice, error_map, hausdorff95, instance_f1, surface_dice
@@ -16,6 +22,7 @@ from xlstm_unet_lab.inference.uncertainty import entropy
 from xlstm_unet_lab.ops import mlstm, selective_scan, slstm
 
 KINDS = (ValueError, TypeError, KeyError, OSError)
+EXAMPLES = 300  # of several odd arguments at once
 TRIES = 16  # of the odd values, for each argument of a call that takes time
 NUMBERS = (None, True, False, 0, -1, 3, 2**63, 10**400, 1.5, -0.0, np.nan, np.inf, 1e300, 1e-300, 1j, np.float32(2))
 WORDS = ("", "a", "\0", "../x", "$", b"a", object, len, range(3), np.array("a"))
@@ -99,8 +106,15 @@ CALLS = {
 SLOW = ("predict", "predict_probabilities", "build", "mlstm.run", "mlstm.chunkwise", "load_dataset")
 
 
-def trouble_with(error):
-    """Empty for an error of a kind that is allowed, which one of our lines raises and which says something."""
+def called(call, arguments):
+    """Empty for a call that answers, or fails with an error of a kind that is allowed, by a line of ours, in words."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            call(**arguments)
+            return ""
+    except Exception as raised:
+        error = raised
     last = traceback.extract_tb(error.__traceback__)[-1]
     ours = any(
         f"/{package}/" in last.filename for package in ("xlstm_unet_lab", "data_recipes")
@@ -116,10 +130,25 @@ def test_odd_arguments_are_refused_in_words(name, tmp_path, monkeypatch):
     (call, good), chosen, wrong = CALLS[name], random.Random(name), []
     for argument in good:
         for odd in chosen.sample(ODD, TRIES) if name in SLOW else ODD:
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    call(**good | {argument: odd})
-            except Exception as error:
-                wrong += [f"{argument}={odd!r:.60}: {trouble}"] if (trouble := trouble_with(error)) else []
+            if trouble := called(call, good | {argument: odd}):
+                wrong.append(f"{argument}={odd!r:.60}: {trouble}")
     assert not wrong, "\n".join(wrong)
+
+
+LEAVES = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.sampled_from(ODD))
+NESTED = st.one_of(st.lists(LEAVES, max_size=3), st.dictionaries(st.text(max_size=3), LEAVES, max_size=2), LEAVES)
+
+
+@given(data=st.data())
+@settings(max_examples=EXAMPLES)
+def test_several_odd_arguments_at_once_are_refused_in_words(data):
+    name = data.draw(st.sampled_from([name for name in CALLS if name not in SLOW]))
+    call, good = CALLS[name]
+    changed = data.draw(st.lists(st.sampled_from(list(good)), min_size=1, max_size=3, unique=True))
+    odd = {argument: data.draw(NESTED) for argument in changed}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.dict(os.environ, LAB_DATA=folder),
+        contextlib.chdir(folder),
+    ):
+        assert not called(call, good | odd)
