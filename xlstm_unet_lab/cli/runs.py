@@ -61,14 +61,10 @@ def train(
     devices: Annotated[int, typer.Option(help="GPUs (or processes on the processor).")] = 1,
     workers: Annotated[int, typer.Option(help="Processes that cut and augment patches.")] = 0,
     seed: Annotated[int, typer.Option(help="Of weights, patches and augmentation.")] = 0,
-    validate_every: Annotated[
-        int | None, typer.Option(help="Steps between validations.", show_default="the end only")
-    ] = None,
+    validate_every: Annotated[int | None, typer.Option(help="Steps in between.", show_default="the end only")] = None,
     setting: Annotated[list[str] | None, pairs("Any other field of TrainConfig: ema_decay=0.99")] = None,
     deep_supervision: Annotated[bool, typer.Option("--deep-supervision", help="A loss at every resolution.")] = False,
-    slices: Annotated[
-        bool, typer.Option("--slices", help="Train a 2-D network on the slices (across z) of a 3-D data set.")
-    ] = False,
+    slices: Annotated[bool, typer.Option("--slices", help="Train a 2-D network on slices across z.")] = False,
     fold: Fold = 0,
     run_directory: Annotated[
         Path | None, typer.Option(help="Where weights and logs go.", show_default="runs/DATA[-slices]-MODEL-foldN")

@@ -103,11 +103,10 @@ class SegmentationDataset(Dataset):
     def _read(self, position: int) -> dict:
         case, path = read_case(self._image_paths(position)), self._label_path(position)
         image, (label, _) = case.image, read_label(path)
-        if image.shape != (len(self.recipe.channel_names), *label.shape):
-            raise ValueError(
-                f"{path} has shape {label.shape} and its image {image.shape}; expected the same grid and "
-                f"{len(self.recipe.channel_names)} channels"
-            )
+        channels = len(self.recipe.channel_names)
+        if image.shape != (channels, *label.shape):
+            expected = f"expected the same grid and {channels} channels"
+            raise ValueError(f"{path} has shape {label.shape} and its image {image.shape}; {expected}")
         unknown = sorted(set(np.unique(label).tolist()) - set(self.recipe.labels.values()))
         if unknown:
             raise ValueError(f"{path} holds label values {unknown}; the recipe knows {dict(self.recipe.labels)}")

@@ -60,10 +60,8 @@ def fetch(url: str, sha256: str | None, target: Path, progress: bool = True, siz
     )
     digest = sha256_of(target)
     if sha256 is None:
-        warnings.warn(
-            f"no checksum is known for {url}; the file that came has sha256 {digest}, recorded in recipe.json",
-            stacklevel=2,
-        )
+        found = f"the file that came has sha256 {digest}, recorded in recipe.json"
+        warnings.warn(f"no checksum is known for {url}; {found}", stacklevel=2)
     return target, digest
 
 
@@ -135,10 +133,8 @@ class ResumingDownloader:
             for block in _blocks(stream):
                 arrived += len(block)
                 if max(arrived, whole or 0) > self.most:
-                    raise ValueError(
-                        f"{url} has more than the {self.most:,} bytes that are allowed for it, so that it cannot be "
-                        "the file that is meant: get it by hand and pass source= (in a shell --source)"
-                    )
+                    problem = f"has more than the {self.most:,} bytes that are allowed for it, so it is another file"
+                    raise ValueError(f"{url} {problem}: get it by hand and pass source= (in a shell --source)")
                 file.write(block)
                 bar.update(len(block))
         if whole is not None and arrived != whole:

@@ -80,10 +80,8 @@ def channels_of(name: str, files: Mapping[str, Path]) -> list[Path]:
 def check_pairs(where: str, images: Set[str], labels: Set[str]) -> None:
     """ValueError, with the first names, unless every image has a label and every label an image."""
     if images != labels:
-        raise ValueError(
-            f"{where}: images without a label {sorted(images - labels)[:3]}, "
-            f"labels without an image {sorted(labels - images)[:3]}"
-        )
+        alone, empty = sorted(images - labels)[:3], sorted(labels - images)[:3]
+        raise ValueError(f"{where}: images without a label {alone}, labels without an image {empty}")
 
 
 def without_path(error: Exception, path: Path) -> str:

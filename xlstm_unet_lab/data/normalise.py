@@ -24,10 +24,8 @@ def normalise(image: np.ndarray) -> np.ndarray:
         raise ValueError(f"image has shape {image.shape}; give (C, y, x) or (C, z, y, x), for one channel image[None]")
     if not np.isfinite(image).all():
         bad = np.argwhere(~np.isfinite(image))
-        raise ValueError(
-            f"image holds {len(bad)} values that are NaN or infinite, the first at {tuple(bad[0].tolist())}; "
-            "replace them first, for instance with np.nan_to_num"
-        )
+        found = f"{len(bad)} values that are NaN or infinite, the first at {tuple(bad[0].tolist())}"
+        raise ValueError(f"image holds {found}; replace them first, for instance with np.nan_to_num")
     result = np.zeros(image.shape, np.float32)
     for source, target in zip(image, result, strict=True):
         channel = source.astype(np.float64)

@@ -45,10 +45,8 @@ def check_pair(image: torch.Tensor, label: torch.Tensor) -> None:
     if not image.is_floating_point() or label.is_floating_point() or label.is_complex() or label.dtype == torch.bool:
         raise TypeError(f"image is {image.dtype} and label {label.dtype}; give a floating image and an integer label")
     if label.ndim not in (2, 3) or image.ndim != label.ndim + 1 or image.shape[1:] != label.shape:
-        raise ValueError(
-            f"image has shape {tuple(image.shape)} and label {tuple(label.shape)}; expected (C, *spatial) and "
-            "(*spatial) with two or three spatial axes"
-        )
+        shapes = f"{tuple(image.shape)} and label {tuple(label.shape)}"
+        raise ValueError(f"image has shape {shapes}; expected (C, *spatial) and (*spatial), two or three spatial axes")
 
 
 def padding(patch_size: Sequence[int], size: Sequence[int]) -> list[tuple[int, int]]:

@@ -154,10 +154,8 @@ def _channels_of_picture(array: np.ndarray, axes: str = "") -> np.ndarray:
     """(y, x) or (y, x, C) as (C, y, x); of a TIFF in whatever order of the axes, a letter each as tifffile has them."""
     letters = axes.replace("C", "S") or "YXS"[: array.ndim]
     if sorted(letters) not in (["X", "Y"], ["S", "X", "Y"]) or not array.size:
-        raise ValueError(
-            f"it holds {array.dtype} {array.shape}, axes {axes or letters}; one picture is expected, "
-            "and beside its rows and columns only an axis of channels that the file calls so"
-        )
+        expected = "one picture is expected: rows, columns, and no other axis but one that the file calls channels"
+        raise ValueError(f"it holds {array.dtype} {array.shape}, axes {axes or letters}; {expected}")
     array = array.transpose([letters.index(letter) for letter in "SYX" if letter in letters])
     array = array if "S" in letters else array[None]
     if len(array) not in (1, 3):

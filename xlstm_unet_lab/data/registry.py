@@ -190,11 +190,8 @@ def prepared_folder(recipe: Recipe, root: str | Path | None = None) -> Path | No
     if not (folder / MARKER).is_file():
         raise FileExistsError(f"{folder} exists and was not made by prepare, it holds no {MARKER}: {MAKE_ROOM}")
     facts = read_fields(folder / MARKER, Marker)
-    found, expected = (facts.get("name"), facts.get("version")), (recipe.name, recipe.version)
+    found, expected = f"{facts['name']!r} version {facts['version']}", f"{recipe.name!r} version {recipe.version}"
     if found != expected:
         why = ", because the files are others or have changed since" if recipe.read_by else ""
-        raise FileExistsError(
-            f"{folder} was made by recipe {found[0]!r} version {found[1]}, this is {expected[0]!r} version "
-            f"{expected[1]}{why}: {MAKE_ROOM}"
-        )
+        raise FileExistsError(f"{folder} was made by recipe {found}, this is {expected}{why}: {MAKE_ROOM}")
     return folder
