@@ -265,7 +265,7 @@ def test_name_like_none_lists_all():
         ({"strides": (1, 2, 2, 2, 2)}, r"strides\[0\] is 1, expected a tuple of 2 whole numbers"),
         ({"strides": ((1, 1), (2, 2))}, "expected 5 entries"),
         ({"mixers": ("vil", "none")}, "expected 5 entries"),
-        ({"num_classes": 0}, "num_classes is 0, expected a whole number of at least 1"),
+        ({"num_classes": 0}, "num_classes is 0, expected a whole number from 1 to 65536"),
     ],
 )
 def test_refused(options, message):

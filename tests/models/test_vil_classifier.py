@@ -247,8 +247,8 @@ def test_pretrained_says_where_weights_come_from(name):
         (lambda: small(image_size=(16, 3)), r"image_size\[1\] is 3, not divisible by 4: use 4"),
         (lambda: small(image_size=(16, 16, 16)), r"image_size is \(16, 16, 16\), expected a tuple of 2 whole numbers"),
         (lambda: small(patch_size=0), "patch_size is 0, expected a whole number of at least 1"),
-        (lambda: small(dim=0), "dim is 0, expected a whole number of at least 1"),
-        (lambda: small(depth=0), "depth is 0, expected a whole number of at least 1"),
+        (lambda: small(dim=0), "dim is 0, expected a whole number from 1 to 65536"),
+        (lambda: small(depth=0), "depth is 0, expected a whole number from 1 to 1000"),
         (lambda: small()(torch.zeros(1, 3, 16, 16)), r"image has shape \(1, 3, 16, 16\), expected \(batch, 2, y, x\)"),
         (lambda: small()(torch.zeros(2, 16, 16)), r"image has shape \(2, 16, 16\)"),
         (

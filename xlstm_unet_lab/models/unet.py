@@ -208,6 +208,6 @@ class UNet(nn.Module):
             axes = "(batch, channels, y, x)" if c.spatial_dims == 2 else "(batch, channels, z, y, x)"
             raise ValueError(f"image has shape {tuple(image.shape)}, expected {axes} with {c.in_channels} channels")
         if math.prod(c.grid_sizes(image.shape[2:])[-1]) == 1:
-            raise ValueError(f"image has shape {tuple(image.shape)}, too small: pad it to at least {smallest_size(c)}")
+            raise ValueError(f"image {tuple(image.shape)} ends as one position: pad it to at least {smallest_size(c)}")
         logits = self.decoder(self.encoder(image))
         return logits if c.deep_supervision else logits[0]

@@ -59,7 +59,7 @@ class VisionLSTM(nn.Module):
         one_of("version", version, VERSIONS)
         blocks = BLOCKS if depth is None else whole_number("depth", depth, at_most=1000) * (2 if version == "v2" else 1)
         for name, width in {"in_channels": in_channels, "dim": dim, "num_classes": num_classes}.items():
-            whole_number(name, width, at_least=name != "num_classes", at_most=WIDEST)
+            whole_number(name, width, at_least=int(name != "num_classes"), at_most=WIDEST)
         self.version, self.patch_size, self.num_classes = version, pair(patch_size, "patch_size"), num_classes
         self.embedding = nn.Conv2d(in_channels, dim, self.patch_size, self.patch_size)
         self.position = nn.Parameter(torch.empty(1, *self.grid_size(pair(image_size, "image_size")), dim))
