@@ -15,7 +15,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from xlstm_unet_lab.data.colours import PURPLE, VERMILION, YELLOW
-from xlstm_unet_lab.ops.checks import checked_spacing, number, whole_number
+from xlstm_unet_lab.ops.checks import array_of, as_array, checked_spacing, number, whole_number
 
 # What codes 1, 2, 3 of an error map are called, and the colour each is shown in.
 ERRORS = {"missed": YELLOW, "extra": VERMILION, "confused": PURPLE}
@@ -51,6 +51,7 @@ def dice(prediction: np.ndarray, truth: np.ndarray) -> float:
 def error_map(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """0 right, 1 missed, 2 extra, 3 confused (both labelled, not alike), uint8. ValueError for shapes that differ."""
     _check_same_shape(prediction, truth)
+    prediction, truth = array_of("prediction", prediction, "iub"), array_of("truth", truth, "iub")
     missed, extra = (truth > 0) & (prediction == 0), (truth == 0) & (prediction > 0)
     confused = (truth > 0) & (prediction > 0) & (truth != prediction)
     return (missed + 2 * extra + 3 * confused).astype(np.uint8)
@@ -151,7 +152,7 @@ def _checked_masks(prediction: np.ndarray, truth: np.ndarray) -> tuple[np.ndarra
 
 
 def _checked_mask(name: str, mask: np.ndarray) -> np.ndarray:
-    mask = np.asarray(mask)
+    mask = as_array(name, mask)
     if mask.dtype == bool:
         return mask
     other = np.unique(mask[(mask != 0) & (mask != 1)])
@@ -161,7 +162,7 @@ def _checked_mask(name: str, mask: np.ndarray) -> np.ndarray:
 
 
 def _checked_labels(name: str, labels: np.ndarray) -> np.ndarray:
-    labels = np.asarray(labels)
+    labels = as_array(name, labels)
     if labels.dtype.kind not in "iu":
         raise ValueError(f"{name} has dtype {labels.dtype}; instance labels must be integers, 0 for background")
     if labels.size and labels.min() < 0:
@@ -170,8 +171,9 @@ def _checked_labels(name: str, labels: np.ndarray) -> np.ndarray:
 
 
 def _check_same_shape(prediction: np.ndarray, truth: np.ndarray) -> None:
-    if np.shape(prediction) != np.shape(truth):
-        raise ValueError(f"prediction has shape {np.shape(prediction)}, truth {np.shape(truth)}: they must be equal")
+    found, wanted = as_array("prediction", prediction).shape, as_array("truth", truth).shape
+    if found != wanted:
+        raise ValueError(f"prediction has shape {found}, truth {wanted}: they must be equal")
 
 
 def _checked_volumes(
@@ -181,7 +183,7 @@ def _checked_volumes(
     prediction, truth = _checked_masks(prediction, truth)
     if truth.ndim not in (2, 3):
         raise ValueError(f"surfaces need masks of 2 or 3 dimensions, got {truth.ndim}: drop channel and batch axes")
-    spacing = checked_spacing(tuple(np.ravel(spacing).tolist()), truth.ndim)
+    spacing = checked_spacing(spacing, truth.ndim)
     if truth.ndim == 2:
         return prediction[None], truth[None], (1.0, *spacing)
     return prediction, truth, spacing

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xlstm_unet_lab.evaluation.metrics import dice, hausdorff95, instance_f1, surface_dice
-from xlstm_unet_lab.ops.checks import checked_spacing, members, number, of_kind, whole_number
+from xlstm_unet_lab.ops.checks import as_array, checked_spacing, members, number, of_kind, whole_number
 
 if TYPE_CHECKING:
     import pandas
@@ -61,7 +61,7 @@ def evaluate(
     """
     from pandas import DataFrame
 
-    prediction, truth = np.asarray(prediction), np.asarray(truth)
+    prediction, truth = as_array("prediction", prediction), as_array("truth", truth)
     spacing = checked_spacing(spacing, truth.ndim)
     of_kind("labels", labels, Mapping, fix=": name -> label value, as in {'liver': 1}")
     every = {name: members(f"the label {name!r}", value) for name, value in labels.items()}
@@ -74,7 +74,7 @@ def evaluate(
     if FOREGROUND in foreground and len(foreground) > 1:
         raise ValueError(f"a label may be called {FOREGROUND!r} only if it is the only one, got {list(foreground)}")
     of_kind("labelled_slices_only", labelled_slices_only, list, tuple, set, frozenset)
-    if strangers := [name for name in labelled_slices_only if name not in list(foreground)]:
+    if strangers := [name for name in labelled_slices_only if not (isinstance(name, str) and name in foreground)]:
         raise ValueError(f"labelled_slices_only={strangers} are no labels: there are {list(foreground)}")
     tolerances = _tolerances(tolerance, foreground, spacing)
     if tolerance is None:
@@ -160,7 +160,7 @@ def bootstrap_interval(
         raise ValueError(f"values of shape {values.shape} must be one row of finite numbers, one a case, at least one")
     number("level", level, above=0, below=1)
     whole_number("samples", samples, at_most=10**7)
-    names = range(len(values)) if groups is None else np.asarray(groups).astype(str).ravel().tolist()
+    names = range(len(values)) if groups is None else as_array("groups", groups).astype(str).ravel().tolist()
     whole_number("seed", seed, at_least=0)
     if len(names) != len(values):
         raise ValueError(f"groups name {len(names)} values, there are {len(values)}: give a group for each of them")

@@ -32,7 +32,7 @@ from xlstm_unet_lab.inference.sliding_window import check_rank, resized_slabs, s
 from xlstm_unet_lab.inference.trained import DONE, EIGHT_BITS, NORMALISATIONS, Z_SCORE, known_of
 from xlstm_unet_lab.models.presets import arguments_of
 from xlstm_unet_lab.models.weights import save_weights
-from xlstm_unet_lab.ops.checks import checked_spacing, of_kind, one_of, sizes
+from xlstm_unet_lab.ops.checks import as_array, checked_spacing, of_kind, one_of, sizes
 from xlstm_unet_lab.ops.devices import checked_device
 from xlstm_unet_lab.ops.stored import check_fields
 
@@ -252,7 +252,7 @@ class Predictor:
     ) -> np.ndarray:
         """What is made of the probabilities of every slab, whose rows lie along `rows_axis`, for the image or, where a
         network for slices is to see a volume, for each slice: `windows.track` then wraps the slices, not windows."""
-        image, axis = np.asarray(image), self.slice_axis
+        image, axis = as_array("image", image), self.slice_axis
         if spacing is not None:
             spacing = checked_spacing(spacing, image.ndim - 1)
         if axis is None or image.ndim != 4:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from xlstm_unet_lab.models.weights import differences, load_tensors
+from xlstm_unet_lab.ops.checks import of_kind
 from xlstm_unet_lab.ops.files import as_path
 
 # Parameters a released file repeats, or that no computation reads.
@@ -130,6 +131,7 @@ def load_published(model: nn.Module, path_or_state_dict: str | Path | Mapping[st
     Heads of lower resolution are left out for a model without deep supervision, which has none.
     Raises ValueError that lists every parameter that `differences` finds; the model is then untouched.
     """
+    of_kind("model", model, nn.Module)
     given = path_or_state_dict
     state = find_weights(given, "the mapping") if isinstance(given, Mapping) else read_checkpoint(given)
     state = translate(state, model)

@@ -44,13 +44,21 @@ def of_kind(name: str, value: object, *kinds: type, fix: str = "") -> None:
         raise TypeError(f"{name} is {reprlib.repr(value)}, expected {wanted}{fix}")
 
 
+def as_array(name: str, value: object) -> np.ndarray:
+    """The value as an array of NumPy's; ValueError for what is none, such as rows of several lengths."""
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError, OverflowError, RuntimeError) as error:
+        raise ValueError(f"{name} is {reprlib.repr(value)}, expected an array ({error})") from error
+
+
 def array_of(name: str, value: object, kinds: str, *dimensions: int) -> np.ndarray:
-    """An array with one of these kinds of dtype (NumPy's letters) and numbers of dimensions, which is not empty."""
-    array = np.asarray(value)
+    """An array with one of these kinds of dtype (NumPy's letters) and numbers of dimensions, and then not empty."""
+    array = as_array(name, value)
     if array.dtype.kind not in kinds:
         words = " or ".join(KINDS[kind] for kind in kinds if kind in KINDS)
         raise TypeError(f"{name} is {reprlib.repr(value)} of dtype {array.dtype}, expected an array of {words}")
-    if array.ndim not in dimensions or not array.size:
+    if dimensions and (array.ndim not in dimensions or not array.size):
         raise ValueError(
             f"{name} has shape {array.shape}, expected {' or '.join(map(str, dimensions))} axes, none empty"
         )

@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from xlstm_unet_lab.data.colours import LABEL_COLOURS, label_colours
+from xlstm_unet_lab.ops.checks import as_array
 from xlstm_unet_lab.ops.words import printable
 
 
 def checked_image(image: np.ndarray) -> np.ndarray:
     """The image as uint8 or float32; ValueError or TypeError for what is no image (C, *spatial)."""
-    image = np.asarray(image)
+    image = as_array("image", image)
     if image.dtype.kind not in "iuf":
         raise TypeError(f"image has dtype {image.dtype}; give integers or floats")
     if image.ndim not in (3, 4) or not image.size:
@@ -36,7 +37,7 @@ def checked_map(what: str, array: np.ndarray | None, size: tuple[int, ...]) -> n
     """A map of whole numbers (*spatial), or None; ValueError or TypeError, naming it, for anything else."""
     if array is None:
         return None
-    array = np.asarray(array)
+    array = as_array(what, array)
     if array.dtype.kind not in "iub":
         raise TypeError(f"{what} has dtype {array.dtype}; give integers, the value of the label at every position")
     if array.shape != size:
@@ -50,7 +51,7 @@ def checked_probabilities(probabilities: np.ndarray | None, size: tuple[int, ...
     """Floats (channels, *spatial), or None; ValueError for anything else."""
     if probabilities is None:
         return None
-    probabilities = np.asarray(probabilities)
+    probabilities = as_array("probabilities", probabilities)
     if probabilities.shape[1:] != size or probabilities.dtype.kind != "f":
         given = f"{probabilities.dtype} {probabilities.shape}"
         raise ValueError(f"probabilities are {given}; expected floats (channels, {size})")
