@@ -86,20 +86,21 @@ def train(
     size = parse_sizes("--patch-size", patch_size) or DEFAULT_PATCH[data[0].recipe.spatial_dims]
     options = parse_pairs("--model-option", model_option) | {"deep_supervision": deep_supervision}
     network = _network(model, data[0].recipe, size, seed, options)
-    known = [field.name for field in fields(lab.TrainConfig)]
-    config = lab.TrainConfig(
-        patch_size=size,
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        precision=precision,
-        accelerator=accelerator,
-        devices=devices,
-        workers=workers,
-        seed=seed,
-        validate_every=validate_every,
-        **{one_of("--setting", name, known): value for name, value in parse_pairs("--setting", setting).items()},
-    )
+    settings = {
+        "patch_size": size,
+        "steps": steps,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "precision": precision,
+        "accelerator": accelerator,
+        "devices": devices,
+        "workers": workers,
+        "seed": seed,
+        "validate_every": validate_every,
+    }
+    others = [field.name for field in fields(lab.TrainConfig) if field.name not in settings]
+    settings |= {one_of("--setting", name, others): value for name, value in parse_pairs("--setting", setting).items()}
+    config = lab.TrainConfig(**settings)
     of_slices = "-slices" if slices else ""
     folder = run_directory or Path("runs") / f"{recipe}{of_slices}-{model}-fold{fold}"
     _follow(lab.fit(network, *data, config, run_directory=folder), steps)
@@ -174,7 +175,7 @@ def predict(
     from xlstm_unet_lab.inference.load import load_predictor
 
     device = chosen_device(device)
-    written = load_predictor(run, which).files(
+    written = load_predictor(run, which, root).files(
         inputs,
         out,
         coloured=coloured,

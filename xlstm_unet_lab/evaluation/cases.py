@@ -59,14 +59,17 @@ def from_run(
     Raises ValueError for a run on data without a recipe, a split without cases and a data set whose labels are others,
     and as `load_predictor` and `load_dataset` do.
     """
-    predictor = load_predictor(run_directory, which)
+    predictor = load_predictor(run_directory, which, root)
     cases = cases_of_run(run_directory, split, fold, root)
     recipe, place = cases.recipe, {name: index for index, name in enumerate(cases.names)}
     counted = (cases.folder / f"instances{cases.part}").is_dir()
 
     def outcome(name: str) -> Outcome:
         case = cases[place[name]]
-        label = predictor(cases.raw(place[name]), case["spacing"], **options)
+        try:
+            label = predictor(cases.raw(place[name]), case["spacing"], **options)
+        except ValueError as error:
+            raise ValueError(f"case {name}: {error}") from error
         objects = cases.instances(place[name]) if counted else None
         return _outcome(recipe, name, label, case["label"].numpy(), case["spacing"], objects)
 

@@ -37,10 +37,11 @@ def is_run(path: str | Path) -> bool:
     return (Path(path) / "model.json").is_file()
 
 
-def load_predictor(path: str | Path, which: str | None = None) -> Predictor:
+def load_predictor(path: str | Path, which: str | None = None, root: str | Path | None = None) -> Predictor:
     """The predictor in a run directory or in a file that `Predictor.save` wrote, on the CPU, in evaluation mode.
 
     which: of a run, the "best" or the "last" weights; None: the best, or the last where no validation chose.
+    root: where the data lies that a run of an older version was trained on, which does not say itself what it is.
     Raises FileNotFoundError for what is not there, and ValueError, with the fix, for another `which`, for a damaged
     file or one without the facts of a predictor, and for a network that `build` did not make. Nothing that a file says
     is trusted, and nothing is downloaded for it: see `models.rebuild`.
@@ -50,7 +51,7 @@ def load_predictor(path: str | Path, which: str | None = None) -> Predictor:
     tensors, header = load_tensors(weights)
     facts = header.get("facts", {})
     if "trained_on" not in facts and weights != path:
-        facts = _facts_of_older_run(path, header)
+        facts = _facts_of_older_run(path, header, root)
     if "trained_on" not in facts:
         raise ValueError(f"{weights} holds weights alone: build their network and use load_weights(network, path)")
     if facts.get("build") is None:
@@ -95,10 +96,10 @@ def _checkpoint(folder: Path, which: str | None) -> Path:
     return folder / f"{which}.safetensors"
 
 
-def _facts_of_older_run(folder: Path, header: Mapping) -> dict:
+def _facts_of_older_run(folder: Path, header: Mapping, root: str | Path | None) -> dict:
     """What `Predictor.to_json` gives now, of a run whose checkpoints do not hold it yet."""
     targets = header.get("targets") and Targets.from_json(header["targets"])
-    known = known_of(facts_of_run(folder), targets)
+    known = known_of(facts_of_run(folder, root), targets)
     described = Predictor(nn.Identity(), _patch_size(folder), **known).to_json()
     described["trained_on"]["spacing"] = header.get("training_spacing")
     return described | {"build": read_json(folder / "model.json").get("build")}
