@@ -148,7 +148,7 @@ def test_what_goes_wrong_on_the_way_is_one_line(arguments, message):
         (("train", *TRAIN, "--precision", "8bit"), "precision is '8bit': there are 32-true"),
         (("train", *TRAIN, "--setting", "ema=1"), "--setting is 'ema': did you mean 'ema_decay'"),
         (("train", *TRAIN, "--setting", f"ema_decay={'[' * 10**5}"), "ema_decay is '[["),
-        (("train", *TRAIN, "--setting", "steps=3"), "--setting is 'steps'.*there are"),
+        (("train", *TRAIN, "--setting", "steps=3"), "--setting is 'steps': did you mean"),
         (("train", *TRAIN, "--accelerator", "cuda:99"), "accelerator is 'cuda:99', which PyTorch does not find here"),
         (("train", *TRAIN, "--accelerator", "gpus"), "accelerator is 'gpus', which PyTorch does not find here"),
         (("predict", "nowhere", "x.png", "--out", "y", "--device", "gpu"), "--device is 'gpu', which PyTorch does not"),
