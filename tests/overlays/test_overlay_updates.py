@@ -76,7 +76,7 @@ def test_slices_name_the_sides_of_the_axes_they_have(cut, axes, named):
         def __init__(self):
             flat = SimpleNamespace(numpy=lambda: label.take(0, cut))
             super().__init__([{"label": flat, "spacing": (1, 1), "name": "slice"}])
-            self.facts = Facts(recipe, slice_axis=cut)
+            self.facts, self.names = Facts(recipe, slice_axis=cut), ["slice"]
             self.view, self.raw = self.__getitem__, lambda index: image.take(0, cut + 1)
 
     prediction = label.take(0, cut).copy()

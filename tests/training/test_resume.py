@@ -266,7 +266,7 @@ def test_load_run_says_what_is_missing(tmp_path):
     list(fit(Tiny(), cases([0]), None, config(steps=1), tmp_path))
     with pytest.raises(FileNotFoundError, match=r"has no best\.safetensors; it has \['last'\].*which='last'"):
         load_run(tmp_path)
-    with pytest.raises(ValueError, match=r"build it yourself and call load_weights\(model, '.*last\.safetensors'\)"):
+    with pytest.raises(ValueError, match=r"build it and load_weights\(model, .*last\.safetensors\)"):
         load_run(tmp_path, "last")
 
 

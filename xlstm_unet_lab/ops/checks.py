@@ -109,6 +109,7 @@ def is_number(value: object, **bounds: float) -> TypeGuard[Real]:
     """Whether this is a finite number within bounds: `at_least`, `above`, `at_most`, `below`."""
     if isinstance(value, bool) or not isinstance(value, Real):
         return False
+    value = value.item() if isinstance(value, np.generic) else value  # whose own comparison may overflow
     limits = {"at_least": -LARGEST, "at_most": LARGEST} | bounds  # NaN keeps to none
     return all(BOUNDS[bound](value, limit) for bound, limit in limits.items())
 
