@@ -1,6 +1,8 @@
 """A trained network as one thing: what is known of it goes to disk and back with it, and no file is trusted."""
 
+import copy
 import json
+import pickle
 from dataclasses import fields, replace
 
 import numpy as np
@@ -240,3 +242,12 @@ def test_files_without_a_predictor_are_refused_with_the_way_out(tmp_path):
         load_predictor(tmp_path / "text.safetensors")
     with pytest.raises(FileNotFoundError, match="is no run directory"):
         load_predictor(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_of_a_trained_network_is_known_too(copied):
+    targets = Targets(("whole", "core"), ((1, 2), (2,)), (1, 2))
+    model = Predictor(network(), (16, 16), targets=targets).remembered().network
+    image = np.random.default_rng(0).random((1, 16, 16))
+    found, again = (lab.predict(one, image, patch_size=(16, 16)) for one in (model, copied(model)))
+    assert np.array_equal(found, again) and Predictor.known(copied(model), (16, 16)).targets == targets

@@ -38,7 +38,8 @@ from xlstm_unet_lab.ops.stored import check_fields
 
 WINDOWS_AT_ONCE = {2: 4, 3: 1}  # by spatial dimensions
 LARGEST_PATCH = 2**30  # voxels, far beyond any memory
-# What is known of networks that were trained or loaded here, for those who hand on the network alone.
+# What is known of networks that were trained or loaded here, for those who hand on the network alone. Networks of this
+# package carry it in their config, so that copies of them have it too; these are the others.
 _KNOWN: WeakKeyDictionary[nn.Module, dict] = WeakKeyDictionary()
 
 
@@ -114,7 +115,8 @@ class Predictor:
     def known(cls, network: nn.Module, patch_size: Sequence[int]) -> Self:
         """The predictor of a network that was trained or loaded here; of another one, nothing more is known."""
         of_kind("model", network, nn.Module)
-        return cls(network, **_KNOWN.get(network, {}) | {"patch_size": patch_size})
+        known = getattr(getattr(network, "config", None), "trained_on", None) or _KNOWN.get(network, {})
+        return cls(network, **{**known, "patch_size": patch_size})
 
     @classmethod
     def from_json(cls, network: nn.Module, facts: Mapping, where: str) -> Self:
@@ -234,7 +236,11 @@ class Predictor:
 
     def remembered(self) -> Self:
         """Let `predict` know these facts when it is handed this network alone; returns the predictor."""
-        _KNOWN[self.network] = self._facts()
+        config: Any = getattr(self.network, "config", None)
+        if hasattr(config, "trained_on"):
+            self.network.config = replace(config, trained_on=self._facts())
+        else:
+            _KNOWN[self.network] = self._facts()
         return self
 
     def _facts(self) -> dict[str, Any]:

@@ -47,6 +47,7 @@ class BaselineConfig:
     multiple: tuple[int, ...]  # every axis of an image is a multiple of this, and one axis at least twice it
     any_size: bool = True  # False: images have the patch size and no other
     built_by: Mapping | None = field(default=None, compare=False, repr=False)  # the arguments of `presets.build`
+    trained_on: Mapping | None = field(default=None, compare=False, repr=False)  # what a `Predictor` knows of it
 
     def __post_init__(self):
         self.check_size("patch_size", self.patch_size)

@@ -44,7 +44,7 @@ def alternating(kind: str, first: int = 2) -> PerStage:
     return mixers
 
 
-OPTIONS = tuple(field.name for field in dataclasses.fields(UNetConfig) if field.name != "built_by")
+OPTIONS = tuple(field.name for field in dataclasses.fields(UNetConfig) if field.compare)
 
 
 def preset(mixers: PerStage, family: str, source: str) -> Model:

@@ -59,6 +59,7 @@ class UNetConfig:
     mamba_residual: bool = True  # False: as in U-Mamba's code, the scan's output replaces the feature map
     channel_tokens: bool = False  # True: where positions are no more than channels they swap roles, for one patch size
     built_by: Mapping | None = field(default=None, compare=False, repr=False)  # the arguments of `presets.build`
+    trained_on: Mapping | None = field(default=None, compare=False, repr=False)  # what a `Predictor` knows of it
 
     def __post_init__(self):
         checked: dict[str, object] = {"spatial_dims": checked_spatial_dims(self.spatial_dims)}
