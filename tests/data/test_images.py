@@ -178,3 +178,14 @@ def test_a_spacing_is_the_number_that_was_meant(tmp_path):
     affine = np.diag([7.7, 0.8, 0.0003, 1.0])
     nibabel.save(nibabel.Nifti1Image(np.zeros((2, 3, 4), np.uint8), affine), tmp_path / "a.nii.gz")
     assert read_case(tmp_path / "a.nii.gz").spacing == (0.0003, 0.8, 7.7)
+
+
+@pytest.mark.parametrize("place", [0.3, 0.6, -6], ids=["middle", "later", "checksum"])
+def test_a_flipped_bit_in_a_packed_volume_is_seen(tmp_path, place):
+    volume(np.random.default_rng(0).integers(0, 3, (24, 20, 18)).astype(np.uint8))(tmp_path / "a.nii.gz")
+    content = bytearray((tmp_path / "a.nii.gz").read_bytes())
+    content[place if place < 0 else int(place * len(content))] ^= 4
+    (tmp_path / "a.nii.gz").write_bytes(content)
+    for read in (read_case, read_label):
+        with pytest.raises(ValueError, match=r"a\.nii\.gz"):
+            read(tmp_path / "a.nii.gz")

@@ -194,7 +194,7 @@ def test_a_file_that_breaks_off_or_is_no_volume_is_named(tmp_path):
     noise = np.random.default_rng(0).normal(size=(40, 40, 40))
     nibabel.save(volume(noise), path)
     path.write_bytes(path.read_bytes()[:-20_000])
-    with pytest.raises(ValueError, match=r"case a: image cannot be read from .*a\.nii\.gz: .*; get the file again"):
+    with pytest.raises(ValueError, match=r"case a: image cannot be read from .*a\.nii\.gz: .*; get it again"):
         voxels("case a: image", load_volume(path))
     path.write_text("<html>not found</html>")
     with pytest.raises(ValueError, match=r"a\.nii\.gz is not a NIfTI file that can be read"):

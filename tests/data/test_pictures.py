@@ -308,6 +308,12 @@ def test_where_white_is_0_a_picture_is_inverted_and_a_label_read_as_stored(tmp_p
     assert np.array_equal(read_channels(tmp_path / "a.tif", stored=True)[0], array)
 
 
+def test_where_white_is_0_a_picture_of_fractions_is_inverted_between_its_ends(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", FLOAT, photometric="miniswhite")
+    read, stored = read_picture(tmp_path / "a.tif"), FLOAT
+    assert np.allclose(read, stored.max() - stored)
+
+
 @pytest.mark.parametrize("axes", ["ZYX", "TYX", "QYX"])
 @pytest.mark.parametrize("count", [2, 3])
 def test_slices_and_time_points_are_no_colours(tmp_path, axes, count):

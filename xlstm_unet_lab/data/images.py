@@ -61,8 +61,8 @@ class Case:
 def read_case(paths: str | Path | Sequence[str | Path], *, spatial_dims: int | None = None) -> Case:
     """Read one case from its file, or from one file a channel.
 
-    spatial_dims: what is expected; it also settles whether the pages of a TIFF that does not say are slices (3, and by
-    default) or channels (2). Raises ValueError, naming the file, for what cannot be read, for channels on different
+    spatial_dims: what is expected; pages of a TIFF that does not say what they are, are slices.
+    Raises ValueError, naming the file, for what cannot be read, for channels on different
     grids, and for another number of spatial dimensions; FileNotFoundError for a missing file.
     """
     files = [paths] if isinstance(paths, str | Path) else paths

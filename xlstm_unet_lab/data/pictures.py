@@ -139,7 +139,8 @@ def _read_tiff(path: Path, spatial_dims: int | None, stored: bool) -> tuple[np.n
             # Pillow brings decoders of its own for LZW and JPEG inside a TIFF.
             return _read_with_pillow(path, spatial_dims, stored)
         if white_is_zero and not stored:
-            array = ~array if array.dtype == bool else np.uint64(2**page.bitspersample - 1).astype(array.dtype) - array
+            white = 2**page.bitspersample - 1 if array.dtype.kind in "bu" else array.max()
+            array = (white - array).astype(array.dtype)
         if page.colormap is not None and page.photometric == tifffile.PHOTOMETRIC.PALETTE:
             palette = page.colormap.T >> 8  # which holds 16 bits a colour
             array = _numbers_of(array, palette) if stored else palette[array].astype(np.uint8)

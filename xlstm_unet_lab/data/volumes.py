@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -50,12 +51,15 @@ def spacing_of(affine: np.ndarray) -> tuple[float, ...]:
 
 def voxels(what: str, volume: nibabel.Nifti1Image) -> np.ndarray:
     """The voxels of a volume as stored, (x, y, z); ValueError for a file that breaks off or holds no plain numbers."""
+    path = Path(str(volume.get_filename()))
     try:
         array = np.asarray(volume.dataobj)
+        if path.suffix == ".gz":
+            with gzip.open(path) as file:  # nibabel stops before the checksum, which stands at the end
+                while file.read(2**22):
+                    pass
     except Exception as error:  # of the disk, of gzip, of nibabel
-        path = Path(str(volume.get_filename()))
-        why = without_path(error, path)
-        raise ValueError(f"{what} cannot be read from {path}: {why}; get the file again") from error
+        raise ValueError(f"{what} cannot be read from {path}: {without_path(error, path)}; get it again") from error
     if array.dtype.kind not in "iuf":
         raise ValueError(f"{what} holds values of type {array.dtype}; integers or floats are expected")
     return array

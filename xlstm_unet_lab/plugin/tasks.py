@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from xlstm_unet_lab.data.label_evidence import check_one_convention
 from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.evaluation.report import evaluate
 from xlstm_unet_lab.inference.instances import instances_from_classes
@@ -161,8 +162,9 @@ def compare(truth, predictions: Sequence) -> Comparison:
     every, place = [truth, *predictions], place_of(truth)
     label_names = next(filter(None, (layer.metadata.get("labels") for layer in every)), None)
     if label_names is None:
-        values = {value for layer in every for value in np.unique(data_of(layer)).tolist()} - {0}
-        label_names = {f"label {value}": value for value in sorted(values)}
+        values = {layer.name: set(np.unique(data_of(layer)).tolist()) - {0} for layer in every}
+        check_one_convention(values)
+        label_names = {f"label {value}": value for value in sorted(set().union(*values.values()))}
     if not label_names:
         raise ValueError(f"{truth.name!r} and the predictions are empty: draw a label first, there is none to compare")
     known = {"spacing": place.spacing, "unit": place.unit}
