@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-NORMALISED = 1  # count up when `normalise` or what is read gives other numbers: cases kept on disk are then made anew
+NORMALISED = 2  # count up when `normalise` or what is read gives other numbers: cases kept on disk are then made anew
 CONSTANT_BELOW = 1e-6  # a channel whose deviation is this small beside its largest value varies by rounding only
 
 
