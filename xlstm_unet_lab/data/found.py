@@ -25,16 +25,17 @@ def look_over(recipe: Recipe, folder: Path) -> dict[str, list[dict]]:
         for name in case_names(folder, part, recipe.file_ending):
             files = (folder / f"images{part}").glob(f"{glob.escape(name)}_[0-9][0-9][0-9][0-9]{recipe.file_ending}")
             case = read_case(sorted(files))
+            image = case.image  # put together from its files each time it is asked for
             label, _ = read_label(folder / f"labels{part}" / f"{name}{recipe.file_ending}")
-            if len(case.image) != len(recipe.channel_names):
-                raise ValueError(f"{name} has {len(case.image)} channels; the recipe names {recipe.channel_names}")
+            if len(image) != len(recipe.channel_names):
+                raise ValueError(f"{name} has {len(image)} channels; the recipe names {recipe.channel_names}")
             numbers, counts = np.unique(label, return_counts=True)
             voxels.update(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
             cases.update(numbers.tolist())
             for axis, size, step in zip("zyx"[-label.ndim :], label.shape, case.spacing, strict=True):
                 measured[f"size {axis}"].append(size)
                 measured[f"spacing {axis}, {case.unit}"].append(step)
-            for channel, values in zip(recipe.channel_names, case.image, strict=True):
+            for channel, values in zip(recipe.channel_names, image, strict=True):
                 measured[f"intensity, {channel}"] += [float(of(values)) for of in (np.min, np.median, np.max)]
     labels = [
         {"label": name, "number": recipe.label_numbers.get(name, value), "cases": cases[value], "voxels": voxels[value]}

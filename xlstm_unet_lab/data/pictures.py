@@ -42,7 +42,8 @@ def read_channels(path: Path, spatial_dims: int | None = None, *, stored: bool =
     if ending not in ENDINGS:
         raise ValueError(f"{path} ends in {path.suffix!r}; pictures end in {', '.join(ENDINGS)}")
     try:
-        array, orientation = (_read_tiff if ending in TIFF else _read_with_pillow)(path, spatial_dims, stored)
+        is_tiff = ending in TIFF
+        array, orientation = _read_tiff(path, spatial_dims, stored) if is_tiff else _read_with_pillow(path, stored)
         if array.dtype == bool:
             array = array.astype(np.uint8) * np.uint8(1 if stored else 255)
         if array.dtype.kind not in "uif" or not np.isfinite(array).all():
@@ -69,7 +70,7 @@ def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(array[..., ::down, ::right])
 
 
-def _read_with_pillow(path: Path, _spatial_dims: int | None, stored: bool) -> tuple[np.ndarray, int]:
+def _read_with_pillow(path: Path, stored: bool) -> tuple[np.ndarray, int]:
     """Channels as stored, (C, y, x), and the orientation."""
     from PIL import Image
 
@@ -137,7 +138,7 @@ def _read_tiff(path: Path, spatial_dims: int | None, stored: bool) -> tuple[np.n
             if "imagecodecs" not in str(error) or as_stack or white_is_zero:
                 raise
             # Pillow brings decoders of its own for LZW and JPEG inside a TIFF.
-            return _read_with_pillow(path, spatial_dims, stored)
+            return _read_with_pillow(path, stored)
         if white_is_zero and not stored:
             white = 2**page.bitspersample - 1 if array.dtype.kind in "bu" else array.max()
             array = (white - array).astype(array.dtype)

@@ -127,8 +127,8 @@ def arguments_of(network: "nn.Module") -> dict | None:
 
 
 def _names_with(spatial_dims: int, deep_supervision: bool = False) -> str:
-    fitting = {name for name, model in MODELS.items() if spatial_dims in model.spatial_dims}
-    return ", ".join(name for name in MODELS if name in fitting and MODELS[name].deep_supervision >= deep_supervision)
+    fitting = {name: model for name, model in MODELS.items() if spatial_dims in model.spatial_dims}
+    return ", ".join(name for name, model in fitting.items() if model.deep_supervision or not deep_supervision)
 
 
 def list_models(

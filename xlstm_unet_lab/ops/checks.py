@@ -59,9 +59,8 @@ def array_of(name: str, value: object, kinds: str, *dimensions: int) -> np.ndarr
         words = " or ".join(KINDS[kind] for kind in kinds if kind in KINDS)
         raise TypeError(f"{name} is {reprlib.repr(value)} of dtype {array.dtype}, expected an array of {words}")
     if dimensions and (array.ndim not in dimensions or not array.size):
-        raise ValueError(
-            f"{name} has shape {array.shape}, expected {' or '.join(map(str, dimensions))} axes, none empty"
-        )
+        wanted = " or ".join(map(str, dimensions))
+        raise ValueError(f"{name} has shape {array.shape}, expected {wanted} axes, none empty")
     return array
 
 
@@ -136,6 +135,5 @@ def checked_spacing(spacing: object, dimensions: int) -> tuple[float, ...]:
     values = spacing.tolist() if isinstance(spacing, np.ndarray) else spacing
     if isinstance(values, list | tuple) and len(values) == dimensions and all(is_number(x, **VOXELS) for x in values):
         return tuple(map(float, values))
-    raise ValueError(
-        f"spacing is {spacing!r}, expected {dimensions} finite numbers above 0, one a spatial axis, from 1e-6 to 1e6"
-    )
+    wanted = f"{dimensions} finite numbers above 0, one a spatial axis, from 1e-6 to 1e6"
+    raise ValueError(f"spacing is {spacing!r}, expected {wanted}")

@@ -42,7 +42,12 @@ class Place(NamedTuple):
 
 def data_of(layer) -> np.ndarray:
     """The voxels of a napari layer, of one with several levels the finest."""
-    return np.asarray(layer.data[0] if layer.multiscale else layer.data)
+    return np.asarray(_finest(layer))
+
+
+def _finest(layer):
+    """The same as napari holds them, which may be a promise to compute them."""
+    return layer.data[0] if layer.multiscale else layer.data
 
 
 def place_of(layer) -> Place:
@@ -104,7 +109,7 @@ def read_image(predictor: Predictor, layers: Sequence) -> np.ndarray:
 def _check_grid(first, layer) -> None:
     """ValueError unless two napari layers have their voxels in the same places."""
     (one, other), layers = map(place_of, (first, layer)), (first, layer)
-    shapes = [data_of(each).shape[: each.ndim] for each in layers]
+    shapes = [_finest(each).shape[: each.ndim] for each in layers]
     alike = shapes[0] == shapes[1] and one.unit == other.unit and np.allclose(one[:2], other[:2])
     if not alike or not all(map(np.allclose, *(turns_of(each).values() for each in layers))):
         raise ValueError(
