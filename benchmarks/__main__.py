@@ -9,6 +9,7 @@ NAMES = {
     "training_step": "about 10 minutes",
     "first_lesson": "about 8 minutes; needs the nuclei data set",
     "large_volume": "about 12 minutes",
+    "triton_kernels": "about 4 minutes; needs no GPU",
     "overlay": "half a minute; needs napari",
 }
 LONG = {"accuracy": "about 3 hours, less for what is in benchmarks/results already"}  # only when asked for by name

@@ -4,8 +4,10 @@ import importlib.metadata
 import inspect
 import re
 import tomllib
+from types import SimpleNamespace
 
 import pytest
+import torch
 import typer
 from places import REPOSITORY
 
@@ -109,15 +111,24 @@ def test_gpu(capability, amd, precision):
     assert f"--precision {precision}" in finding.advice
 
 
+def test_without_a_gpu_the_mlstm_is_computed_in_chunks():
+    if not torch.cuda.is_available():
+        assert findings.kernels().value == "chunkwise form in PyTorch, as there is no NVIDIA GPU"
+
+
 @pytest.mark.parametrize(
-    ("reason", "value"),
+    ("obstacle", "failure", "value"),
     [
-        (None, "Triton kernels for head widths 16, 32, 64, 128, 256, 512 and at least 128 tokens; chunkwise form"),
-        ("the tensors are on cpu", "chunkwise form in PyTorch, as the tensors are on cpu"),
+        (None, None, "Triton kernels, tried here, for heads up to 512 wide"),
+        ("this GPU has no units for bfloat16", None, "chunkwise form in PyTorch, as this GPU has no units"),
+        (None, "the kernels do not run", "chunkwise form in PyTorch, as the kernels do not run"),
     ],
 )
-def test_kernels(monkeypatch, reason, value):
-    monkeypatch.setattr("xlstm_unet_lab.ops.mlstm_triton.obstacle", lambda *inputs, with_state: reason)
+def test_on_a_gpu_the_kernels_are_tried(monkeypatch, obstacle, failure, value):
+    of_gpu = SimpleNamespace(is_cuda=True, device="cuda", dtype=torch.float32, shape=(1, 1, 1, 64))
+    monkeypatch.setattr("torch.empty", lambda *sizes, device: of_gpu)
+    monkeypatch.setattr("xlstm_unet_lab.ops.mlstm_triton.obstacle", lambda q, v: obstacle)
+    monkeypatch.setattr("xlstm_unet_lab.ops.mlstm_triton.failure", lambda *kind: failure)
     assert findings.kernels().value.startswith(value)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from xlstm_unet_lab.ops import mlstm, mlstm_chunkwise, mlstm_triton
+from xlstm_unet_lab.ops import mlstm, mlstm_chunkwise
 
 NATIVE_KERNELS = ("parallel--native_{}", "parallel--native_stablef_{}", "chunkwise--native_{}")
 STATE_NAMES = ("state.C", "state.n", "state.m")
@@ -332,18 +332,3 @@ def test_bad_chunk_size(size):
         ValueError, match=f"chunk_size is {size!r}, expected a whole number of at least 1; None picks one"
     ):
         mlstm.chunkwise(*make_inputs(), chunk_size=size)
-
-
-@pytest.mark.skipif(
-    not torch.cuda.is_available() or bool(mlstm_triton.library_obstacle()),
-    reason="the Triton kernels need an NVIDIA GPU, and a Triton older than 3.9",
-)
-@pytest.mark.parametrize("length", [128, 300, 1024])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-2), (torch.bfloat16, 4e-2)])
-def test_triton(dtype, tolerance, length):
-    inputs = [x.detach().cuda().requires_grad_() for x in make_inputs(1, 2, length, 64, 64, dtype)]
-    exact = [x.detach().double().requires_grad_() for x in inputs]
-    # As above: their gradients are right under a norm.
-    found = with_gradients(partial(mlstm.run, form="triton"), inputs, norm)
-    for x, y in zip(found, with_gradients(mlstm.chunkwise, exact, norm), strict=True):
-        assert (x.double() - y).norm() <= tolerance * y.norm()

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xlstm_unet_lab.ops import mlstm, slstm
+from xlstm_unet_lab.ops import mlstm, mlstm_inputs, slstm
 
 LOWEST = torch.finfo(torch.float32).min
 FORMS = {"recurrent": mlstm.recurrent, "parallel": mlstm.parallel, "chunkwise": mlstm.chunkwise, "run": mlstm.run}
@@ -124,7 +124,7 @@ def test_a_state_carries_huge_gates_on(form, split):
 def test_the_way_of_large_gates_changes_nothing_for_ordinary_ones(form, monkeypatch):
     inputs = make_inputs()
     wanted = outputs_and_gradients(FORMS[form], inputs)
-    monkeypatch.setattr(mlstm, "LARGE", 1e-9)
+    monkeypatch.setattr(mlstm_inputs, "LARGE", 1e-9)
     assert_near(outputs_and_gradients(FORMS[form], inputs), wanted, 1e-10)
 
 

@@ -1,29 +1,113 @@
-"""Which libraries the Triton kernels run with, found out without a GPU."""
+"""The Triton kernels without a GPU: run by Triton's interpreter, and compiled for chips that are not there."""
 
+import json
+import os
+import subprocess
 import sys
-from importlib.machinery import ModuleSpec
-from types import ModuleType
+from pathlib import Path
 
 import pytest
+import torch
 
-from xlstm_unet_lab.ops import mlstm_triton
+from xlstm_unet_lab.ops import mlstm, mlstm_triton
 
-
-def pretend_installed(monkeypatch, name: str, version: str) -> None:
-    module = ModuleType(name)
-    module.__version__, module.__spec__ = version, ModuleSpec(name, None)
-    monkeypatch.setitem(sys.modules, name, module)
+LADDER = Path(__file__).with_name("triton_ladder.py")
 
 
-@pytest.mark.parametrize(("version", "fits"), [("3.8.1", True), ("3.9.0", False), ("3.10.0", False), ("4.0", False)])
-def test_a_triton_without_block_pointers_is_none_for_the_kernels(monkeypatch, version, fits):
-    for name in ("triton", "mlstm_kernels"):
-        pretend_installed(monkeypatch, name, version)
-    reason = mlstm_triton.library_obstacle.__wrapped__()
-    assert reason is None if fits else f"Triton is {version}" in reason
+def in_a_process_of_its_own(*arguments: str, **environment: str) -> str:
+    """Triton reads its environment when it is imported, and must not be beside a window of napari."""
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    return done.stdout
 
 
-def test_libraries_that_are_missing_are_named(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    reason = mlstm_triton.library_obstacle.__wrapped__()
-    assert reason == "triton and mlstm_kernels not installed: pip install triton mlstm_kernels"
+def test_the_ladder():
+    interpreter = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
+    report = in_a_process_of_its_own("pytest", "-q", "-p", "no:cacheprovider", str(LADDER), **interpreter)
+    assert " passed" in report
+
+
+@pytest.mark.parametrize("capability", [75, 80, 90, 100])
+def test_kernels_compile_for_a_chip_within_its_limits(capability):
+    pytest.importorskip("triton", reason="Triton is there on Linux alone")
+    from benchmarks.triton_kernels import CHIPS, KERNELS, UNITS_SINCE
+
+    rows = [json.loads(x) for x in in_a_process_of_its_own("benchmarks.triton_kernels", str(capability)).splitlines()]
+    assert {row["kernel"] for row in rows} == set(KERNELS)
+    assert len(rows) == len({row["dtype"] for row in rows}) * 2 * 8  # two widths; 1 + 3 attend, 2 sums and 2 scans
+    for row in rows:
+        assert row["spilled"] == 0, row
+        assert row["shared"] <= CHIPS[capability].shared, row
+        assert row["programs_at_once"] >= 1, row
+        uses_units = row["kernel"] != "scan_states" and capability >= UNITS_SINCE
+        assert (row["matrix_instructions"] > 0) == uses_units, row
+
+
+def inputs(width=8, value_width=8, dtype=torch.float32, device="cpu"):
+    q, v = (torch.ones(1, 1, 4, w, dtype=dtype, device=device) for w in (width, value_width))
+    return q, q, v, q[..., 0], q[..., 0]
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (inputs(), "the tensors are on cpu, and the kernels run on an NVIDIA GPU"),
+        (inputs(device="meta"), "the tensors are on meta"),
+    ],
+    ids=["processor", "meta"],
+)
+def test_where_the_kernels_do_not_run_auto_takes_another_form_and_triton_says_why(given, reason, monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert mlstm.run(*given).shape == (1, 1, 4, 8)
+    with pytest.raises(ValueError, match=f"form 'triton' does not fit: {reason}.*use form='auto' or 'chunkwise'"):
+        mlstm.run(*given, form="triton")
+
+
+class OnGPU:
+    """Of a tensor on a GPU, what is asked before one is used."""
+
+    def __init__(self, dtype=torch.float32, width=64):
+        self.device, self.dtype, self.shape = torch.device("cuda", 0), dtype, (1, 1, 8, width)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "of_gpu", "reason"),
+    [
+        (OnGPU(), (9, 0), None),
+        (OnGPU(torch.float16), (7, 5), None),
+        (OnGPU(torch.bfloat16), (8, 0), None),
+        (OnGPU(torch.bfloat16), (7, 5), "this GPU has no units for bfloat16"),
+        (OnGPU(torch.float64), (9, 0), "the tensors are torch.float64"),
+        (OnGPU(width=513), (9, 0), "head widths are 513 and 513, and the kernels take at most 512"),
+    ],
+)
+def test_what_fits_a_gpu(monkeypatch, tensor, of_gpu, reason):
+    pytest.importorskip("triton", reason="Triton is there on Linux alone")
+    monkeypatch.setattr(mlstm_triton, "capability", lambda device: of_gpu)
+    found = mlstm_triton.obstacle(tensor, tensor)
+    assert found is None if reason is None else found.startswith(reason)
+
+
+@pytest.mark.parametrize("kind", ["ROCm", "no Triton"])
+def test_an_amd_gpu_and_a_machine_without_triton_take_the_chunkwise_form(monkeypatch, kind):
+    monkeypatch.setattr(mlstm_triton, "capability", lambda device: (9, 0))
+    if kind == "ROCm":
+        monkeypatch.setattr(torch.version, "hip", "6.0")
+    else:
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    expected = (
+        "the tensors are on cuda:0, and the kernels run on an NVIDIA" if kind == "ROCm" else "Triton is not installed"
+    )
+    assert mlstm_triton.obstacle(OnGPU(), OnGPU()).startswith(expected)
+
+
+def test_importing_the_form_does_not_load_triton():
+    in_a_process_of_its_own(
+        "timeit", "-n", "1", "-r", "1", "import sys, xlstm_unet_lab.ops.mlstm; assert 'triton' not in sys.modules"
+    )

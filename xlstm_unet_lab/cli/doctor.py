@@ -119,18 +119,16 @@ def gpu(name: str, memory: int, capability: tuple[int, int], amd: bool) -> Findi
 
 
 def kernels() -> Finding:
-    """Which form of the mLSTM `form="auto"` takes, and for which inputs."""
+    """Which form of the mLSTM `form="auto"` takes here, found out by trying."""
     import torch
 
-    from xlstm_unet_lab.ops.mlstm_triton import CHUNK, WIDTHS, obstacle
+    from xlstm_unet_lab.ops.mlstm_triton import WIDEST_HEAD, failure, kind, obstacle
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    q = torch.empty(1, 1, CHUNK, WIDTHS[0], device=device)
-    reason = obstacle(q, q, with_state=False)
-    if reason is not None:
+    q = torch.empty(1, 1, 1, 64, device="cuda" if torch.cuda.is_available() else "cpu")
+    reason = (obstacle(q, q) or failure(*kind(q, q))) if q.is_cuda else "there is no NVIDIA GPU"
+    if reason:
         return Finding("mLSTM", f"chunkwise form in PyTorch, as {reason}")
-    fitting = f"Triton kernels for head widths {', '.join(map(str, WIDTHS))} and at least {CHUNK} tokens"
-    return Finding("mLSTM", f"{fitting}; chunkwise form in PyTorch for any other")
+    return Finding("mLSTM", f"Triton kernels, tried here, for heads up to {WIDEST_HEAD} wide; beyond, chunkwise form")
 
 
 def profile() -> Finding:

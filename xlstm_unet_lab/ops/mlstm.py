@@ -20,35 +20,24 @@ any size, at another cost:
 
 import functools
 import math
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xlstm_unet_lab.ops.checks import flag, of_kind, one_of, whole_number
-from xlstm_unet_lab.ops.mlstm_chunkwise import CHUNK_SIZE, EPSILON, Chunkwise, stabilised_one
-from xlstm_unet_lab.ops.mlstm_triton import obstacle, triton
-from xlstm_unet_lab.ops.tensors import check_tensors, has_values, is_recorded, largest, widest, without_autocast
-
-# Values up to here have products that float32 holds, and gates up to here have running sums that float64 holds to the
-# digit; beyond, both are computed in another way.
-LARGE = 1e4
-ZERO_BELOW = -1000.0  # exp of it is 0 in float64, too
-
-
-class MLSTMState(NamedTuple):
-    """What an mLSTM remembers after a token, in at least float32."""
-
-    C: Tensor  # (B, H, D, V) matrix memory, divided by exp(m)
-    n: Tensor  # (B, H, D) normaliser, divided by exp(m)
-    m: Tensor  # (B, H) stabiliser, the logarithm of the scale; -inf where nothing is stored
-
-
-def empty_state(q: Tensor, v: Tensor) -> MLSTMState:
-    """The state before the first token: nothing stored. q (B, H, ..., D), v (B, H, ..., V)."""
-    C = torch.zeros(*q.shape[:2], q.shape[-1], v.shape[-1], device=q.device, dtype=widest(q))
-    return MLSTMState(C, C.new_zeros(C.shape[:3]), C.new_full(C.shape[:2], -torch.inf))
+from xlstm_unet_lab.ops import mlstm_triton
+from xlstm_unet_lab.ops.checks import one_of, whole_number
+from xlstm_unet_lab.ops.mlstm_chunkwise import EPSILON, run_chunkwise, stabilised_one
+from xlstm_unet_lab.ops.mlstm_inputs import (
+    LARGE,
+    MLSTMState,
+    check_inputs,
+    computed,
+    computing_dtype,
+    gate_dtype,
+    start,
+)
+from xlstm_unet_lab.ops.tensors import is_recorded, largest, without_autocast
 
 
 def step(state: MLSTMState | None, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> tuple[Tensor, MLSTMState]:
@@ -58,10 +47,10 @@ def step(state: MLSTMState | None, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f
     Raises ValueError for a wrong rank, dtype or length and for values that are not finite.
     """
     check_inputs(q, k, v, i, f, state, axes="")
-    given, dtype = q.dtype, _computing_dtype(q, k, v, state)
+    given, dtype = q.dtype, computing_dtype(q, k, v, state)
     with without_autocast(q):
         q, k, v, i, f = (x.to(dtype) for x in (q, k, v, i, f))
-        h, state = _step(_start(state, q, v), q, k, v, i, F.logsigmoid(f))
+        h, state = _step(start(state, q, v, dtype), q, k, v, i, F.logsigmoid(f))
     return h.to(given), state
 
 
@@ -76,51 +65,9 @@ def _step(state: MLSTMState, q, k, v, i, a) -> tuple[Tensor, MLSTMState]:
     return h, MLSTMState(C, n, m)
 
 
-def _computed(form, inputs, initial_state, return_state, check_values):
-    """Check the input, compute in at least float32 outside autocast, give h back in q's dtype."""
-    flag("return_state", return_state)
-    q, k, v, i, f = inputs
-    check_inputs(q, k, v, i, f, initial_state, check_values)
-    given, dtype = q.dtype, _computing_dtype(q, k, v, initial_state, check_values)
-    with without_autocast(q):
-        q, k, v, i, f = (x.to(dtype) for x in inputs)
-        state, a = _start(initial_state, q, v), F.logsigmoid(f)
-        if form is not _recurrent and check_values and has_values(q) and largest(i, a) > LARGE:
-            h, state = _with_large_gates(form, q, k, v, i, a, state)
-        else:
-            h, state = form(q, k, v, i, a, state)
-    return (h.to(given), state) if return_state else h.to(given)
-
-
-def _computing_dtype(q, k, v, state, check_values=True) -> torch.dtype:
-    """At least float32, and float64 where values are so large that their products might overflow float32."""
-    dtype = widest(q, *(state or ()))
-    look = check_values and has_values(q) and dtype == torch.float32
-    return gate_dtype(q) if look and largest(q, k, v, *(state or ())[:2]) > LARGE else dtype
-
-
-def _with_large_gates(form, q, k, v, i, a, state) -> tuple[Tensor, MLSTMState]:
-    """Run a form on smaller gates that give the same function: a running sum that holds -1e30 holds nothing else.
-
-    Adding c_t to i_t and to m_t, and c_t - c_{t-1} to a_t, changes no weight. c_t pulls m_t to where exp(-m_t) is 0 or
-    as large as it is let; what is left of a gate is the exponent of a weight, and is 0 or a weight of 0. m_t itself
-    comes from the recurrence, whose rounding decides what 1e30 - 1e30 leaves.
-    """
-    with torch.no_grad():
-        m = [state.m]
-        for i_t, a_t in zip(i.unbind(-1), a.unbind(-1), strict=True):
-            m.append(torch.maximum(a_t + m[-1], i_t))
-        before, after = torch.stack(m[:-1], -1), torch.stack(m[1:], -1)
-        bounded = torch.stack(m, -1).to(gate_dtype(q)).clamp(ZERO_BELOW, -ZERO_BELOW)
-    i = (i - after).clamp(min=ZERO_BELOW) + bounded[..., 1:]
-    a = (a + before - after).clamp(min=ZERO_BELOW) + bounded.diff()
-    h, last = form(q, k, v, i, a, state._replace(m=state.m.clamp(ZERO_BELOW, -ZERO_BELOW)))
-    return h, last._replace(m=last.m + (after[..., -1] - bounded[..., -1].to(last.m.dtype)))
-
-
 def recurrent(q, k, v, i, f, *, initial_state=None, return_state=False, check_values=True):
     """The definition: one token after the other. Arguments, result and errors as `run`."""
-    return _computed(_recurrent, (q, k, v, i, f), initial_state, return_state, check_values)
+    return computed(_recurrent, (q, k, v, i, f), initial_state, return_state, check_values, any_gates=True)
 
 
 def _recurrent(q, k, v, i, a, state):
@@ -136,7 +83,7 @@ def parallel(q, k, v, i, f, *, initial_state=None, return_state=False, check_val
 
     Arguments, result and errors as `run`.
     """
-    return _computed(_parallel, (q, k, v, i, f), initial_state, return_state, check_values)
+    return computed(_parallel, (q, k, v, i, f), initial_state, return_state, check_values)
 
 
 def _parallel(q, k, v, i, a, state):
@@ -198,26 +145,8 @@ def chunkwise(q, k, v, i, f, chunk_size=None, *, initial_state=None, return_stat
     _must_not_be_recorded("chunkwise")
     if chunk_size is not None:
         chunk_size = whole_number("chunk_size", chunk_size, fix="; None picks one")
-    form = functools.partial(_chunkwise, chunk_size=chunk_size)
-    return _computed(form, (q, k, v, i, f), initial_state, return_state, check_values)
-
-
-def _chunkwise(q, k, v, i, a, state, chunk_size):
-    size = min(chunk_size or CHUNK_SIZE, q.shape[2])
-    ones = v.new_ones(*v.shape[:-1], 1)
-    q, k, v = (x.flatten(0, 1) for x in (q, k / math.sqrt(k.shape[-1]), torch.cat([v, ones], -1)))
-    i, a = (x.to(gate_dtype(q)).flatten(0, 1) for x in (i, a))
-    memory = torch.cat([state.C, state.n[..., None]], -1).flatten(0, 1)
-    h, memory, m = Chunkwise.apply(q, k, v, i, a, memory, state.m.to(gate_dtype(q)).flatten(), size)
-    batch_and_heads = state.m.shape
-    memory = memory.unflatten(0, batch_and_heads)
-    state = MLSTMState(memory[..., :-1], memory[..., -1], m.to(memory.dtype).view(batch_and_heads))
-    return h.unflatten(0, batch_and_heads), state
-
-
-def gate_dtype(q: Tensor) -> torch.dtype:
-    """Of sums of gates, whose differences count: float64 wherever the device has it."""
-    return torch.float32 if q.device.type == "mps" else torch.float64
+    form = functools.partial(run_chunkwise, chunk_size=chunk_size)
+    return computed(form, (q, k, v, i, f), initial_state, return_state, check_values)
 
 
 def _must_not_be_recorded(form: str) -> None:
@@ -228,14 +157,6 @@ def _must_not_be_recorded(form: str) -> None:
         )
 
 
-FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
-
-
-def check_form(form: str) -> None:
-    """Raise ValueError unless `form` is one that `run` knows."""
-    one_of("form", form, ("auto", "triton", *FORMS))
-
-
 def run(q, k, v, i, f, form="auto", *, initial_state=None, return_state=False, check_values=True):
     """The mLSTM in the form named: "recurrent", "parallel", "chunkwise", "triton" or "auto".
 
@@ -244,53 +165,32 @@ def run(q, k, v, i, f, form="auto", *, initial_state=None, return_state=False, c
     `check_values=False` leaves out the look at values, which a GPU would have to wait for: for NaN and infinity, which
     are refused, and for sizes from LARGE on, which are computed with more care, and more time.
 
-    "auto" takes the Triton kernels on an NVIDIA GPU where they fit, and chunkwise everywhere else; parallel under
-    torch.export, torch.jit.trace, the export to ONNX and torch.func. The kernels leave the normaliser out of the
-    gradient (see `mlstm_triton`); name "chunkwise" for the exact gradient on a GPU.
+    "auto" takes the Triton kernels on an NVIDIA GPU where they fit (see `mlstm_triton`), and chunkwise everywhere else;
+    parallel under torch.export, torch.jit.trace, the export to ONNX and torch.func. Where the kernels fit but do not
+    work, it takes chunkwise as well, and one warning says why.
     Raises ValueError, naming the tensor and the fix, for wrong ranks, lengths, dtypes, values that are not finite, an
-    unknown form, and "triton" where the kernels do not fit.
+    unknown form, and "triton" where the kernels do not fit or do not work.
     """
     check_form(form)
-    flag("return_state", return_state)
-    if form == "auto" and is_recorded():
-        form = "parallel"
-    if form in ("auto", "triton"):
-        _must_not_be_recorded(form)
-        check_inputs(q, k, v, i, f, initial_state, check_values=False)
-        reason = obstacle(q, v, with_state=return_state or initial_state is not None)
-        if reason is None and check_values:
-            check_inputs(q, k, v, i, f)
-            reason = f"values are larger than {LARGE:g}" if largest(q, k, v, i, f) > LARGE else None
-        if reason is None:
-            return triton(q, k, v, i, f)
-        if form == "triton":
-            raise ValueError(f"form 'triton' does not fit: {reason}; use form='auto' or 'chunkwise'")
-        form = "chunkwise"
-    options = {"initial_state": initial_state, "return_state": return_state, "check_values": check_values}
-    return FORMS[form](q, k, v, i, f, **options)
+    inputs, options = (q, k, v, i, f), {"initial_state": initial_state, "return_state": return_state}
+    if form == "auto":
+        form = "parallel" if is_recorded() else _fastest(inputs, initial_state, check_values)
+    return FORMS[form](*inputs, **options, check_values=check_values)
 
 
-def _start(state: MLSTMState | None, q: Tensor, v: Tensor) -> MLSTMState:
-    return empty_state(q, v) if state is None else MLSTMState(*(x.to(q.dtype) for x in state))
+def _fastest(inputs, initial_state, check_values) -> str:
+    """The kernels, or the chunkwise form where they do not fit."""
+    check_inputs(*inputs, initial_state, check_values=False)
+    q, k, v = inputs[:3]
+    fit = q.device.type == "cuda" and not mlstm_triton.obstacle(q, v)
+    if not fit or (check_values and largest(q, k, v) > LARGE) or mlstm_triton.warn_of_failure(*mlstm_triton.kind(q, v)):
+        return "chunkwise"
+    return "triton"
 
 
-def check_inputs(q, k, v, i, f, state=None, check_values=True, axes=", S") -> None:
-    """Raise ValueError that names the tensor, what was expected, and the fix; `axes` is "" for a single token."""
-    rank = 3 + bool(axes)
-    for name, x in {"q": q, "k": k, "v": v}.items():
-        shape = tuple(getattr(x, "shape", ()))
-        if len(shape) != rank or 0 in shape:
-            found = f"shape {shape}" if isinstance(x, Tensor) else f"type {type(x).__name__}"
-            raise ValueError(f"{name} has {found}, expected a tensor (B, H{axes}, width) with every size at least 1")
-    *tokens, width = q.shape
-    given = {"q": q, "k": k, "v": v, "i": i, "f": f}
-    expected = {"q": q.shape, "k": q.shape, "v": (*tokens, v.shape[-1]), "i": tuple(tokens), "f": tuple(tokens)}
-    if state is not None:
-        of_kind("initial_state", state, tuple, list, fix=": an MLSTMState (C, n, m)")
-        if len(state) != len(MLSTMState._fields):
-            raise ValueError(f"the state has {len(state)} parts, expected an MLSTMState (C, n, m)")
-        given |= {f"state.{name}": part for name, part in zip("Cnm", state, strict=True)}
-        heads = tuple(q.shape[:2])
-        expected |= {"state.C": (*heads, width, v.shape[-1]), "state.n": (*heads, width), "state.m": heads}
-    layout = f"q, k are (B, H{axes}, D), v (B, H{axes}, V), i, f (B, H{axes})"
-    check_tensors(given, expected, layout, check_values)
+FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise, "triton": mlstm_triton.triton}
+
+
+def check_form(form: str) -> None:
+    """Raise ValueError unless `form` is one that `run` knows."""
+    one_of("form", form, ("auto", *FORMS))

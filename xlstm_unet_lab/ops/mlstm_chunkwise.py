@@ -25,6 +25,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from xlstm_unet_lab.ops.mlstm_inputs import MLSTMState, gate_dtype
+
 EPSILON = 1e-6  # added to the normaliser; part of the published function, and so of its gradient
 CHUNK_SIZE = 64  # tokens of a chunk measured fastest: the work inside chunks and between them then balances
 SEGMENT_TOKENS = 1024  # tokens worked on at once on a CPU: the weights then stay in the cache,
@@ -81,15 +83,20 @@ class Gates(NamedTuple):
     carrying: Tensor  # (N, X, 1, 1) weight of the state before the chunk in the state after it
 
 
+def running_gates(i: Tensor, a: Tensor, m_first: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """u and m (X, T), and mu and the token that set it (X, T + 1), where 0 is the initial state. i, a (X, T)."""
+    summed = a.cumsum(-1)
+    u = i - summed
+    mu, source = torch.cat([m_first[:, None], u], -1).cummax(-1)
+    return u, summed + mu[:, 1:], mu, source
+
+
 def compute_gates(i: Tensor, a: Tensor, m_first: Tensor, segment: Segment, dtype: torch.dtype) -> Gates:
     """Running sums and maxima, then weights. i, a (X, S); m_first (X), -inf for an empty memory.
 
     Differences are taken in the gate dtype: u and mu can be large where they nearly cancel.
     """
-    summed = a[:, segment.tokens].cumsum(-1)
-    u = i[:, segment.tokens] - summed
-    mu, source = torch.cat([m_first[:, None], u], -1).cummax(-1)
-    m = summed + mu[:, 1:]
+    u, m, mu, source = running_gates(i[:, segment.tokens], a[:, segment.tokens], m_first)
     edges = mu[:, :: segment.size].T  # (N + 1, X) at the edges of the chunks
     before, after = edges[:-1].reshape(-1, 1), edges[1:].reshape(-1, 1)  # (Y, 1)
     split = segment._replace(first=0).split
@@ -157,11 +164,21 @@ def segment_backward(q, k, v, gates, states, h, denominator, dh, dstate, dm_last
     through_state = (dstate * states[-1]).sum((1, 2)).to(gates.m.dtype)  # (X)
     dm = per_token(-EPSILON * along)  # through the stabiliser alone
     dm[:, -1] += dm_last - through_state  # the last state is stabilised by the last row's m
-    row = per_token((q * dq).sum(-1)) + dm
-    column = torch.cat([(dstates[0] * states[0]).sum((1, 2))[:, None], per_token((k * dk).sum(-1))], 1)
-    column.scatter_add_(1, gates.source[:, 1:], dm)  # (X, T + 1); m moves with the token that set the maximum
-    da = (row - column[:, 1:]).flip(-1).cumsum(-1).flip(-1) + through_state[:, None]
-    return dq, dk, dv, column[:, 1:], da, dstates[0], column[:, 0]
+    row, column = per_token((q * dq).sum(-1)), per_token((k * dk).sum(-1))
+    first = (dstates[0] * states[0]).sum((1, 2)).to(dm.dtype)
+    di, da, dm_first = gate_gradients(row, column, first, dm, through_state, gates.source)
+    return dq, dk, dv, di, da, dstates[0], dm_first
+
+
+def gate_gradients(row, column, first, dm, through_state, source) -> tuple[Tensor, Tensor, Tensor]:
+    """di, da (X, T) and dm_first (X), from sums of weights times their gradients over rows and columns, (X, T).
+
+    `first` (X) is that sum for the initial state, `through_state` for the last; dm (X, T) came through m alone.
+    """
+    column = torch.cat([first[:, None], column], 1)
+    column.scatter_add_(1, source[:, 1:], dm)  # (X, T + 1); m moves with the token that set the maximum
+    da = (row + dm - column[:, 1:]).flip(-1).cumsum(-1).flip(-1) + through_state[:, None]
+    return column[:, 1:], da, column[:, 0]
 
 
 class Chunkwise(torch.autograd.Function):
@@ -206,3 +223,17 @@ class Chunkwise(torch.autograd.Function):
             for part, whole in zip(parts, (dq, dk, dv), strict=True):
                 segment.join(part, whole)
         return dq, dk, dv, di, da, dstate, dm, None
+
+
+def run_chunkwise(q, k, v, i, a, state, chunk_size=None):
+    """h (B, H, S, V) and the last state; q, k (B, H, S, D), v (B, H, S, V), i, a (B, H, S)."""
+    size = min(chunk_size or CHUNK_SIZE, q.shape[2])
+    ones = v.new_ones(*v.shape[:-1], 1)
+    q, k, v = (x.flatten(0, 1) for x in (q, k / math.sqrt(k.shape[-1]), torch.cat([v, ones], -1)))
+    i, a = (x.to(gate_dtype(q)).flatten(0, 1) for x in (i, a))
+    memory = torch.cat([state.C, state.n[..., None]], -1).flatten(0, 1)
+    h, memory, m = Chunkwise.apply(q, k, v, i, a, memory, state.m.to(gate_dtype(q)).flatten(), size)
+    batch_and_heads = state.m.shape
+    memory = memory.unflatten(0, batch_and_heads)
+    state = MLSTMState(memory[..., :-1], memory[..., -1], m.to(memory.dtype).view(batch_and_heads))
+    return h.unflatten(0, batch_and_heads), state

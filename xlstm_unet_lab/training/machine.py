@@ -17,7 +17,7 @@ from torch import Tensor
 from xlstm_unet_lab.ops.devices import checked_device
 from xlstm_unet_lab.training.config import TrainConfig
 
-LIBRARIES = ("xlstm-unet-lab", "torch", "lightning", "monai", "numpy", "safetensors", "xlstm", "mlstm_kernels")
+LIBRARIES = ("xlstm-unet-lab", "torch", "lightning", "monai", "numpy", "safetensors", "triton")
 
 
 def make_fabric(config: TrainConfig):
