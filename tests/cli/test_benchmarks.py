@@ -1,7 +1,9 @@
 """The measuring itself: turns are taken, memory is seen, failures are told."""
 
+import itertools
 import json
 import math
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 import xlstm_unet_lab as lab
-from benchmarks import accuracy, measure, mlstm, overlay, page, training_step
+from benchmarks import accuracy, gpu, measure, mlstm, overlay, page, training_step
 from benchmarks.__main__ import NAMES, main
 from xlstm_unet_lab.overlays.layers import layer_data
 
@@ -92,6 +94,28 @@ def test_the_comparison_ranks_networks_over_their_seeds():
     first, second = page.comparison_rows({"rows": runs})
     assert first == ["nuclei", "better", "1.00 M", "4", "10", "0.750 [0.700, 0.800]", "0.700, 0.800"]
     assert second[1] == "worse" and second[5] == "0.500 [0.500, 0.500]"
+
+
+def test_every_form_is_measured_or_says_why_not():
+    known = {name: form for name, form in gpu.forms().items() if "compiled" not in name}
+    rows = gpu.measure_forms(known, [(1, 1, 128, 16)], "cpu", time.monotonic() + 100, repeats=1)
+    assert {(row["form"], row["dtype"]) for row in rows} == set(itertools.product(known, gpu.DTYPES))
+    for row in rows:
+        runs = row["form"] in ("chunkwise", "S x S") or (torch.cuda.is_available() and row["form"] == "triton")
+        assert ("failed" in row) != runs, row
+        assert not runs or (row["both ms"] > 0 and row["tokens a second"] == pytest.approx(128e3 / row["both ms"]))
+    late, _ = gpu.measure_forms({"S x S": known["S x S"]}, [(1, 1, 8, 8)], "cpu", 0.0)
+    assert late["failed"] == "no time was left"
+
+
+def test_the_prediction_counts_operations_and_bytes():
+    few, many = gpu.predict((1, 4, 16384, 64), "bfloat16"), gpu.predict((2, 4, 16384, 64), "bfloat16")
+    assert all(many[name] == pytest.approx(2 * few[name]) for name in few)
+    rows = 4 * 16384
+    # Forward: sums of k^T v, then q C, q k^T and the weighted v, of which half a chunk of 256 and half a tile are seen.
+    assert few["forward operations"] == rows * 2 * (64 * 64 + 64 * 64 + 2 * 64 * (128 + 32))
+    least = max(few["forward bytes"] / 4.3e12, few["forward operations"] / 790e12)
+    assert few["forward ms"] == pytest.approx(1e3 * least)
 
 
 def test_an_unknown_benchmark_is_refused(monkeypatch, capsys):
