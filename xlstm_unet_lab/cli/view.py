@@ -75,7 +75,7 @@ def _of_image(image: Path, labels: Path | None, truth: Path | None) -> Overlay:
         truth=true,
         spacing=case.spacing,
         channel_names=("red", "green", "blue") if in_colour else None,
-        unit="px" if case.unit == "pixel" else case.unit,
+        unit=case.unit,
         title=image.name,
         anatomical=case.unit == "mm",
     )

@@ -122,10 +122,7 @@ def environment(fabric) -> dict:
 
 def installed_version(name: str) -> str | None:
     """The version of an installed distribution, None when it is not there."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    return next((found.version for found in importlib.metadata.distributions(name=name)), None)
 
 
 def _processor() -> str:
