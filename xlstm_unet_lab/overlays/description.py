@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xlstm_unet_lab.data.cases import as_cases
+from xlstm_unet_lab.data.images import read_case, read_label
 from xlstm_unet_lab.ops.checks import checked_spacing, did_you_mean, is_whole, one_of, whole_number
 from xlstm_unet_lab.ops.stored import check_fields
 from xlstm_unet_lab.ops.words import printable
@@ -205,6 +206,22 @@ def overlay_case(
         credit=recipe.credit,
         anatomical=recipe.file_ending == ".nii.gz",
         cut=dataset.facts.slice_axis or 0,
+    )
+
+
+def overlay_files(image: Path, prediction: Path | None = None, truth: Path | None = None) -> Overlay:
+    """`overlay` of an image file, and of the files of labels that there are; errors also as files are read."""
+    case = read_case(image)
+    in_colour = case.unit == "pixel" and len(case.image) == 3
+    return overlay(
+        case.image,
+        prediction=None if prediction is None else read_label(prediction)[0],
+        truth=None if truth is None else read_label(truth)[0],
+        spacing=case.spacing,
+        channel_names=("red", "green", "blue") if in_colour else None,
+        unit=case.unit,
+        title=image.name,
+        anatomical=case.unit == "mm",
     )
 
 

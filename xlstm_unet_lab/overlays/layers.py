@@ -7,8 +7,9 @@ from operator import attrgetter
 
 import numpy as np
 
-from xlstm_unet_lab.data.colours import GREY, contrast
+from xlstm_unet_lab.data.colours import GREY
 from xlstm_unet_lab.evaluation.metrics import ERROR_COLOURS, ERRORS
+from xlstm_unet_lab.overlays.contrast import contrast
 from xlstm_unet_lab.overlays.description import Overlay
 from xlstm_unet_lab.overlays.text import with_score
 
