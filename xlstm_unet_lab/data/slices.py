@@ -28,8 +28,9 @@ class SliceDataset(Dataset):
     def __init__(self, dataset: SegmentationDataset, axis: int = 0, foreground_only: bool = False):
         axis = whole_number("axis", axis, 0, 2)
         flag("foreground_only", foreground_only)
-        if dataset.recipe.spatial_dims != 3:
-            raise ValueError(f"{dataset.recipe.name} is 2-D; slices are cut from the volumes of a 3-D data set")
+        recipe, cut = dataset.facts.recipe, dataset.facts.slice_axis
+        if recipe is None or recipe.spatial_dims != 3 or cut is not None:
+            raise ValueError("the data set is 2-D; slices are cut from the volumes of a 3-D data set")
         self.dataset, self.axis = dataset, axis
         self.facts = replace(dataset.facts, slice_axis=axis)
         self._places: list[tuple[int, int]] = []  # case, position along the axis
