@@ -59,14 +59,14 @@ class MLSTMCell(nn.Module):
         return q, k, v, i, f
 
     def _gates(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """The linear map of [q, k, v] without making that long row, (B, S, 2 H), in at least float32.
+        """The linear map of [q, k, v], (B, S, 2 H), in at least float32.
 
         Gates are exponents, and summed over the sequence: under autocast, bfloat16's two digits would not do.
         """
         dtype = widest(self.gates.weight)
         with without_autocast(q):
-            parts = zip((q, k, v), self.gates.weight.chunk(3, 1), strict=True)
-            return sum(F.linear(x.to(dtype), weight.to(dtype)) for x, weight in parts) + self.gates.bias.to(dtype)
+            row = torch.cat([x.to(dtype) for x in (q, k, v)], -1)  # one product takes half the time of three
+            return F.linear(row, self.gates.weight.to(dtype), self.gates.bias.to(dtype))
 
 
 class GridConvolution(nn.Module):
