@@ -108,7 +108,7 @@ def test_volumes_on_different_grids_are_not_compared(folders):
     nibabel.save(nibabel.Nifti1Image(label, np.eye(4)), folders[1] / "a.nii.gz")
     for affine, message in ((np.diag([1.0, 1, 2, 1]), "up to 5 mm off"), (np.diag([-1.0, 1, 1, 1]), "up to 3 mm off")):
         nibabel.save(nibabel.Nifti1Image(label, affine), folders[0] / "a.nii.gz")
-        with pytest.raises(ValueError, match=rf"predictions.a\.nii\.gz, with .*labelsTs.a\.nii\.gz .* {message}"):
+        with pytest.raises(ValueError, match=rf"predictions.a\.nii\.gz .*{message} .*labelsTs.a\.nii\.gz"):
             from_folders(*folders).table()
 
 
@@ -137,7 +137,7 @@ def test_refused(folders, tmp_path):
     with pytest.raises(ValueError, match="labelsTs holds no label files"):
         from_folders(*folders)
     write_png(folders[1], "a", square(4))
-    with pytest.raises(ValueError, match=r"labels without an image \['a'\]"):
+    with pytest.raises(ValueError, match=r"truths without a prediction \['a'\]"):
         from_folders(*folders)
     with pytest.raises(FileNotFoundError, match="nowhere is missing"):
         from_folders(tmp_path / "nowhere", folders[1])

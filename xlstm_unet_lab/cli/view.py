@@ -64,15 +64,17 @@ def view(
 
 def _of_image(image: Path, labels: Path | None, truth: Path | None) -> Overlay:
     from xlstm_unet_lab.data.images import read_case, read_label
+    from xlstm_unet_lab.data.label_evidence import numbers_found
     from xlstm_unet_lab.overlays.description import overlay
 
     case = read_case(image)
-    predicted, true = (None if file is None else read_label(file)[0] for file in (labels, truth))
+    found = {file: read_label(file)[0] for file in (labels, truth) if file is not None}
+    numbers_found((str(file), label) for file, label in found.items())
     in_colour = case.unit == "pixel" and len(case.image) == 3
     return overlay(
         case.image,
-        prediction=predicted,
-        truth=true,
+        prediction=found.get(labels),
+        truth=found.get(truth),
         spacing=case.spacing,
         channel_names=("red", "green", "blue") if in_colour else None,
         unit="px" if case.unit == "pixel" else case.unit,

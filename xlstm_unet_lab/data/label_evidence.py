@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 
 import numpy as np
 
@@ -12,6 +12,16 @@ BLOCK = 15  # pixels across: what JPEG, in blocks of 8 x 8, does to an edge lies
 SMALL = 1 / 8  # of the height of an edge: what compression does beside it
 WHITE = (255, 65535)
 SHOWN = 5  # numbers or files that an error lists
+
+
+def numbers_found(labels: Iterable[tuple[str, np.ndarray]]) -> list[int]:
+    """The numbers beside 0 in labels that nobody declared, (what to call it, label) each; ValueError as the checks."""
+    found = {}
+    for what, label in labels:
+        check_hard_edges(what, label)
+        found[what] = set(np.unique(label).tolist()) - {0}
+    check_one_convention(found)
+    return sorted(set().union(*found.values()))
 
 
 def check_hard_edges(what: str, label: np.ndarray) -> None:
@@ -39,7 +49,8 @@ def check_hard_edges(what: str, label: np.ndarray) -> None:
     between = (lowest < label) & (label < highest)
     soft, shades = (thin[ndimage.mean(shade, label, thin) > 0.5] for shade in (between, between | small))
     off = np.abs(np.setdiff1d(numbers, shades)[:, None] - shades)
-    if len(soft) >= fewest or (len(shades) >= fewest and (off.min(axis=1) < SMALL * numbers[-1]).all()):
+    beside_all = len(shades) >= fewest and (off.min(axis=1) < SMALL * numbers[-1]).all()
+    if len(soft) >= fewest or beside_all:
         raise ValueError(
             f"{what} holds {np.count_nonzero(numbers)} numbers beside 0, of which {len(shades)} lie on edges only, such "
             f"as {shades[:SHOWN].tolist()}: soft edges, which resampling, blurring or JPEG makes, are no labels. Save "

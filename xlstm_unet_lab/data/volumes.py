@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -31,7 +31,7 @@ def load_volume(path: Path) -> nibabel.Nifti1Image:
     try:
         volume = cast("nibabel.Nifti1Image", nibabel.load(path))
         volume.header.get_xyzt_units()  # fails for another format, and for a code of a unit that there is not
-        with _opened(Path(path)) as file:
+        with next(iter(volume.file_map.values())).get_prepare_fileobj() as file:
             stored = type(volume.header).from_fileobj(file, check=False)  # as it was before nibabel mended it
     except Exception as error:  # nibabel has its own for every kind of fault in a header
         problem = "is not a NIfTI file that can be read, or a code in its header is unknown"
@@ -49,10 +49,6 @@ def load_volume(path: Path) -> nibabel.Nifti1Image:
     return volume
 
 
-def _opened(path: Path) -> IO[bytes]:
-    return cast("IO[bytes]", gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb")
-
-
 def spacing_of(affine: np.ndarray) -> tuple[float, ...]:
     """The sizes of a voxel along the three axes, in mm. Headers hold 32-bit numbers, of which six digits are meant."""
     from nibabel.affines import voxel_sizes
@@ -64,11 +60,7 @@ def voxels(what: str, volume: nibabel.Nifti1Image) -> np.ndarray:
     """The voxels of a volume as stored, (x, y, z); ValueError for a file that breaks off or holds no plain numbers."""
     path, stored = Path(str(volume.get_filename())), cast("nibabel.arrayproxy.ArrayProxy", volume.dataobj)
     try:
-        if path.suffix.lower() == ".gz":
-            with _opened(path) as file:
-                array = _unpacked(file, stored)
-        else:
-            array = np.asarray(stored)
+        array = _unpacked(path, stored) if path.suffix.lower() == ".gz" else np.asarray(stored)
     except Exception as error:  # of the disk, of gzip, of nibabel
         raise ValueError(f"{path} cannot be read: {without_path(error, path)}; get it again") from error
     if array.dtype.kind not in "iuf":
@@ -76,19 +68,23 @@ def voxels(what: str, volume: nibabel.Nifti1Image) -> np.ndarray:
     return array
 
 
-def _unpacked(file: IO[bytes], stored: nibabel.arrayproxy.ArrayProxy) -> np.ndarray:
+def _unpacked(path: Path, stored: nibabel.arrayproxy.ArrayProxy) -> np.ndarray:
     """The voxels of a packed file, which is read once and to its end: nibabel stops before the checksum there."""
     from nibabel.arrayproxy import ArrayProxy
 
     layout = (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter)
-    array = np.asarray(ArrayProxy(file, layout, mmap=False))  # to map it, NumPy would look for its end first
-    while file.read(2**22):
-        pass
+    with gzip.open(path) as file:
+        array = np.asarray(ArrayProxy(file, layout, mmap=False))  # to map it, NumPy would look for its end first
+        while file.read(2**22):
+            pass
     return array
 
 
-def check_grid(what: str, volume: nibabel.Nifti1Image, reference: nibabel.Nifti1Image) -> None:
-    """ValueError unless `volume` is three-dimensional, has voxels of some size, and lies on the grid of `reference`."""
+def check_grid(
+    what: str, volume: nibabel.Nifti1Image, reference: nibabel.Nifti1Image, first: str = "the first image"
+) -> None:
+    """ValueError unless `volume` is three-dimensional, has voxels of some size, and lies on the grid of `reference`,
+    which the words call `first`."""
     from nibabel.affines import apply_affine
 
     sizes, unit = spacing_of(volume.affine), volume.header.get_xyzt_units()[0]
@@ -98,9 +94,9 @@ def check_grid(what: str, volume: nibabel.Nifti1Image, reference: nibabel.Nifti1
     if not solid or not np.isfinite(volume.affine).all() or unit not in ("mm", "unknown"):
         raise ValueError(f"{what} has voxels of {list(sizes)} {unit}; sizes from 1e-6 to 1e6 in mm are expected")
     if volume.shape != reference.shape:
-        raise ValueError(f"{what} has shape {volume.shape}, the first image {reference.shape}; they must share a grid")
+        raise ValueError(f"{what} has shape {volume.shape}, {first} {reference.shape}; they must share a grid")
     corners = np.array(list(itertools.product(*((0, length - 1) for length in volume.shape))))
     shifts = apply_affine(volume.affine, corners) - apply_affine(reference.affine, corners)
     furthest = np.linalg.norm(shifts, axis=1).max()
     if furthest > SAME_GRID * min(sizes):
-        raise ValueError(f"{what} lies up to {furthest:.3g} mm off the first image: resample it to that one's grid")
+        raise ValueError(f"{what} lies up to {furthest:.3g} mm off {first}: resample it to that one's grid")
