@@ -157,7 +157,7 @@ COLOURS = np.zeros(SHAPE, [("R", "u1"), ("G", "u1"), ("B", "u1")])
         ),
         ([volume(ZEROS)], volume(with_value(ZEROS, 3)), r"case a: label holds \[3\]; known are \[0, 1, 2\]"),
         ([volume(ZEROS)], volume(with_value(NUMBERS, 0.5)), r"case a: label holds \[0.5\]; a label holds whole"),
-        ([volume(ZEROS)], volume(with_value(NUMBERS, np.nan)), r"case a: label holds \[nan\]"),
+        ([volume(ZEROS)], volume(with_value(NUMBERS, np.nan)), r"case a: label holds 1 values that are NaN"),
         ([volume(ZEROS)], volume(with_value(NUMBERS, 257)), r"case a: label holds \[257\]"),
         ([volume(ZEROS)], volume(with_value(NUMBERS, -1)), r"case a: label holds \[-1.0\]"),
     ],

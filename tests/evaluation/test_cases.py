@@ -137,7 +137,7 @@ def test_refused(folders, tmp_path):
     with pytest.raises(ValueError, match="labelsTs holds no label files"):
         from_folders(*folders)
     write_png(folders[1], "a", square(4))
-    with pytest.raises(ValueError, match=r"truths without a prediction \['a'\]"):
+    with pytest.raises(ValueError, match=r"only one of .* has labels of \['a'\]"):
         from_folders(*folders)
     with pytest.raises(FileNotFoundError, match="nowhere is missing"):
         from_folders(tmp_path / "nowhere", folders[1])

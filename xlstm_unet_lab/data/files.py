@@ -78,17 +78,11 @@ def channels_of(name: str, files: Mapping[str, Path]) -> list[Path]:
     return [files[one] for one in ([name] if name in files else numbered)]
 
 
-def check_pairs(
-    where: str,
-    images: Set[str],
-    labels: Set[str],
-    one: str = "images without a label",
-    other: str = "labels without an image",
-) -> None:
+def check_pairs(where: str, images: Set[str], labels: Set[str]) -> None:
     """ValueError, with the first names, unless every image has a label and every label an image."""
     if images != labels:
         alone, empty = sorted(images - labels)[:3], sorted(labels - images)[:3]
-        raise ValueError(f"{where}: {one} {alone}, {other} {empty}")
+        raise ValueError(f"{where}: images without a label {alone}, labels without an image {empty}")
 
 
 def without_path(error: Exception, path: Path) -> str:

@@ -14,7 +14,6 @@ import numpy as np
 
 from xlstm_unet_lab.data import pictures
 from xlstm_unet_lab.data.volumes import check_grid, load_volume, spacing_of, voxels
-from xlstm_unet_lab.ops.checks import check_finite
 from xlstm_unet_lab.ops.files import write_whole
 
 if TYPE_CHECKING:
@@ -132,14 +131,11 @@ def _read_volumes(files: Sequence[Path], kind: str) -> Case:
         check_grid(str(file), volume, volumes[0])
     first = volumes[0]
     turn = io_orientation(first.affine)  # to axes that run right, anterior, superior
-    parts = []
-    for file, volume in zip(files, volumes, strict=True):
-        array = apply_orientation(voxels(str(file), volume), turn)
-        parts.append(np.ascontiguousarray(array.transpose()[None]))  # NIfTI stores (x, y, z)
-        check_finite(str(file), parts[-1])
+    arrays = [apply_orientation(voxels(str(file), volume), turn) for file, volume in zip(files, volumes, strict=True)]
+    parts = tuple(np.ascontiguousarray(array.transpose()[None]) for array in arrays)  # NIfTI stores (x, y, z)
     # Of the affine, which says where the voxels lie: the sizes beside it in the header may contradict it.
     spacing = spacing_of(first.affine @ inv_ornt_aff(turn, first.shape))[::-1]
-    return Case(tuple(parts), spacing, "mm", kind, _nifti_encoder(first, turn, compressed=kind == ".nii.gz"))
+    return Case(parts, spacing, "mm", kind, _nifti_encoder(first, turn, compressed=kind == ".nii.gz"))
 
 
 def _nifti_encoder(volume: nibabel.Nifti1Image, turn: np.ndarray, compressed: bool) -> Encode:

@@ -38,31 +38,24 @@ def check_hard_edges(what: str, label: np.ndarray) -> None:
     fewest = max(FEWEST, np.count_nonzero(numbers) / 2)
     if len(numbers) <= FEWEST + 1 or numbers[-1] == len(numbers) - 1:
         return
-    lowest, highest = _range(label, 3)
+    filters = ndimage.minimum_filter, ndimage.maximum_filter
+    lowest, highest = (take(label, size=3) for take in filters)
     thin = numbers[(ndimage.mean(lowest == highest, label, numbers) < THIN) & (numbers > 0)]
     if len(thin) < fewest:
         return
-    around = np.subtract(*_range(label, BLOCK)[::-1])
-    small = (
-        np.minimum(*(np.where(step > 0, step, around) for step in (label - lowest, highest - label))) < SMALL * around
-    )
+    floor, ceiling = (take(label, size=BLOCK) for take in filters)
+    steps = [np.where(step > 0, step, ceiling - floor) for step in (label - lowest, highest - label)]
+    small = np.minimum(*steps) < SMALL * (ceiling - floor)
     between = (lowest < label) & (label < highest)
     soft, shades = (thin[ndimage.mean(shade, label, thin) > 0.5] for shade in (between, between | small))
     off = np.abs(np.setdiff1d(numbers, shades)[:, None] - shades)
     beside_all = len(shades) >= fewest and (off.min(axis=1) < SMALL * numbers[-1]).all()
     if len(soft) >= fewest or beside_all:
         raise ValueError(
-            f"{what} holds {np.count_nonzero(numbers)} numbers beside 0, of which {len(shades)} lie on edges only, such "
-            f"as {shades[:SHOWN].tolist()}: soft edges, which resampling, blurring or JPEG makes, are no labels. Save "
-            "it with hard edges and without loss, or name the numbers if they are classes"
+            f"{what} holds {np.count_nonzero(numbers)} numbers beside 0, of which {len(shades)} lie on edges only, "
+            f"such as {shades[:SHOWN].tolist()}: soft edges, which resampling, blurring or JPEG makes, are no labels. "
+            "Save it with hard edges and without loss, or name the numbers if they are classes"
         )
-
-
-def _range(label: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The lowest and the highest number around every place, within `size` along every axis."""
-    from scipy import ndimage
-
-    return ndimage.minimum_filter(label, size), ndimage.maximum_filter(label, size)
 
 
 def check_one_convention(values: Mapping[str, Set[int]]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from xlstm_unet_lab.data.files import without_path
-from xlstm_unet_lab.ops.checks import check_finite, number
+from xlstm_unet_lab.ops.checks import finite, number
 
 TIFF = (".tif", ".tiff")
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", *TIFF)
@@ -48,9 +48,7 @@ def read_channels(path: Path, spatial_dims: int | None = None, *, stored: bool =
             array = array.astype(np.uint8) * np.uint8(1 if stored else 255)
         if array.dtype.kind not in "uif":
             raise ValueError(f"it holds values of type {array.dtype}; integers or floats are expected")
-        array = _upright(array, orientation)
-        check_finite("it", array)
-        return array
+        return finite("it", _upright(array, orientation))
     except Exception as error:  # the decoders raise errors of many kinds, few of which name the file
         raise ValueError(f"{path} cannot be read: {without_path(error, path)}") from error
 
@@ -189,7 +187,7 @@ def to_uint8(
     low = number("low", low, at_least=0, below=high, fix=", a percentile")
     if picture.dtype == np.uint8:
         return picture, None
-    check_finite("the picture", picture)
+    finite("the picture", picture)
     bottom, top = (float(value) for value in np.percentile(picture, (low, high)))
     if bottom == top:
         bottom, top = float(picture.min()), float(picture.max())

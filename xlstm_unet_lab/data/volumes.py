@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from xlstm_unet_lab.data.files import without_path
-from xlstm_unet_lab.ops.checks import VOXELS, is_number
+from xlstm_unet_lab.ops.checks import VOXELS, finite, is_number
 
 if TYPE_CHECKING:
     import nibabel
@@ -57,7 +57,7 @@ def spacing_of(affine: np.ndarray) -> tuple[float, ...]:
 
 
 def voxels(what: str, volume: nibabel.Nifti1Image) -> np.ndarray:
-    """The voxels of a volume as stored, (x, y, z); ValueError for a file that breaks off or holds no plain numbers."""
+    """The voxels of a volume as stored, (x, y, z); ValueError for a file that breaks off or holds no finite numbers."""
     path, stored = Path(str(volume.get_filename())), cast("nibabel.arrayproxy.ArrayProxy", volume.dataobj)
     try:
         array = _unpacked(path, stored) if path.suffix.lower() == ".gz" else np.asarray(stored)
@@ -65,7 +65,7 @@ def voxels(what: str, volume: nibabel.Nifti1Image) -> np.ndarray:
         raise ValueError(f"{path} cannot be read: {without_path(error, path)}; get it again") from error
     if array.dtype.kind not in "iuf":
         raise ValueError(f"{what} holds values of type {array.dtype}; integers or floats are expected")
-    return array
+    return finite(what, array)
 
 
 def _unpacked(path: Path, stored: nibabel.arrayproxy.ArrayProxy) -> np.ndarray:

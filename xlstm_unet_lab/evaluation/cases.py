@@ -13,7 +13,7 @@ import numpy as np
 
 from xlstm_unet_lab.data.colours import label_colours
 from xlstm_unet_lab.data.dataset import SPLITS, SegmentationDataset, load_dataset
-from xlstm_unet_lab.data.files import channels_of, check_pairs, files_by_name
+from xlstm_unet_lab.data.files import channels_of, files_by_name
 from xlstm_unet_lab.data.images import ENDINGS, VOLUMES, ending, read_case, read_label
 from xlstm_unet_lab.data.instance_labels import LABELS
 from xlstm_unet_lab.data.label_evidence import numbers_found
@@ -29,7 +29,6 @@ from xlstm_unet_lab.ops.checks import one_of
 if TYPE_CHECKING:
     import pandas
 
-ALONE = "predictions without a truth", "truths without a prediction"
 Read = Callable[[Path], tuple[np.ndarray, tuple[float, ...]]]  # of a label file, as `read_label`
 
 
@@ -123,7 +122,8 @@ def from_folders(
     found, wanted = (files_by_name(Path(folder), tuple(ENDINGS)) for folder in (predictions, truth))
     if not wanted:
         raise ValueError(f"{truth} holds no label files: known endings are {', '.join(ENDINGS)}")
-    check_pairs(f"{predictions} against {truth}", found.keys(), wanted.keys(), *ALONE)
+    if alone := sorted(found.keys() ^ wanted.keys()):
+        raise ValueError(f"only one of {predictions} and {truth} has labels of {alone[:3]}: give one for each truth")
     if recipe is None:
         recipe = recipe_in(truth.absolute().parent, root)
     recipe = get_recipe(recipe, root) if isinstance(recipe, str) else recipe

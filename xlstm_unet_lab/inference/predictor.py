@@ -58,8 +58,6 @@ class Windows:
 
     def __post_init__(self) -> None:
         check_windows(self.overlap, 1 if self.batch_size is None else self.batch_size)
-        if self.device is not None:
-            checked_device(self.device)
 
 
 @dataclass(frozen=True)

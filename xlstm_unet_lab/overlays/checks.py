@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from xlstm_unet_lab.data.colours import LABEL_COLOURS, label_colours
-from xlstm_unet_lab.ops.checks import as_array, check_finite
+from xlstm_unet_lab.ops.checks import as_array, finite
 from xlstm_unet_lab.ops.words import printable
 
 
@@ -20,8 +20,7 @@ def checked_image(image: np.ndarray) -> np.ndarray:
         raise TypeError(f"image has dtype {image.dtype}; give integers or floats")
     if image.ndim not in (3, 4) or not image.size:
         raise ValueError(f"image has shape {image.shape}; give (C, y, x) or (C, z, y, x): image[None] adds the channel")
-    check_finite("image", image)
-    return image if image.dtype == np.uint8 else image.astype(np.float32, copy=False)
+    return image if image.dtype == np.uint8 else finite("image", image).astype(np.float32, copy=False)
 
 
 def checked_channel_names(names: Sequence[str] | None, channels: int) -> tuple[str, ...]:
