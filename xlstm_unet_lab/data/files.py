@@ -87,5 +87,5 @@ def check_pairs(where: str, images: Set[str], labels: Set[str]) -> None:
 
 def without_path(error: Exception, path: Path) -> str:
     """What an error says of a file, in one line and without its name: whoever reports it names the path."""
-    words = re.sub(rf"""['"]?{re.escape(str(path))}['"]?""", "", str(error))
-    return " ".join(words.split()).rstrip(" :").removesuffix(" of") or type(error).__name__
+    words = re.sub(rf"""( of| from)?( file)? ?['"]?{re.escape(str(path))}['"]?""", "", str(error))
+    return " ".join(words.split()).rstrip(" :") or type(error).__name__
