@@ -68,13 +68,13 @@ def _of_image(image: Path, labels: Path | None, truth: Path | None) -> Overlay:
     from xlstm_unet_lab.overlays.description import overlay
 
     case = read_case(image)
-    found = {file: read_label(file)[0] for file in (labels, truth) if file is not None}
-    numbers_found((str(file), label) for file, label in found.items())
+    predicted, true = (None if file is None else read_label(file)[0] for file in (labels, truth))
+    numbers_found((str(file), label) for file, label in ((labels, predicted), (truth, true)) if label is not None)
     in_colour = case.unit == "pixel" and len(case.image) == 3
     return overlay(
         case.image,
-        prediction=found.get(labels),
-        truth=found.get(truth),
+        prediction=predicted,
+        truth=true,
         spacing=case.spacing,
         channel_names=("red", "green", "blue") if in_colour else None,
         unit="px" if case.unit == "pixel" else case.unit,

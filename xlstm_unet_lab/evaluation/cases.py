@@ -29,8 +29,6 @@ from xlstm_unet_lab.ops.checks import one_of
 if TYPE_CHECKING:
     import pandas
 
-Read = Callable[[Path], tuple[np.ndarray, tuple[float, ...]]]  # of a label file, as `read_label`
-
 
 @dataclass(frozen=True)
 class Predictions:
@@ -190,7 +188,7 @@ def _known(recipe: Recipe) -> tuple[dict, dict[int, str], str]:
     return scoring, label_colours(recipe.labels, recipe.colours), recipe.credit
 
 
-def _found_in(paths: Collection[Path], read: Read) -> tuple[dict, dict[int, str]]:
+def _found_in(paths: Collection[Path], read: Callable) -> tuple[dict, dict[int, str]]:
     """The same but the credit, as label files show it: every value but 0 is a label."""
     values = numbers_found((str(path), read(path)[0]) for path in paths)
     names = {f"label {value}": value for value in values or [1]}  # where nothing is labelled, nothing is wrong
@@ -198,7 +196,7 @@ def _found_in(paths: Collection[Path], read: Read) -> tuple[dict, dict[int, str]
     return {"labels": names, "unit": unit}, label_colours(names)
 
 
-def _read_once() -> Read:
+def _read_once() -> Callable[[Path], tuple[np.ndarray, tuple[float, ...]]]:
     """`read_label` for files that are asked for twice: kept packed, in which labels take about a hundredth."""
 
     @functools.cache
