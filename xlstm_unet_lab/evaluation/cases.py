@@ -63,9 +63,12 @@ def from_run(
     Raises ValueError for a run on data without a recipe, a split without cases and a data set whose labels are others,
     and as `load_predictor` and `load_dataset` do.
     """
-    Windows(**options)  # what is refused is refused before any file is opened
-    one_of("split", split, SPLITS)
+    windows, _ = (
+        Windows(**options),
+        one_of("split", split, SPLITS),
+    )  # what is refused is refused before files are opened
     predictor = load_predictor(run_directory, which, root)
+    predictor.mirrored_along(windows.mirror)
     cases = cases_of_run(run_directory, split, fold, root)
     recipe, place = cases.recipe, {name: index for index, name in enumerate(cases.names)}
     counted = (cases.folder / f"instances{cases.part}").is_dir()
