@@ -65,7 +65,7 @@ def test_defaults_are_those_of_the_library():
         for name, parameter in inspect.signature(runs.train).parameters.items()
         if name in settings and name != "patch_size"
     }
-    assert len(shared) > 8
+    assert len(shared) >= 6
     assert shared == {name: settings[name] for name in shared}
 
 
@@ -300,7 +300,7 @@ def test_view_takes_no_soft_edges_for_labels(tmp_path):
     import numpy as np
     from imageio.v3 import imwrite
 
-    from xlstm_unet_lab.cli.view import _of_image
+    from xlstm_unet_lab.overlays.description import overlay_files
 
     mask = np.zeros((32, 32), np.uint8)
     mask[8:24, 8:24] = 255
@@ -309,5 +309,5 @@ def test_view_takes_no_soft_edges_for_labels(tmp_path):
     imwrite(tmp_path / "soft.png", mask)
     for files in ((tmp_path / "soft.png", None), (tmp_path / "a.png", tmp_path / "soft.png")):
         with pytest.raises(ValueError, match=r"soft\.png holds 5 numbers beside 0"):
-            _of_image(tmp_path / "a.png", *files)
-    assert set(_of_image(tmp_path / "a.png", None, tmp_path / "a.png").labels) == {"label 255"}
+            overlay_files(tmp_path / "a.png", *files)
+    assert set(overlay_files(tmp_path / "a.png", None, tmp_path / "a.png").labels) == {"label 255"}

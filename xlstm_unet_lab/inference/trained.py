@@ -3,7 +3,6 @@
 from typing import Any
 
 from xlstm_unet_lab.data.cases import Facts
-from xlstm_unet_lab.data.colours import label_colours
 from xlstm_unet_lab.data.targets import Targets
 
 # What happens to an image before the network sees it. Prepared pictures have 8 bits, so deeper ones are brought to 8
@@ -19,7 +18,7 @@ def known_of(facts: Facts, targets: Targets | None = None) -> dict[str, Any]:
     return {
         "targets": targets or recipe.targets,
         "channel_names": tuple(recipe.channel_names),
-        "colours": label_colours(recipe.labels, recipe.colours),
+        "colours": recipe.shown_colours,
         "label_numbers": dict(recipe.label_numbers),
         "slice_axis": facts.slice_axis,
         "mirror_axes": facts.flip_axes,
