@@ -1,7 +1,6 @@
 """A user's own folder: pictures and volumes, what is read off them, and what is wrong with them."""
 
 import dataclasses
-import io
 import json
 import os
 import pickle
@@ -344,24 +343,3 @@ def test_instance_maps_are_recognised(cells):
 
 def test_the_placeholder_states_no_files():
     assert not RECIPE.made_here and RECIPE.of_own_files and RECIPE.dataset_id == 500
-
-
-def test_a_mask_that_was_a_jpeg_once_is_a_problem(cells):
-    content = io.BytesIO()
-    Image.fromarray(np.pad(np.full((21, 17), 255, np.uint8), 13)).save(content, "JPEG", quality=96)
-    mask = np.asarray(Image.open(content))
-    put(cells / "labels" / "a.png", mask)
-    put(cells / "images" / "a.png", np.zeros(mask.shape, np.uint8))
-    with pytest.raises(ValueError, match=r"a: the label holds .* blurring or JPEG makes, are no labels"):
-        recipe_for(cells)
-
-
-def test_what_was_prepared_when_files_were_read_in_another_way_is_refused(cells):
-    folder = prepare("folder", source=cells, progress=False)
-    assert prepare("folder", source=cells, progress=False) == folder
-    marker = json.loads((folder / "recipe.json").read_text())
-    del marker["read_as"]  # as older versions wrote it
-    (folder / "recipe.json").write_text(json.dumps(marker))
-    for ask in (lambda: prepare("folder", source=cells), lambda: load_dataset(marker["name"], "all")):
-        with pytest.raises(FileExistsError, match="read some files in another way: delete it and prepare it again"):
-            ask()

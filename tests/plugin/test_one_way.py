@@ -84,7 +84,7 @@ def test_a_layer_that_is_no_image_is_refused_in_words(kind):
 def test_a_layer_that_holds_no_labels_is_not_compared(kind):
     layers = kinds_of_layers()
     for truth, found in ((layers["labels"], layers[kind]), (layers[kind], layers["labels"])):
-        with pytest.raises(ValueError, match=r"is of the kind .* choose one of the kind labels"):
+        with pytest.raises(ValueError, match=r"is of the kind .* choose one of the kind Labels"):
             compare(truth, [found])
 
 

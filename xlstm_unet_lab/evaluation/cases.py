@@ -68,8 +68,8 @@ def from_run(
         one_of("split", split, SPLITS),
     )  # what is refused is refused before files are opened
     predictor = load_predictor(run_directory, which, root)
-    predictor.mirrored_along(windows.mirror)
     cases = cases_of_run(run_directory, split, fold, root)
+    predictor.mirrored_along(windows.mirror)
     recipe, place = cases.recipe, {name: index for index, name in enumerate(cases.names)}
     counted = (cases.folder / f"instances{cases.part}").is_dir()
 

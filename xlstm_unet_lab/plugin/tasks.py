@@ -87,7 +87,7 @@ def parts_of(layers: Sequence, spatial_dims: int) -> list[np.ndarray]:
         raise ValueError("no image layer is chosen: choose one, or one for each channel of the network")
     parts = []
     for layer in layers:
-        _check_kind(layer, "image")
+        _check_kind(layer, "Image")
         if layer.ndim != spatial_dims:
             raise ValueError(
                 f"layer {layer.name!r} is {layer.ndim}-D, the network was trained on {spatial_dims}-D images: use those"
@@ -109,10 +109,10 @@ def read_image(predictor: Predictor, layers: Sequence) -> np.ndarray:
     return image
 
 
-def _check_kind(layer, kind: str) -> None:
-    """ValueError for a napari layer of another kind than "image" or "labels"."""
-    if type(layer).__name__.lower() != kind:
-        raise ValueError(f"layer {layer.name!r} is of the kind {type(layer).__name__}: choose one of the kind {kind}")
+def _check_kind(layer, *kinds: str) -> None:
+    """ValueError for a napari layer of a kind that is none of these."""
+    if (kind := type(layer).__name__) not in kinds:
+        raise ValueError(f"layer {layer.name!r} is of the kind {kind}: choose one of the kind {' or '.join(kinds)}")
 
 
 def _check_grid(first, layer) -> None:
@@ -172,7 +172,7 @@ def compare(truth, predictions: Sequence) -> Comparison:
     if not predictions:
         raise ValueError("no prediction is chosen: choose one to three label layers beside the truth")
     for layer in (truth, *predictions):
-        _check_kind(layer, "labels")
+        _check_kind(layer, "Labels", "Image")  # of whole numbers
         _check_grid(truth, layer)
     every, place = [truth, *predictions], place_of(truth)
     label_names = next(filter(None, (layer.metadata.get("labels") for layer in every)), None)
