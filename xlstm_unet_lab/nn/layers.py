@@ -89,6 +89,6 @@ class HeadNorm(OffsetLayerNorm):
     """
 
     def forward(self, h: Tensor) -> Tensor:
-        y = F.layer_norm(h, h.shape[-1:], eps=self.eps)
-        y = y.transpose(1, 2).flatten(2) * (1 + self.weight)  # (B, S, H * D), heads are contiguous slices
+        # Heads are contiguous slices of a token, and the mLSTM leaves them so in memory.
+        y = F.layer_norm(h.transpose(1, 2), h.shape[-1:], eps=self.eps).flatten(2) * (1 + self.weight)
         return y if self.bias is None else y + self.bias

@@ -15,14 +15,18 @@ Three ideas keep the cost low:
 * The backward pass recomputes a segment's weights and states from its first state instead of storing them. Only the
   last segment's are kept: that memory does not grow with the length, and a short sequence is one segment.
 
-Letters: X batch times heads, N chunks of L tokens in a segment of T = N L, Y = N X (chunks vary slowest, so that a
-slice of states is one block of memory), D key width, V value width.
+1 / sqrt(D) is a weight like any other: it is taken off u, after mu. Inputs are copied once, from however they lie in
+memory to chunks, and results lie as the inputs do.
+
+Letters: B batch, H heads, X = B H, N chunks of L tokens in a segment of T = N L, Y = N X (chunks vary slowest, so that
+a slice of states is one block of memory), D key width, V value width.
 """
 
 import math
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from xlstm_unet_lab.ops.mlstm_inputs import MLSTMState, gate_dtype
@@ -50,14 +54,18 @@ class Segment(NamedTuple):
     def tokens(self) -> slice:
         return slice(self.first, self.first + self.chunks * self.size)
 
+    def view(self, x: Tensor) -> Tensor:
+        """(B, H, S, ...) -> (N, B, H, L, ...), where it lies."""
+        return x[:, :, self.tokens].unflatten(2, (self.chunks, self.size)).movedim(2, 0)
+
     def split(self, x: Tensor) -> Tensor:
-        """(X, S, ...) -> (Y, L, ...): the segment's chunks as one batch in one block of memory."""
-        return x[:, self.tokens].unflatten(1, (self.chunks, self.size)).transpose(0, 1).flatten(0, 1)
+        """(B, H, S, ...) -> (Y, L, ...): the segment's chunks as one batch in one block of memory."""
+        return self.view(x).flatten(0, 2)
 
     def join(self, x: Tensor, whole: Tensor) -> None:
-        """Write (Y, L, ...) to its place in (X, S, ...)."""
-        there = whole[:, self.tokens].unflatten(1, (self.chunks, self.size))
-        there.copy_(x.unflatten(0, (self.chunks, -1)).transpose(0, 1))
+        """Write (Y, L, ...) to its place in (B, H, S, ...)."""
+        there = self.view(whole)
+        there.copy_(x.unflatten(0, there.shape[:3]))
 
 
 def cut(length: int, chunk_size: int, state: Tensor) -> list[Segment]:
@@ -91,21 +99,24 @@ def running_gates(i: Tensor, a: Tensor, m_first: Tensor) -> tuple[Tensor, Tensor
     return u, summed + mu[:, 1:], mu, source
 
 
-def compute_gates(i: Tensor, a: Tensor, m_first: Tensor, segment: Segment, dtype: torch.dtype) -> Gates:
-    """Running sums and maxima, then weights. i, a (X, S); m_first (X), -inf for an empty memory.
+def compute_gates(
+    i: Tensor, a: Tensor, m_first: Tensor, segment: Segment, dtype: torch.dtype, width: int = 1
+) -> Gates:
+    """Running sums and maxima, then weights. i, a (X, S); m_first (X), -inf for an empty memory; `width` of keys.
 
     Differences are taken in the gate dtype: u and mu can be large where they nearly cancel.
     """
     u, m, mu, source = running_gates(i[:, segment.tokens], a[:, segment.tokens], m_first)
+    m_last = m[:, -1].clone()
     edges = mu[:, :: segment.size].T  # (N + 1, X) at the edges of the chunks
     before, after = edges[:-1].reshape(-1, 1), edges[1:].reshape(-1, 1)  # (Y, 1)
-    split = segment._replace(first=0).split
-    u, mu = split(u), split(mu[:, 1:])  # (Y, L)
+    u, mu, m = (x.unflatten(1, (segment.chunks, -1)).transpose(0, 1).flatten(0, 1) for x in (u, mu[:, 1:], m))  # (Y, L)
+    u = u - math.log(width) / 2
     # The upper triangle may overflow to inf before it is cut away: tril writes zeros whatever stood there.
     inside = (u[:, None, :] - mu[:, :, None]).to(dtype).exp_().tril_()
     reading, writing = ((x - y).to(dtype).exp_()[..., None] for x, y in ((before, mu), (u, after)))
     carrying = (edges[:-1] - edges[1:]).to(dtype).exp_()[..., None, None]
-    return Gates(split(m), m[:, -1].clone(), source, inside, reading, writing, carrying)
+    return Gates(m, m_last, source, inside, reading, writing, carrying)
 
 
 def compute_states(k: Tensor, v: Tensor, gates: Gates, state: Tensor) -> Tensor:
@@ -126,24 +137,26 @@ def compute_normaliser(denominator: Tensor, m: Tensor) -> Tensor:
 def segment_forward(q: Tensor, k: Tensor, v: Tensor, gates: Gates, states: Tensor) -> tuple[Tensor, Tensor]:
     """Outputs h (Y, L, V) and denominators (Y, L) of one segment.
 
-    q, k (Y, L, D), k already divided by sqrt(D); v (Y, L, V + 1), its last column 1; states (N + 1, X, D, V + 1).
+    q, k (Y, L, D); v (Y, L, V + 1), its last column 1; states (N + 1, X, D, V + 1).
     """
-    total = (q * gates.reading).bmm(states[:-1].flatten(0, 1))
+    total = q.bmm(states[:-1].flatten(0, 1)).mul_(gates.reading)
     total.baddbmm_(q.bmm(k.mT).mul_(gates.inside), v)  # (Y, L, V + 1)
     denominator = total[..., -1]
     return total[..., :-1] / compute_normaliser(denominator, gates.m)[..., None], denominator
 
 
-def segment_backward(q, k, v, gates, states, h, denominator, dh, dstate, dm_last):
+def segment_backward(q, k, v, gates, states, along, denominator, dh, dstate, dm_last):
     """Gradients (dq, dk, dv, di, da, dstate, dm_first) of one segment from dh and those of its last state.
+
+    `along` (Y, L) is h . dh, and minus the gradient of the normaliser's logarithm. dh (Y, L, V + 1) has a last column
+    of any numbers; here it becomes the gradient of [numerator | denominator].
 
     The gates' gradients need no L x L product: as q enters linearly, q . dq is the sum over a row of (weight times its
     gradient), and k . dk the sum over a column. The stabiliser adds to both, as it cancels only up to epsilon.
     """
     normaliser = compute_normaliser(denominator, gates.m)
-    along = (dh * h).sum(-1) / normaliser  # (Y, L) minus the gradient of the normaliser
-    ddenominator = torch.where(denominator.abs() + EPSILON == normaliser, -along * denominator.sign(), 0)
-    dtotal = torch.cat([dh / normaliser[..., None], ddenominator[..., None]], -1)  # (Y, L, V + 1)
+    dh[..., -1] = torch.where(denominator.abs() + EPSILON == normaliser, -along * denominator.sign(), 0)
+    dtotal, along = dh.div_(normaliser[..., None]), along / normaliser
 
     dstates = torch.empty_like(states)  # (N + 1, X, D, V + 1)
     dstates[-1] = dstate
@@ -181,21 +194,26 @@ def gate_gradients(row, column, first, dm, through_state, source) -> tuple[Tenso
     return column[:, 1:], da, column[:, 0]
 
 
+def with_last(segment: Segment, x: Tensor, value: float) -> Tensor:
+    """(B, H, S, V) -> (Y, L, V + 1): the segment's chunks with one more column, of this value."""
+    return F.pad(segment.view(x), (0, 1), value=value).flatten(0, 2)
+
+
 class Chunkwise(torch.autograd.Function):
     """Segment after segment forward, and in reverse order backward.
 
-    q, k (X, S, D), v (X, S, V + 1), i, a (X, S), state (X, D, V + 1), m (X) -> h (X, S, V), state, m.
+    q, k (B, H, S, D), v (B, H, S, V), i, a (X, S), state (X, D, V + 1), m (X) -> h (B, H, S, V), state, m.
     """
 
     @staticmethod
     def forward(ctx, q, k, v, i, a, state, m, chunk_size):
-        ctx.cuts = cut(q.shape[1], chunk_size, state)
-        h, denominator = torch.empty_like(v[..., :-1]), torch.empty_like(v[..., 0])
+        ctx.cuts = cut(q.shape[2], chunk_size, state)
+        h, denominator = torch.empty_like(v), torch.empty_like(v[..., 0])
         firsts = []
         for segment in ctx.cuts:
             firsts += [state, m]
-            gates = compute_gates(i, a, m, segment, q.dtype)
-            qs, ks, vs = (segment.split(x) for x in (q, k, v))
+            gates = compute_gates(i, a, m, segment, q.dtype, q.shape[-1])
+            qs, ks, vs = segment.split(q), segment.split(k), with_last(segment, v, 1)
             states = compute_states(ks, vs, gates, state)
             part, below = segment_forward(qs, ks, vs, gates, states)
             segment.join(part, h)
@@ -210,30 +228,29 @@ class Chunkwise(torch.autograd.Function):
         q, k, v, i, a, h, denominator, *rest = ctx.saved_tensors
         firsts, (states, *gates) = rest[: 2 * len(ctx.cuts)], rest[2 * len(ctx.cuts) :]
         dq, dk, dv, di, da = (torch.empty_like(x) for x in (q, k, v, i, a))
+        along = (dh * h).sum(-1)  # (B, H, S)
         for segment, state, m in reversed(list(zip(ctx.cuts, firsts[::2], firsts[1::2], strict=True))):
-            qs, ks, vs, hs, denominators, dhs = (segment.split(x) for x in (q, k, v, h, denominator, dh))
+            qs, ks, below, alongs = (segment.split(x) for x in (q, k, denominator, along))
+            vs, dhs = with_last(segment, v, 1), with_last(segment, dh, 0)
             if segment is ctx.cuts[-1]:
                 gates = Gates(*gates)
             else:
-                gates = compute_gates(i, a, m, segment, q.dtype)
+                gates = compute_gates(i, a, m, segment, q.dtype, q.shape[-1])
                 states = compute_states(ks, vs, gates, state)
             *parts, di[:, segment.tokens], da[:, segment.tokens], dstate, dm = segment_backward(
-                qs, ks, vs, gates, states, hs, denominators, dhs, dstate, dm
+                qs, ks, vs, gates, states, alongs, below, dhs, dstate, dm
             )
             for part, whole in zip(parts, (dq, dk, dv), strict=True):
-                segment.join(part, whole)
+                segment.join(part[..., : whole.shape[-1]], whole)
         return dq, dk, dv, di, da, dstate, dm, None
 
 
 def run_chunkwise(q, k, v, i, a, state, chunk_size=None):
     """h (B, H, S, V) and the last state; q, k (B, H, S, D), v (B, H, S, V), i, a (B, H, S)."""
     size = min(chunk_size or CHUNK_SIZE, q.shape[2])
-    ones = v.new_ones(*v.shape[:-1], 1)
-    q, k, v = (x.flatten(0, 1) for x in (q, k / math.sqrt(k.shape[-1]), torch.cat([v, ones], -1)))
     i, a = (x.to(gate_dtype(q)).flatten(0, 1) for x in (i, a))
     memory = torch.cat([state.C, state.n[..., None]], -1).flatten(0, 1)
     h, memory, m = Chunkwise.apply(q, k, v, i, a, memory, state.m.to(gate_dtype(q)).flatten(), size)
     batch_and_heads = state.m.shape
     memory = memory.unflatten(0, batch_and_heads)
-    state = MLSTMState(memory[..., :-1], memory[..., -1], m.to(memory.dtype).view(batch_and_heads))
-    return h.unflatten(0, batch_and_heads), state
+    return h, MLSTMState(memory[..., :-1], memory[..., -1], m.to(memory.dtype).view(batch_and_heads))
