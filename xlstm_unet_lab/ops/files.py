@@ -1,5 +1,6 @@
 """Files that are either whole or not there, and names out of files, which must lead nowhere else."""
 
+import errno
 import os
 import secrets
 import stat
@@ -12,6 +13,9 @@ from xlstm_unet_lab.ops.checks import of_kind
 LONGEST_NAME = 240  # bytes; systems take 255, and endings and numbers of channels are added
 # Opened only if it is new: a link that was laid at the name is not followed. Not every system has all of these.
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+
+# What file systems without second names for a file say, of memory cards, over networks and in containers.
+NO_LINKS = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK, errno.EINVAL)
 
 
 def write_whole(path: str | Path, content: bytes) -> Path:
@@ -35,6 +39,23 @@ def write_whole(path: str | Path, content: bytes) -> Path:
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def link_whole(source: Path, path: Path) -> None:
+    """Let `path` name the file that `source` names, in one step; where the system cannot, it becomes a copy.
+
+    For files that are only ever replaced whole: what is written into one stands in the other. Errors as `write_whole`.
+    """
+    partial = path.with_name(f".partial-{secrets.token_hex(8)}")
+    try:
+        os.link(source, partial)
+        partial.replace(path)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        write_whole(path, source.read_bytes())
+    finally:
+        partial.unlink(missing_ok=True)  # two names of one file are not renamed into each other
 
 
 def as_path(name: str, value: object) -> Path:

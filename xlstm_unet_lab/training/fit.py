@@ -36,9 +36,6 @@ from xlstm_unet_lab.training.run_directory import RunDirectory
 from xlstm_unet_lab.training.state import Progress, TrainingState
 from xlstm_unet_lab.training.validation import Scored, foreground, validate
 
-CHECKPOINTS = 20  # of a run that neither validates in between nor says how often to save
-
-
 @dataclass(frozen=True)
 class Record:
     """What happened in one training step."""
@@ -122,15 +119,13 @@ def _train(
                 rate = state.set_learning_rate(learning_rate_at(step, config))
                 loss = _train_step(state, next(batches), predictor.targets, step, config, folder)
                 step_seconds = clock.lap()
-                last = step == config.steps
-                due = last or (config.validate_every is not None and step % config.validate_every == 0)
+                due = step == config.steps or (config.validate_every is not None and step % config.validate_every == 0)
                 metrics = validate(fabric, predictor, val, scored, config) if due and val is not None else None
                 progress.step, progress.seconds = step, progress.seconds + step_seconds + clock.lap()
                 speed, memory = config.batch_size / step_seconds, peak_memory(fabric.device)
                 record = Record(step, loss, rate, progress.seconds, speed, memory, metrics)
                 if run is not None:
-                    due = last or _checkpoint_due(step, metrics, config)
-                    run.keep(record, state, progress, predictor, due)
+                    run.keep(record, state, progress, predictor)
                 yield record
         finally:  # also when the caller stops early
             if state is not None:
@@ -205,10 +200,3 @@ def _train_step(
     if state.average is not None:
         state.average.update_parameters(model)
     return mean_loss
-
-
-def _checkpoint_due(step: int, metrics: dict | None, config: TrainConfig) -> bool:
-    """At every validation, or a twentieth of the steps where there are none in between; `save_every` overrides both."""
-    if config.save_every is None and config.validate_every is not None:
-        return metrics is not None
-    return step % (config.save_every or max(1, config.steps // CHECKPOINTS)) == 0
