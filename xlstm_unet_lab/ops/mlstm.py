@@ -35,6 +35,7 @@ from xlstm_unet_lab.ops.tensors import check_tensors, has_values, is_recorded, l
 # digit; beyond, both are computed in another way.
 LARGE = 1e4
 ZERO_BELOW = -1000.0  # exp of it is 0 in float64, too
+HIGHEST = 1e8  # input gates beyond, which float32 knows to within 8, count as this where nobody looks at values
 
 
 class MLSTMState(NamedTuple):
@@ -85,6 +86,8 @@ def _computed(form, inputs, initial_state, return_state, check_values):
     with without_autocast(q):
         q, k, v, i, f = (x.to(dtype) for x in inputs)
         state, a = _start(initial_state, q, v), F.logsigmoid(f)
+        if not check_values and form is not _recurrent:
+            i, a = _cut(i, a, state.m)
         if form is not _recurrent and check_values and has_values(q) and largest(i, a) > LARGE:
             h, state = _with_large_gates(form, q, k, v, i, a, state)
         else:
@@ -97,6 +100,18 @@ def _computing_dtype(q, k, v, state, check_values=True) -> torch.dtype:
     dtype = widest(q, *(state or ()))
     look = check_values and has_values(q) and dtype == torch.float32
     return gate_dtype(q) if look and largest(q, k, v, *(state or ())[:2]) > LARGE else dtype
+
+
+def _cut(i: Tensor, a: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
+    """Gates of any finite size, small enough for sums, without a look at them that a GPU would have to wait for.
+
+    What is cut away is the exponent of a weight that is 0 either way: of an input below exp(ZERO_BELOW), and of all
+    that was there before a forget gate which leaves less than that of the largest beside the smallest input.
+    """
+    i = i.clamp(ZERO_BELOW, HIGHEST)
+    with torch.no_grad():
+        least = ZERO_BELOW - torch.maximum(i.amax(-1), m) + i.amin(-1)
+    return i, torch.maximum(a, least[..., None])
 
 
 def _with_large_gates(form, q, k, v, i, a, state) -> tuple[Tensor, MLSTMState]:
@@ -242,7 +257,8 @@ def run(q, k, v, i, f, form="auto", *, initial_state=None, return_state=False, c
     q, k (B, H, S, D), v (B, H, S, V), i, f (B, H, S) -> h (B, H, S, V) in q's dtype; with `return_state` a pair of h
     and the MLSTMState after the last token. `initial_state` continues from such a state, None from an empty memory.
     `check_values=False` leaves out the look at values, which a GPU would have to wait for: for NaN and infinity, which
-    are refused, and for sizes from LARGE on, which are computed with more care, and more time.
+    are refused, and for sizes from LARGE on, which are computed with more care, and more time. Forget gates may then be
+    of any finite size still, input gates count as `HIGHEST` beyond it.
 
     "auto" takes the Triton kernels on an NVIDIA GPU where they fit, and chunkwise everywhere else; parallel under
     torch.export, torch.jit.trace, the export to ONNX and torch.func. The kernels leave the normaliser out of the
