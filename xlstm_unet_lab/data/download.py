@@ -11,11 +11,13 @@ import os
 import re
 import stat
 import tarfile
+import threading
 import time
 import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -23,6 +25,7 @@ from typing import IO
 from xlstm_unet_lab.ops.files import is_plain
 
 TIMEOUT = 30  # seconds without a byte
+ANSWER = 60  # seconds until all that a server says before the first byte of a file is there, however it comes
 PATIENCE, SLOWEST = 60, 2**10  # seconds, and the bytes a second that must come in them
 BLOCK = 2**16  # bytes; a broken connection loses at most one block
 MOST = 2**38  # bytes of a download whose size is not known
@@ -94,14 +97,12 @@ class ResumingDownloader:
         self.validator.unlink(missing_ok=True)
 
     def _download(self, url: str) -> None:
-        import requests
-
         version = self.validator.read_text() if self.part.exists() and self.validator.exists() else ""
         start = self.part.stat().st_size if version else 0
         headers = {"Accept-Encoding": "identity"}  # a compressed stream could not be continued
         if start:
             headers |= {"Range": f"bytes={start}-", "If-Range": version}
-        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+        with _answer(url, headers) as response:
             if response.status_code == 416:  # nothing left to ask for: what is here cannot be trusted
                 self._forget()
                 raise ConnectionError("the server has no bytes after those already here")
@@ -143,6 +144,29 @@ class ResumingDownloader:
     def _forget(self) -> None:
         for path in (self.part, self.validator):
             path.unlink(missing_ok=True)
+
+
+def _answer(url: str, headers: Mapping[str, str]):
+    """The response to a request, its file still to be read; ConnectionError once that takes longer than ANSWER.
+
+    In a thread of its own, which may be left behind: a server that sends its headers a byte at a time holds up whoever
+    reads them, and the timeout of requests begins anew with each byte.
+    """
+    import requests
+
+    found: Future = Future()
+
+    def ask() -> None:
+        try:
+            found.set_result(requests.get(url, headers=headers, stream=True, timeout=TIMEOUT))
+        except Exception as error:
+            found.set_exception(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        return found.result(ANSWER)
+    except TimeoutError as error:  # as those of requests are not
+        raise ConnectionError(f"the server did not say within {ANSWER} seconds what it sends") from error
 
 
 def _version(headers: Mapping[str, str]) -> str:
