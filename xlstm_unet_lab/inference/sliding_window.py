@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from xlstm_unet_lab.data.patches import PAD_IMAGE, padding
 from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.data.resample import resized
-from xlstm_unet_lab.ops.checks import number, sizes, whole_number
+from xlstm_unet_lab.ops.checks import number, sizes, tracked, whole_number
 from xlstm_unet_lab.ops.tensors import widest
 
 PIECE = 2**24  # logits that are handed out at once, about
@@ -101,7 +101,7 @@ def sliding_slabs(
     height = max(batch[-1][0].stop - batch[0][0].start for batch in batches)
     totals, top = None, 0  # weighted logits of the rows from `top` on; the last channel adds up the weights
     with evaluation_mode(network):
-        for batch in track(batches):  # in the order of their rows
+        for batch in tracked(track, batches):  # in the order of their rows
             patches = torch.stack([padded[(slice(None), *window)] for window in batch])
             logits = first_output(network(patches.to(reference.device, reference.dtype))).to("cpu", dtype)
             if logits.shape[2:] != patch_size:

@@ -16,10 +16,13 @@ def known_of(facts: Facts, targets: Targets | None = None) -> dict[str, Any]:
     recipe = facts.recipe
     if recipe is None:
         return {"targets": targets}
+    targets = targets or recipe.targets
+    learnt = {value for values in (targets.painted, *targets.values) for value in values}
+    colours = label_colours(recipe.labels, recipe.colours)
     return {
-        "targets": targets or recipe.targets,
+        "targets": targets,
         "channel_names": tuple(recipe.channel_names),
-        "colours": label_colours(recipe.labels, recipe.colours),
+        "colours": {value: colour for value, colour in colours.items() if value in learnt},
         "label_numbers": dict(recipe.label_numbers),
         "slice_axis": facts.slice_axis,
         "mirror_axes": facts.flip_axes,

@@ -163,7 +163,7 @@ def _batches(fabric, train: Cases, config: TrainConfig, done: int) -> Iterator[d
     )
     starts = range(done * config.batch_size, total, config.batch_size)
     # Ranges stand for the lists that PyTorch names, and stay small in a long run.
-    batches: list[Any] = [range(s + fabric.global_rank, s + config.batch_size, fabric.world_size) for s in starts]
+    batches = (range(s + fabric.global_rank, s + config.batch_size, fabric.world_size) for s in starts)
     loader = DataLoader(
         patches,
         batch_sampler=batches,
