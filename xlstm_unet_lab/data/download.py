@@ -86,10 +86,9 @@ class ResumingDownloader:
             self._download(url)
         except (OSError, urllib3.exceptions.HTTPError) as error:  # those of requests are OSErrors
             arrived = self.part.stat().st_size if self.part.exists() else 0
-            raise OSError(
-                f"{url} could not be downloaded: {error}. {arrived:,} bytes arrived and are kept; call again to "
-                "continue, or download the file by hand and pass source= (in a shell --source)"
-            ) from error
+            kept = f"{arrived:,} bytes arrived and are kept; call again to continue"
+            by_hand = "download the file by hand and pass source= (in a shell --source)"
+            raise OSError(f"{url} could not be downloaded: {error}. {kept}, or {by_hand}") from error
         except ValueError:
             self._forget()
             raise
@@ -127,10 +126,8 @@ class ResumingDownloader:
         from tqdm.auto import tqdm
 
         arrived = start
-        bar = tqdm(
-            desc=self.part.stem, initial=start, total=whole, unit="B", unit_scale=True, disable=not self.progress
-        )
-        with bar, self.part.open("ab" if start else "wb") as file:
+        shown = {"desc": self.part.stem, "unit": "B", "unit_scale": True, "disable": not self.progress}
+        with tqdm(initial=start, total=whole, **shown) as bar, self.part.open("ab" if start else "wb") as file:
             for block in _blocks(stream):
                 arrived += len(block)
                 if max(arrived, whole or 0) > self.most:

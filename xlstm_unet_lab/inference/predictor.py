@@ -95,9 +95,9 @@ class Predictor:
         for label, colour in self.colours.items():  # they end in pages of HTML
             if not re.fullmatch("#[0-9A-Fa-f]{6}", colour):
                 raise ValueError(f'colours has {label!r}: {colour!r}; expected a colour like "#0072B2"')
-        if self.slice_axis is not None and (self.slice_axis not in (0, 1, 2) or len(patch_size) != 2):
+        if (axis := self.slice_axis) is not None and (axis not in (0, 1, 2) or len(patch_size) != 2):
             raise ValueError(
-                f"slice_axis is {self.slice_axis!r} with patch_size={patch_size}; slices are cut across axis 0, 1 or 2"
+                f"slice_axis is {axis!r} with patch_size={patch_size}; slices are cut across axis 0, 1 or 2"
             )
         needed = {"spatial_dims": len(patch_size), "in_channels": len(self.channel_names)}
         needed["num_classes"] = 0 if self.targets is None else len(self.targets.names)
@@ -112,10 +112,8 @@ class Predictor:
             raise ValueError(f"colours has the labels {sorted(strangers)[:3]}, and targets the labels {sorted(given)}")
         numbers, labels = [*self.label_numbers.values()], given or {len(self.label_numbers)}
         if numbers and (max(labels) != len(numbers) or len({*numbers} - {0}) < len(numbers)):
-            raise ValueError(
-                f"label_numbers is {dict(self.label_numbers)}, expected a number above 0 of its own for each of the "
-                f"labels 1 to {max(labels)}"
-            )
+            wanted = f"a number above 0 of its own for each of the labels 1 to {max(labels)}"
+            raise ValueError(f"label_numbers is {dict(self.label_numbers)}, expected {wanted}")
 
     @classmethod
     def trained_on(
@@ -319,10 +317,7 @@ class Predictor:
         if spacing is None:
             return size
         if self.spacing is None:
-            warnings.warn(
-                f"spacing={spacing} was not used: the spacing this network was trained at is not known here; give it "
-                "to the Predictor, as load_predictor does",
-                stacklevel=5,
-            )
+            unused = f"spacing={spacing} was not used: the spacing this network was trained at is not known here"
+            warnings.warn(f"{unused}; give it to the Predictor, as load_predictor does", stacklevel=5)
             return size
         return resampled_size(size, spacing, self.spacing)

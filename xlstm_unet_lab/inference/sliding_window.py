@@ -105,10 +105,8 @@ def sliding_slabs(
             patches = torch.stack([padded[(slice(None), *window)] for window in batch])
             logits = first_output(network(patches.to(reference.device, reference.dtype))).to("cpu", dtype)
             if logits.shape[2:] != patch_size:
-                raise ValueError(
-                    f"the network answers windows of {patch_size} with logits of shape {tuple(logits.shape)}; "
-                    "expected (B, num_classes, *patch_size)"
-                )
+                found = f"the network answers windows of {patch_size} with logits of shape {tuple(logits.shape)}"
+                raise ValueError(f"{found}; expected (B, num_classes, *patch_size)")
             if not logits.isfinite().all():
                 raise ValueError("logits that are not finite: the network's weights are spoilt, or too large")
             if totals is None:
@@ -171,7 +169,6 @@ def resized_slabs(slabs: Iterator[Tensor], size: Sequence[int], wanted: Sequence
 def check_rank(shape: Sequence[int], patch_size: Sequence[int]) -> None:
     """ValueError unless an image of this shape has a channel axis and as many spatial ones as the patch."""
     if len(shape) != len(patch_size) + 1:
-        raise ValueError(
-            f"image has shape {tuple(shape)}; patch_size={tuple(patch_size)} needs (C, *spatial) with "
-            f"{len(patch_size)} spatial dimensions: image[None] adds the channel axis, image[0] drops a batch axis"
-        )
+        wanted = f"patch_size={tuple(patch_size)} needs (C, *spatial) with {len(patch_size)} spatial dimensions"
+        advice = "image[None] adds the channel axis, image[0] drops a batch axis"
+        raise ValueError(f"image has shape {tuple(shape)}; {wanted}: {advice}")

@@ -42,7 +42,9 @@ def tracked(track: Callable, items: Sequence[Item]) -> Iterator[Item]:
     steps, nothing = iter(steps), object()
     for item in items:
         if next(steps, nothing) is nothing:
-            raise ValueError(f"what track gives ends before the {len(items)} items that it is given: let it leave none out")
+            raise ValueError(
+                f"what track gives ends before the {len(items)} items that it is given: let it leave none out"
+            )
         yield item
     next(steps, None)  # a bar is finished
 

@@ -79,7 +79,5 @@ def plain_name(what: str, name: object) -> str:
     """The name, which stands in a file and becomes part of a path; ValueError for one that could lead elsewhere."""
     if is_plain(name) and len(os.fsencode(name)) <= LONGEST_NAME:
         return name
-    raise ValueError(
-        f"{what} is {short(name)}, expected a plain file name of at most {LONGEST_NAME} bytes, without folders or a "
-        "drive: rename it, or do not trust the file it comes from"
-    )
+    wanted = f"a plain file name of at most {LONGEST_NAME} bytes, without folders or a drive"
+    raise ValueError(f"{what} is {short(name)}, expected {wanted}: rename it, or do not trust the file it comes from")

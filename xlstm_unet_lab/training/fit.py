@@ -36,6 +36,7 @@ from xlstm_unet_lab.training.run_directory import RunDirectory
 from xlstm_unet_lab.training.state import Progress, TrainingState
 from xlstm_unet_lab.training.validation import Scored, foreground, validate
 
+
 @dataclass(frozen=True)
 class Record:
     """What happened in one training step."""
@@ -91,14 +92,9 @@ def fit(
 
 
 def _train(
-    fabric,
-    model: nn.Module,
-    train: Cases,
-    val: Cases | None,
-    scored: Scored,
-    config: TrainConfig,
-    run: RunDirectory | None,
+    fabric, model: nn.Module, train: Cases, val: Cases | None, scored: Scored, config: TrainConfig, run
 ) -> Iterator[Record]:
+    """`run`: a RunDirectory, or None."""
     clock, state = Clock(), None
     folder = None if run is None else run.path
     with modes_kept(model):
@@ -153,14 +149,8 @@ def _batches(fabric, train: Cases, config: TrainConfig, done: int) -> Iterator[d
     if augment is True and flip_axes is not None:  # where left is not right, a quarter turn is as wrong as a mirror
         augment = Augmentation(flip_axes=flip_axes, rotate=False)
     total = config.steps * config.batch_size
-    patches = PatchDataset(
-        train,
-        config.patch_size,
-        length=total,
-        seed=config.seed,
-        augment=augment,
-        foreground_probability=config.foreground_probability,
-    )
+    drawn = {"augment": augment, "foreground_probability": config.foreground_probability}
+    patches = PatchDataset(train, config.patch_size, length=total, seed=config.seed, **drawn)
     starts = range(done * config.batch_size, total, config.batch_size)
     # Ranges stand for the lists that PyTorch names, and stay small in a long run.
     batches = (range(s + fabric.global_rank, s + config.batch_size, fabric.world_size) for s in starts)

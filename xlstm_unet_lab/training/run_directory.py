@@ -82,12 +82,13 @@ class RunDirectory:
                 if trouble and progress.step:
                     write_whole(self.path / "last.safetensors", (self.path / "previous.safetensors").read_bytes())
                 if self._is_longer:
-                    warnings.warn(
-                        f"the run in {self.path} becomes one of {self._settings['steps']} steps: from step "
-                        f"{progress.step + 1} on its learning rates are those of the longer run, so that it ends "
-                        "otherwise than one that was so long from the start",
-                        stacklevel=3,
+                    longer = (
+                        f"the run in {self.path} becomes one of {self._steps} steps: from step {progress.step + 1} on"
                     )
+                    rates = (
+                        "its learning rates are those of the longer run, so that it ends otherwise than one that was"
+                    )
+                    warnings.warn(f"{longer} {rates} so long from the start", stacklevel=3)
                     write_whole(self.path / "config.json", _as_json(self._settings))
                 self._tidy(progress.step)
                 write_whole(self.path / "environment.json", _as_json(environment))
@@ -119,10 +120,8 @@ class RunDirectory:
         known = load_tensors(best)[1].get("facts", {}).get("step") if best.exists() else 0
         trained = max([*self._rows(), *self._optimizer_files(), known if is_whole(known) else 0], default=0)
         if trained > min(self._every, self._steps):
-            raise ValueError(
-                f"{self.path} tells of {trained} steps, and its checkpoints last.safetensors and previous.safetensors "
-                "are gone: bring one back with its optimizer-N.safetensors, or give another run_directory"
-            )
+            gone = f"{self.path} tells of {trained} steps, and last.safetensors and previous.safetensors are gone"
+            raise ValueError(f"{gone}: bring one back with its optimizer-N.safetensors, or give another run_directory")
         stopped = f"the run in {self.path} was stopped before its first checkpoint: all up to step {trained} is lost"
         return f"{stopped} and computed again, best.safetensors with it" if trained else ""
 
@@ -140,10 +139,8 @@ class RunDirectory:
         with self._clear_errors(), suppress(filelock.Timeout):
             lock.acquire(timeout=PATIENCE)
         if not lock.is_locked:
-            raise BlockingIOError(
-                f"another process is training in {self.path}: wait until it ends or stop it, or give another "
-                "run_directory"
-            )
+            busy = f"another process is training in {self.path}: wait until it ends or stop it"
+            raise BlockingIOError(f"{busy}, or give another run_directory")
         self._lock = lock
 
     def keep(self, record, state: TrainingState, progress: Progress, predictor: Predictor) -> None:
@@ -223,16 +220,10 @@ class RunDirectory:
         there = read_json(path)
         longer = is_whole(there.get("steps")) and facts.get("steps", 0) > there["steps"]
         there |= {"steps": facts["steps"]} if longer else {}
-        lines = [
-            f"{key}: {there.get(key)!r} there, {facts.get(key)!r} now"
-            for key in sorted(there.keys() | facts.keys())
-            if there.get(key) != facts.get(key)
-        ]
-        if lines:
-            listed = "\n  ".join(lines)
-            raise ValueError(
-                f"{self.path} holds another run: give another run_directory, or go on with its settings\n  {listed}"
-            )
+        other = [key for key in sorted(there.keys() | facts.keys()) if there.get(key) != facts.get(key)]
+        if lines := [f"\n  {key}: {there.get(key)!r} there, {facts.get(key)!r} now" for key in other]:
+            advice = "give another run_directory, or go on with its settings"
+            raise ValueError(f"{self.path} holds another run: {advice}{''.join(lines)}")
         return longer
 
     @contextmanager
@@ -241,14 +232,11 @@ class RunDirectory:
         try:
             yield
         except OSError as error:
-            step = (
-                "the last checkpoint is whole" if (self.path / "last.safetensors").exists() else "nothing is lost yet"
-            )
-            raise OSError(
-                error.errno,
-                f"the run directory {self.path} cannot be written ({error.strerror}); {step}: mend the cause or free "
-                "space and call fit again with the same run_directory, or give another one",
-            ) from error
+            kept = (self.path / "last.safetensors").exists()
+            kept = "the last checkpoint is whole" if kept else "nothing is lost yet"
+            problem = f"the run directory {self.path} cannot be written ({error.strerror}); {kept}: mend the cause or"
+            advice = "free space and call fit again with the same run_directory, or give another one"
+            raise OSError(error.errno, f"{problem} {advice}") from error
 
 
 def _as_json(facts: Mapping) -> bytes:

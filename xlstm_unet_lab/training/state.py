@@ -99,8 +99,9 @@ class TrainingState:
         parameters = dict(enumerate(x for group in optimizer.param_groups for x in group["params"]))
         for index, state in moments.items():  # those without a gradient have none
             shape = getattr(parameters.get(index), "shape", None)
-            if {key: x.shape for key, x in state.items()} != {"step": (), "exp_avg": shape, "exp_avg_sq": shape}:
-                raise ValueError(f"the optimiser's numbers for parameter {index} are those of another network")
+            fits = {key: x.shape for key, x in state.items()} == {"step": (), "exp_avg": shape, "exp_avg_sq": shape}
+            if not fits or not all(x.is_floating_point() and x.isfinite().all() for x in state.values()):
+                raise ValueError(f"the optimiser's numbers for parameter {index} are spoilt, or another network's")
         optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
         for name, rows in tensors.items():
             # A copy: PyTorch reads a state from the start of its storage, which holds all rows.
