@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from xlstm_unet_lab.ops.files import is_plain
 
@@ -54,13 +54,9 @@ def fetch(url: str, sha256: str | None, target: Path, progress: bool = True, siz
 
     target.parent.mkdir(parents=True, exist_ok=True)
     most = size + size // 10 + BLOCK
-    pooch.retrieve(
-        url,
-        known_hash=None if sha256 is None else f"sha256:{sha256}",
-        fname=target.name,
-        path=target.parent,
-        downloader=ResumingDownloader(target.with_name(target.name + ".part"), progress, most),
-    )
+    downloader = ResumingDownloader(target.with_name(target.name + ".part"), progress, most)
+    known = None if sha256 is None else f"sha256:{sha256}"
+    pooch.retrieve(url, known_hash=known, fname=target.name, path=target.parent, downloader=downloader)
     digest = sha256_of(target)
     if sha256 is None:
         found = f"the file that came has sha256 {digest}, recorded in recipe.json"
@@ -126,7 +122,7 @@ class ResumingDownloader:
         from tqdm.auto import tqdm
 
         arrived = start
-        shown = {"desc": self.part.stem, "unit": "B", "unit_scale": True, "disable": not self.progress}
+        shown: dict[str, Any] = {"desc": self.part.stem, "unit": "B", "unit_scale": True, "disable": not self.progress}
         with tqdm(initial=start, total=whole, **shown) as bar, self.part.open("ab" if start else "wb") as file:
             for block in _blocks(stream):
                 arrived += len(block)

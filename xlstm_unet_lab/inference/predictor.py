@@ -96,9 +96,7 @@ class Predictor:
             if not re.fullmatch("#[0-9A-Fa-f]{6}", colour):
                 raise ValueError(f'colours has {label!r}: {colour!r}; expected a colour like "#0072B2"')
         if (axis := self.slice_axis) is not None and (axis not in (0, 1, 2) or len(patch_size) != 2):
-            raise ValueError(
-                f"slice_axis is {axis!r} with patch_size={patch_size}; slices are cut across axis 0, 1 or 2"
-            )
+            raise ValueError(f"slice_axis is {axis!r} with patch_size={patch_size}; slices are cut across 0, 1 or 2")
         needed = {"spatial_dims": len(patch_size), "in_channels": len(self.channel_names)}
         needed["num_classes"] = 0 if self.targets is None else len(self.targets.names)
         check_built(getattr(self.network, "config", None), {k: n for k, n in needed.items() if n}, "its data need")
@@ -297,14 +295,10 @@ class Predictor:
             image = resized(torch.from_numpy(image.astype(np.float32)), working_size).numpy()
         if self.normalisation != DONE or working_size != size:  # resampling may have changed mean and deviation
             image = normalise(image)
-        slabs = sliding_slabs(
-            Mirrored(self.network, axes, self.exclusive) if axes else self.network,
-            torch.from_numpy(image),
-            patch_size=self.patch_size,
-            overlap=windows.overlap,
-            batch_size=WINDOWS_AT_ONCE[len(size)] if windows.batch_size is None else windows.batch_size,
-            track=windows.track,
-        )
+        network = Mirrored(self.network, axes, self.exclusive) if axes else self.network
+        at_once = WINDOWS_AT_ONCE[len(size)] if windows.batch_size is None else windows.batch_size
+        options: dict[str, Any] = {"overlap": windows.overlap, "batch_size": at_once, "track": windows.track}
+        slabs = sliding_slabs(network, torch.from_numpy(image), patch_size=self.patch_size, **options)
         # map and not a generator: that would hold on to a slab while the windows of the next one are computed
         probabilities = map(self._probabilities_of, slabs)
         return probabilities if working_size == size else resized_slabs(probabilities, working_size, size)

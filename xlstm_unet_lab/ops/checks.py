@@ -42,9 +42,7 @@ def tracked(track: Callable, items: Sequence[Item]) -> Iterator[Item]:
     steps, nothing = iter(steps), object()
     for item in items:
         if next(steps, nothing) is nothing:
-            raise ValueError(
-                f"what track gives ends before the {len(items)} items that it is given: let it leave none out"
-            )
+            raise ValueError(f"what track gives ends before the {len(items)} items that it gets: let it leave none out")
         yield item
     next(steps, None)  # a bar is finished
 
@@ -113,12 +111,9 @@ def checked_spatial_dims(spatial_dims: object) -> int:
 
 def sizes(name: str, values: object, *dimensions: int) -> tuple[int, ...]:
     """A list or tuple of whole numbers of at least 1, as many as one of `dimensions` says; any number without."""
-    if (
-        isinstance(values, list | tuple)
-        and (not dimensions or len(values) in dimensions)
-        and all(map(is_whole, values))
-    ):
-        return tuple(map(int, values))
+    is_sequence = isinstance(values, list | tuple) and (not dimensions or len(values) in dimensions)
+    if is_sequence and all(map(is_whole, values)):  # type: ignore[call-overload]
+        return tuple(map(int, values))  # type: ignore[call-overload]
     count = f"{' or '.join(map(str, dimensions))} " if dimensions else ""
     order = ", in the order (z, y, x)" if dimensions else ""
     raise ValueError(f"{name} is {values!r}, expected a tuple of {count}whole numbers of at least 1{order}")

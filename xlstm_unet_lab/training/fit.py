@@ -149,7 +149,7 @@ def _batches(fabric, train: Cases, config: TrainConfig, done: int) -> Iterator[d
     if augment is True and flip_axes is not None:  # where left is not right, a quarter turn is as wrong as a mirror
         augment = Augmentation(flip_axes=flip_axes, rotate=False)
     total = config.steps * config.batch_size
-    drawn = {"augment": augment, "foreground_probability": config.foreground_probability}
+    drawn: dict[str, Any] = {"augment": augment, "foreground_probability": config.foreground_probability}
     patches = PatchDataset(train, config.patch_size, length=total, seed=config.seed, **drawn)
     starts = range(done * config.batch_size, total, config.batch_size)
     # Ranges stand for the lists that PyTorch names, and stay small in a long run.

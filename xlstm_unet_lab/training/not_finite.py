@@ -66,10 +66,9 @@ def check_bfloat16(model: nn.Module, image: Tensor) -> None:
                 hooks.enter_context(module.register_forward_pre_hook(partial(note, name=name)))
         model.eval()(image)
     if shallow:
-        raise ValueError(
-            f"in precision 'bf16-mixed' torch computes wrong gradients on this CPU: the input of {shallow[0]} is "
-            "shallower than the kernel. Train in '32-true', or with deeper patches, fewer stages or flatter kernels"
-        )
+        problem = "in precision 'bf16-mixed' torch computes wrong gradients on this CPU"
+        advice = "Train in '32-true', or with deeper patches, fewer stages or flatter kernels"
+        raise ValueError(f"{problem}: the input of {shallow[0]} is shallower than the kernel. {advice}")
 
 
 def not_finite(

@@ -83,12 +83,10 @@ class RunDirectory:
                     write_whole(self.path / "last.safetensors", (self.path / "previous.safetensors").read_bytes())
                 if self._is_longer:
                     longer = (
-                        f"the run in {self.path} becomes one of {self._steps} steps: from step {progress.step + 1} on"
+                        f"becomes one of {self._steps} steps: from step {progress.step + 1} on its learning rates are"
                     )
-                    rates = (
-                        "its learning rates are those of the longer run, so that it ends otherwise than one that was"
-                    )
-                    warnings.warn(f"{longer} {rates} so long from the start", stacklevel=3)
+                    end = "those of the longer run, so that it ends otherwise than one that was so long from the start"
+                    warnings.warn(f"the run in {self.path} {longer} {end}", stacklevel=3)
                     write_whole(self.path / "config.json", _as_json(self._settings))
                 self._tidy(progress.step)
                 write_whole(self.path / "environment.json", _as_json(environment))
