@@ -1,7 +1,6 @@
 """Networks that leave: the table in docs/exporting.md, cell by cell."""
 
 import copy
-import functools
 import importlib.util
 import io
 
@@ -70,19 +69,21 @@ def to_onnx(network):
             export()
 
 
-def to_onnx_through_export(network, batches=(1,), **options):
+def to_onnx_through_export(network, shapes=((2, 1, 16, 12),), **options):
     pytest.importorskip("onnxscript", reason="dynamo=True needs onnxscript, which does not come with this kit")
     with torch.no_grad():
         try:
             program = torch.onnx.export(network, (images(2, 1, 16, 12),), dynamo=True, verbose=False, **options)
         except torch.onnx.OnnxExporterError as error:
             raise error.__cause__ from None
-    for batch in batches:
-        assert_answers_in_onnx(program.model_proto.SerializeToString(), network, images(batch, 1, 16, 12))
+    for shape in shapes:
+        assert_answers_in_onnx(program.model_proto.SerializeToString(), network, images(*shape))
 
 
-def to_onnx_with_open_batch(network):
-    to_onnx_through_export(network, batches=(1, 2, 5), dynamic_shapes=({0: Dim("batch", min=1, max=16)},))
+def to_onnx_with_open_sizes(network):
+    open_sizes = {0: Dim("batch", min=1, max=16), 2: Dim("height", min=8, max=64), 3: Dim("width", min=8, max=64)}
+    shapes = (1, 1, 16, 12), (5, 1, 16, 12), (3, 1, 17, 22), (2, 1, 9, 40)
+    to_onnx_through_export(network, shapes, dynamic_shapes=(open_sizes,))
 
 
 def assert_answers_in_onnx(model: bytes, network, x):
@@ -124,8 +125,8 @@ TOOLS = {
     "`torch.export`, batch, height and width left open": exported_with_open_sizes,
     "`torch.jit.trace`, then another batch size": traced,
     "`torch.onnx.export`, `dynamo=False`": to_onnx,
-    "`torch.onnx.export`, `dynamo=True`": functools.partial(to_onnx_through_export, batches=(2,)),
-    "`torch.onnx.export`, `dynamo=True`, batch left open": to_onnx_with_open_batch,
+    "`torch.onnx.export`, `dynamo=True`": to_onnx_through_export,
+    "`torch.onnx.export`, `dynamo=True`, batch, height and width left open": to_onnx_with_open_sizes,
     "`torch.func.vmap`": mapped,
     "`torch.func.grad`": gradient_taken,
     "`torch.func.jvp`": pushed_forward,

@@ -281,7 +281,7 @@ class Predictor:
             slabs = map(made_of, self._slabs(image, spacing, windows))
             return whole_from_slabs(slabs, rows=image.shape[1], axis=rows_axis).numpy()
         left = None if spacing is None else (*spacing[:axis], *spacing[axis + 1 :])
-        slices, alone = tracked(windows.track, np.moveaxis(image, axis + 1, 0)), replace(windows, track=iter)
+        slices, alone = tracked(windows.track, [*np.moveaxis(image, axis + 1, 0)]), replace(windows, track=iter)
         return np.stack([self._predicted(made_of, rows_axis, one, left, alone) for one in slices], rows_axis + axis)
 
     def _slabs(self, image: np.ndarray, spacing: tuple[float, ...] | None, windows: Windows) -> Iterator[Tensor]:

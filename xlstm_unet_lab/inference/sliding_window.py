@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -97,7 +98,7 @@ def sliding_slabs(
     weights = compute_importance_map(patch_size, mode="gaussian", dtype=dtype)
     windows = dense_patch_slices(padded.shape[1:], patch_size, [max(1, int(n * (1 - overlap))) for n in patch_size])
 
-    batches = [windows[first : first + batch_size] for first in range(0, len(windows), batch_size)]
+    batches: list[Any] = [windows[first : first + batch_size] for first in range(0, len(windows), batch_size)]
     height = max(batch[-1][0].stop - batch[0][0].start for batch in batches)
     totals, top = None, 0  # weighted logits of the rows from `top` on; the last channel adds up the weights
     with evaluation_mode(network):

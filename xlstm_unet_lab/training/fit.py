@@ -153,7 +153,7 @@ def _batches(fabric, train: Cases, config: TrainConfig, done: int) -> Iterator[d
     patches = PatchDataset(train, config.patch_size, length=total, seed=config.seed, **drawn)
     starts = range(done * config.batch_size, total, config.batch_size)
     # Ranges stand for the lists that PyTorch names, and stay small in a long run.
-    batches = (range(s + fabric.global_rank, s + config.batch_size, fabric.world_size) for s in starts)
+    batches: Any = (range(s + fabric.global_rank, s + config.batch_size, fabric.world_size) for s in starts)
     loader = DataLoader(
         patches,
         batch_sampler=batches,

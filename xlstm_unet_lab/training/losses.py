@@ -78,8 +78,8 @@ def _check_shapes(logits: Tensor, label: Tensor, targets: Targets | None) -> Non
     else:
         fits, expected = channels >= 2, "at least 2 classes, background included"
     if not fits:
-        wanted = f"expected (B, channels, *spatial), 2-D or 3-D, and {expected}"
-        raise ValueError(f"logits have shape {tuple(logits.shape)}; {wanted}")
+        rule = f"expected (B, channels, *spatial), 2-D or 3-D, and {expected}"
+        raise ValueError(f"logits have shape {tuple(logits.shape)}; {rule}")
     if label.is_floating_point() or label.is_complex() or label.dtype == torch.bool:
         raise ValueError(f"label has dtype {label.dtype}; expected integers, as label.long() gives")
     wanted = (logits.shape[0], *logits.shape[2:])

@@ -116,7 +116,7 @@ class RunDirectory:
         """Words on the steps of a run that was killed before its first checkpoint; ValueError where it had one."""
         best = self.path / "best.safetensors"
         known = load_tensors(best)[1].get("facts", {}).get("step") if best.exists() else 0
-        trained = max([*self._rows(), *self._optimizer_files(), known if is_whole(known) else 0], default=0)
+        trained = max([*self._rows(), *self._optimizer_files(), int(known) if is_whole(known) else 0], default=0)
         if trained > min(self._every, self._steps):
             gone = f"{self.path} tells of {trained} steps, and last.safetensors and previous.safetensors are gone"
             raise ValueError(f"{gone}: bring one back with its optimizer-N.safetensors, or give another run_directory")
@@ -230,8 +230,8 @@ class RunDirectory:
         try:
             yield
         except OSError as error:
-            kept = (self.path / "last.safetensors").exists()
-            kept = "the last checkpoint is whole" if kept else "nothing is lost yet"
+            last = (self.path / "last.safetensors").exists()
+            kept = "the last checkpoint is whole" if last else "nothing is lost yet"
             problem = f"the run directory {self.path} cannot be written ({error.strerror}); {kept}: mend the cause or"
             advice = "free space and call fit again with the same run_directory, or give another one"
             raise OSError(error.errno, f"{problem} {advice}") from error

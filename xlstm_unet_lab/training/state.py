@@ -97,11 +97,11 @@ class TrainingState:
                 moments.setdefault(int(index), {})[key] = value
         optimizer = self.optimizer.optimizer
         parameters = dict(enumerate(x for group in optimizer.param_groups for x in group["params"]))
-        for index, state in moments.items():  # those without a gradient have none
-            shape = getattr(parameters.get(index), "shape", None)
+        for place, state in moments.items():  # those without a gradient have none
+            shape = getattr(parameters.get(place), "shape", None)
             fits = {key: x.shape for key, x in state.items()} == {"step": (), "exp_avg": shape, "exp_avg_sq": shape}
             if not fits or not all(x.is_floating_point() and x.isfinite().all() for x in state.values()):
-                raise ValueError(f"the optimiser's numbers for parameter {index} are spoilt, or another network's")
+                raise ValueError(f"the optimiser's numbers for parameter {place} are spoilt, or another network's")
         optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
         for name, rows in tensors.items():
             # A copy: PyTorch reads a state from the start of its storage, which holds all rows.
