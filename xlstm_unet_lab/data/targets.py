@@ -44,9 +44,7 @@ class Targets:
         if len(set(self.names)) < len(self.names):
             raise ValueError(f"names are {self.names}, expected another one for each channel")
         if self.exclusive and len({values for values in self.values if len(values) == 1}) < len(self.values):
-            raise ValueError(
-                f"values are {self.values}, expected one of its own for each class; or say what is painted"
-            )
+            raise ValueError(f"values are {self.values}, expected one of its own for each class, or what is painted")
 
     @classmethod
     def classes(cls, labels: Mapping[str, int]) -> Targets:

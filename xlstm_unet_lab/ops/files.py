@@ -25,6 +25,8 @@ def write_whole(path: str | Path, content: bytes) -> Path:
     last counts. Returns the path. Raises OSError when the disk refuses; nothing half-written stays behind.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, expected the name of a file to write")
     mode = stat.S_IMODE(path.stat().st_mode) & 0o777 if path.is_file() else None
     partial = path.with_name(f".partial-{secrets.token_hex(8)}")
     handle = os.open(partial, NEW, 0o666 if mode is None else mode)
@@ -64,6 +66,8 @@ def as_path(name: str, value: object) -> Path:
     try:
         path = Path(value).expanduser()  # type: ignore[arg-type]  # just checked
         path.exists()
+        if "\0" in str(path):
+            raise ValueError("embedded null byte")
     except (ValueError, RuntimeError, OSError) as error:
         raise ValueError(f"{name} is {short(value)}, expected a path that this system can hold ({error})") from error
     return path
