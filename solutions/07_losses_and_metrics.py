@@ -415,8 +415,8 @@ def train_with(loss, steps):
 
 # %%
 LOSSES = {"cross-entropy": F.cross_entropy, "Dice": dice_alone, "both": segmentation_loss}
-steps = choose(ci=40, cpu=300)
-print(f"three trainings of {steps} steps: {estimate(ci=8, cpu=60)}")
+steps = choose(ci=20, cpu=300)
+print(f"three trainings of {steps} steps: {estimate(ci=4, cpu=60)}")
 models = {name: train_with(loss, steps) for name, loss in tqdm(LOSSES.items(), "losses")}
 
 # %% tags=["surprise"]
@@ -442,7 +442,7 @@ for name, p in probability.items():
 surer = sure["Dice"] > sure["cross-entropy"]
 apart = abs(thresholds[best["cross-entropy"]] - max(dice_at["cross-entropy"]) / 2)
 if current_profile().name == "ci":
-    print("Networks of 40 steps have not learnt enough to test the predictions.")
+    print(f"Networks of {steps} steps have not learnt enough to test the predictions.")
 elif RECIPE == "phantom_microscopy":
     assert surer and apart < 0.15
 else:  # what other images give is not known beforehand
@@ -962,8 +962,8 @@ display(lines(range(6), shrunk, x_label="pixels taken off every cell", y_label="
 # weeks. The owners tell you what they saw.
 
 # %%
-steps = choose(ci=25, cpu=100)
-print(f"five small runs: {estimate(ci=8, cpu=25)}")
+steps = choose(ci=12, cpu=100)
+print(f"five small runs: {estimate(ci=6, cpu=25)}")
 runs = {name: start_run(name, steps) for name in tqdm("ABCDE", "runs")}
 
 # %%

@@ -16,7 +16,7 @@ Glossary. The mathematics keeps the papers' letters; everything else has whole w
 
 import importlib
 
-from xlstm_unet_lab.models.timm_hook import register_with_timm
+import wrapt
 
 __version__ = "0.1.0"
 
@@ -48,7 +48,9 @@ _HOME = {
 }
 __all__ = sorted(_HOME)
 
-register_with_timm()
+# `timm.create_model("vil_tiny_patch16_224")` works wherever both packages are imported, in either order. timm takes
+# seconds to import, so its import is waited for.
+wrapt.register_post_import_hook(lambda timm: importlib.import_module(f"{__name__}.models.vil_classifier"), "timm")
 
 
 def __getattr__(name: str):

@@ -194,7 +194,7 @@ def test_a_photograph_in_colour_has_no_slices(lab):
     from xlstm_unet_lab.overlays.description import overlay
     photo = np.zeros((3, 40, 60), np.uint8)
     photo[0], photo[1, :20], photo[2, :, :30] = 255, 255, 255
-    overlay(photo, channel_names=("red", "green", "blue"), unit="px").widget()
+    overlay(photo, channel_names=("red", "green", "blue"), unit="pixel").widget()
     """
     notebook = lab.open([inspect.cleandoc(code)])
     notebook.run_all()
@@ -205,7 +205,7 @@ def test_a_photograph_in_colour_has_no_slices(lab):
         assert control(notebook, name).is_hidden(), name
     assert control(notebook, "window").is_visible()
     notebook.page.locator(".lab-slicer canvas").hover(position={"x": 1, "y": 1})
-    assert notebook.page.locator(".lab-slicer .reading").text_content() == "y 0, x 0 px; colour: 255, 255, 255"
+    assert notebook.page.locator(".lab-slicer .reading").text_content() == "y 0, x 0 pixel; colour: 255, 255, 255"
     notebook.page.close()
 
 

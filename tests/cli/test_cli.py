@@ -65,7 +65,7 @@ def test_defaults_are_those_of_the_library():
         for name, parameter in inspect.signature(runs.train).parameters.items()
         if name in settings and name != "patch_size"
     }
-    assert len(shared) > 8
+    assert len(shared) >= 6
     assert shared == {name: settings[name] for name in shared}
 
 

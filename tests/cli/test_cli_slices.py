@@ -130,7 +130,7 @@ def test_view_shows_an_image_file(predicted, root, pictured, tmp_path):
     call("view", picture, "--out", tmp_path / "b.png", "--3d")
     (volume, _), (flat, ndisplay) = pictured
     assert volume.anatomical and volume.spacing == (24.0, 6.0, 6.0) and volume.errors.any()
-    assert flat.is_colour and ndisplay == 2 and flat.unit == "px" and flat.prediction is None
+    assert flat.is_colour and ndisplay == 2 and flat.unit == "pixel" and flat.prediction is None
 
 
 def test_view_opens_a_window_where_there_is_a_screen(monkeypatch, tmp_path):

@@ -59,8 +59,8 @@ def volumes(tmp_path_factory):
 def test_every_slice_is_a_case(volumes, axis, letter, spacing, flips, slices):
     dataset = SliceDataset(volumes, axis)
     assert len(dataset) == len(dataset.names) == len(set(dataset.names)) == slices
-    assert dataset.recipe.spatial_dims == 2 and dataset.recipe.flip_axes == flips
-    assert dataset.recipe.labels == volumes.recipe.labels and volumes.recipe.spatial_dims == 3
+    assert dataset[0]["label"].ndim == 2 and dataset.facts.flip_axes == flips
+    assert dataset.facts.recipe is volumes.recipe and volumes.recipe.spatial_dims == 3
     index = dataset.names.index(f"case_3_{letter}002")
     item = dataset[index]
     whole = volumes.raw(3).take(2, axis + 1)
@@ -82,7 +82,7 @@ def test_flips_of_all_axes_stay_all(volumes):
     volumes = type(volumes)(
         dataclasses.replace(volumes.recipe, flip_axes=None), volumes.folder, volumes.part, volumes.names
     )
-    assert SliceDataset(volumes).recipe.flip_axes is None
+    assert SliceDataset(volumes).facts.flip_axes is None
 
 
 def test_slices_are_trained_on(volumes):
@@ -93,7 +93,7 @@ def test_slices_are_trained_on(volumes):
     dataset = SliceDataset(volumes, foreground_only=True)
     batch = next(iter(DataLoader(PatchDataset(dataset, (8, 8), 4, seed=0), batch_size=4)))
     assert batch["image"].shape == (4, 2, 8, 8)
-    model = torch.nn.Conv2d(2, dataset.recipe.num_classes, 1)
+    model = torch.nn.Conv2d(2, volumes.recipe.num_classes, 1)
     records = list(
         fit(model, dataset, dataset, TrainConfig(patch_size=(8, 8), steps=2, batch_size=2, accelerator="cpu"))
     )

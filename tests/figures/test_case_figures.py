@@ -15,7 +15,6 @@ from xlstm_unet_lab.figures.cases import (
     comparison,
     learning_curve,
     paint,
-    patch_places,
     samples,
     score_strip,
     to_picture,
@@ -137,30 +136,6 @@ def test_boundary_tolerance_is_what_the_metrics_say():
     assert "surface Dice is 1.00;" in far.description and "Dice is 0.60" in far.description
     with pytest.raises(ValueError, match="one slice"):
         boundary_tolerance(truth[None], shifted[None], spacing=(1.0,) * 3, tolerance=1.0)
-
-
-@pytest.mark.parametrize("spatial_dims", [2, 3])
-def test_patches_are_drawn_where_they_lie(spatial_dims):
-    label = np.zeros((6, 10, 20)[-spatial_dims:], int)
-    label[..., 2:4, 4:8] = 1
-    boxes = [
-        (*[slice(0, 6)] * (spatial_dims - 2), slice(1, 5), slice(4, 8)),
-        (*[slice(0, 6)] * (spatial_dims - 2), slice(-2, 2), slice(16, 22)),  # beyond the image's edge
-    ]
-    picture = patch_places(np.zeros((1, *label.shape)), label, boxes, {"cell": "#0072B2"})
-    assert "2 random patches: 1 hold foreground, 25.0% of an average patch" in picture.description
-    assert "Of the whole image 4.0% is foreground." in picture.description
-    drawn = picture.figure.axes[0].patches
-    assert [patch.get_xy() for patch in drawn] == [(3.5, 0.5), (15.5, -2.5)]
-    assert [(patch.get_width(), patch.get_height()) for patch in drawn] == [(4, 4), (6, 4)]
-
-
-def test_of_a_volume_only_patches_that_cross_the_slice_are_drawn():
-    label = np.zeros((6, 10, 10), int)
-    label[4, 2:4, 2:4] = 1
-    boxes = [(slice(0, 3), slice(0, 4), slice(0, 4)), (slice(2, 6), slice(0, 4), slice(0, 4))]
-    picture = patch_places(np.zeros((1, *label.shape)), label, boxes, {"cell": "#0072B2"})
-    assert len(picture.figure.axes[0].patches) == 1 and "slice 4" in picture.figure.axes[0].get_title()
 
 
 @pytest.mark.parametrize(

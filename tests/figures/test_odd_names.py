@@ -7,7 +7,8 @@ import pandas
 import pytest
 from PIL import Image
 
-from xlstm_unet_lab.figures.cases import boundary_tolerance, comparison, patch_places, samples, score_strip
+from xlstm_unet_lab.course.pictures.explorers import patch_places
+from xlstm_unet_lab.figures.cases import boundary_tolerance, comparison, samples, score_strip
 from xlstm_unet_lab.figures.picture import Picture, new_figure, plain
 from xlstm_unet_lab.figures.report_page import paired_differences, report_html, score_distribution, write_report
 from xlstm_unet_lab.overlays.description import overlay

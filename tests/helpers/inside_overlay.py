@@ -66,7 +66,7 @@ def test_the_truth_alone_can_be_edited(viewer):
 def test_overlays_without_titles_are_not_taken_for_each_other(viewer):
     first = case()
     second = case(
-        2, image=7 + np.arange(320).reshape(1, 16, 20), unit="px", anatomical=False, label_names={"cell": (1, 5)}
+        2, image=7 + np.arange(320).reshape(1, 16, 20), unit="pixel", anatomical=False, label_names={"cell": (1, 5)}
     )
     first.napari(viewer)
     second.napari(viewer)

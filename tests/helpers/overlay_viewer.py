@@ -34,7 +34,7 @@ def picture():
     nuclei = np.zeros((24, 32), np.uint8)
     nuclei[4:12, 4:20] = 1
     image = np.random.default_rng(0).integers(0, 255, (3, 24, 32), np.uint8)
-    facts = {"channel_names": ("R", "G", "B"), "unit": "px", "title": "nuclei 1"}
+    facts = {"channel_names": ("R", "G", "B"), "unit": "pixel", "title": "nuclei 1"}
     return overlay(image, truth=nuclei, instances=nuclei, **facts)
 
 

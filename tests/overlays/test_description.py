@@ -133,9 +133,10 @@ def test_description_in_words():
         "centre at z 17.5, y 7, x 10.5 mm.\n"
         "Licence: CC0."
     )
-    flat = case(2, unit="px", spacing=None).describe()
+    flat = case(2, unit="pixel", spacing=None).describe()
     assert flat.startswith("One case: channel 0, 12 x 16 pixels.\nliver: 32 pixels true, 22 pixels predicted")
-    assert flat.endswith("8 pixels, 4 x 2 px across, upper right part of the picture, centre at y 3.5, x 10.5 px.")
+    place = "upper right part of the picture, centre at y 3.5, x 10.5 pixel."
+    assert flat.endswith(f"8 pixels, 4 x 2 pixel across, {place}")
     assert "64 mm² true" in case(2).describe()
 
 
@@ -160,7 +161,7 @@ def test_sides_are_the_patients_where_known_else_the_pictures():
     assert sides(case(3), (0, 0, 0)) == ["upper", "left"] and sides(case(2), (11, 8)) == ["lower"]
     with pytest.raises(ValueError, match="both truth= and prediction="):
         largest_error(case(3, truth=None))
-    assert amount(case(3, unit="px"), 1234) == "1,234 voxels"
+    assert amount(case(3, unit="pixel"), 1234) == "1,234 voxels"
 
 
 @pytest.mark.parametrize(
@@ -172,7 +173,7 @@ def test_sides_are_the_patients_where_known_else_the_pictures():
         ({"spacing": (1.0, 0.0)}, r"spacing is \(1.0, 0.0\), expected 2 finite numbers above 0"),
         ({"spacing": (1.0, 1.0, 1.0)}, "expected 2 finite numbers"),
         ({"channel_names": ["a", "b"]}, "the image has 1 channels"),
-        ({"unit": "cm"}, "unit is 'cm'.*there are mm, px"),
+        ({"unit": "cm"}, "unit is 'cm'.*there are mm, pixel"),
         ({"label_names": {"liver": -1}}, "a label covers values from 1 on"),
         ({"colours": {1: "blue"}}, "'blue'.*#0072B2"),
         ({"colours": {5: "#000000"}}, r"name label values out of \[1, 2\]"),
@@ -215,7 +216,7 @@ def test_a_case_of_a_data_set_brings_names_colours_and_licence():
     dataset = load_dataset("phantom_microscopy", "test")
     truth = dataset[0]["label"].numpy()
     shown = overlay_case(dataset, 0, prediction=truth, instances=dataset.instances(0))
-    assert shown.unit == "px" and not shown.anatomical and shown.channel_names == ("fluorescence",)
+    assert shown.unit == "pixel" and not shown.anatomical and shown.channel_names == ("fluorescence",)
     assert shown.labels == {"interior": (1,), "boundary": (2,)} and shown.scores == {"interior": 1.0, "boundary": 1.0}
     assert shown.colours == {1: "#0072B2", 2: "#E69F00"} and "Licence: CC0 1.0" in shown.describe()
     assert shown.title == dataset.names[0]
@@ -228,7 +229,7 @@ def test_a_case_of_predictions_shows_labels_that_the_truth_lacks():
     predictions = Predictions(("cell 1",), lambda name: outcome, lambda name: image, scoring, {1: "#D55E00"}, "CC0")
     shown = overlay_outcome(predictions, "cell 1")
     assert shown.labels == {"cell": (1,), "label 9": (9,)} and shown.colours[1] == "#D55E00"
-    assert (shown.title, shown.unit, shown.credit, shown.anatomical) == ("cell 1", "px", "CC0", False)
+    assert (shown.title, shown.unit, shown.credit, shown.anatomical) == ("cell 1", "pixel", "CC0", False)
     assert np.count_nonzero(shown.errors) == 1
     with pytest.raises(KeyError, match="did you mean 'cell 1'"):
         overlay_outcome(predictions, "cell 2")

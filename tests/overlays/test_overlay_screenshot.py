@@ -21,7 +21,8 @@ def test_a_rare_label_keeps_its_colour_on_a_photograph():
     photo = np.random.default_rng(0).integers(0, 256, (3, 300, 400), np.uint8)
     label = np.zeros((300, 400), np.uint8)
     label[150, 200] = 1
-    shown = overlay(photo, prediction=label, channel_names=("red", "green", "blue"), colours={1: "#0072B2"}, unit="px")
+    facts = {"channel_names": ("red", "green", "blue"), "colours": {1: "#0072B2"}, "unit": "pixel"}
+    shown = overlay(photo, prediction=label, **facts)
     picture = np.concatenate([np.moveaxis(photo, 0, -1), legend(shown, 2, 400)])
     picture[150, 200] = colour = (0x00, 0x72, 0xB2)
     with Image.open(io.BytesIO(described_png(picture, "Many words.", LEVEL))) as file:

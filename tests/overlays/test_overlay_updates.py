@@ -46,11 +46,11 @@ def wrong_at(place, size=(20, 20), **facts):
         ((10, 9), "middle part of the picture, centre at y 20, x 9"),
     ],
 )
-@pytest.mark.parametrize("unit", ["mm", "px"])
+@pytest.mark.parametrize("unit", ["mm", "pixel"])
 def test_the_largest_error_has_a_place_where_sides_have_no_names(place, words, unit):
     said = wrong_at(place, spacing=(2, 1), unit=unit).describe()
     assert said.endswith(f"across, {words} {unit}.")
-    assert ("1 pixel," in said) == (unit == "px") and "1 pixels" not in said
+    assert ("1 pixel," in said) == (unit == "pixel") and "1 pixels" not in said
 
 
 def test_the_largest_error_of_a_volume_has_a_slice_and_a_place_in_it():
@@ -68,7 +68,7 @@ def test_one_object_is_singular():
 def test_slices_name_the_sides_of_the_axes_they_have(cut, axes, named):
     image, label = np.zeros((1, 6, 6, 6), np.float32), np.zeros((6, 6, 6), int)
     recipe = SimpleNamespace(
-        **{"spacing_unit": "mm", "channel_names": ("T1",), "labels": {"tumour": 1}, "colours": {}},
+        **{"spacing_unit": "mm", "channel_names": ("T1",), "shown_colours": {}},
         **{"targets": SimpleNamespace(foreground={"tumour": 1}), "credit": "CC0", "file_ending": ".nii.gz"},
     )
 

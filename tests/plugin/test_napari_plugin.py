@@ -150,7 +150,7 @@ def test_layers_that_do_not_fit(layers, words):
 
 def test_place():
     scale, translate = np.array([2.0, 500.0]), np.array([0.0, 1000.0])
-    assert place_of(layer(scale=scale, translate=translate)) == Place((2, 500), (0, 1000), "px")
+    assert place_of(layer(scale=scale, translate=translate)) == Place((2, 500), (0, 1000), "pixel")
     assert place_of(layer(scale=scale, translate=translate, unit="um")) == Place((0.002, 0.5), (0, 1), "mm")
 
 

@@ -28,7 +28,7 @@ def run_directory(tmp_path_factory):
             patch.setattr(phantom_abdomen, name, value)
         lab.prepare("phantom_abdomen", root, progress=False)
     slices = SliceDataset(lab.load_dataset("phantom_abdomen", "train", root), AXIS)
-    facts = {"spatial_dims": 2, "in_channels": 1, "num_classes": slices.recipe.num_classes, "patch_size": PATCH}
+    facts = {"spatial_dims": 2, "in_channels": 1, "num_classes": slices.facts.recipe.num_classes, "patch_size": PATCH}
     network = lab.build("xlstm_unet_bot", **facts, features=(4, 8), strides=((1, 1), (2, 2)))
     config = lab.TrainConfig(patch_size=PATCH, steps=1, batch_size=2, accelerator="cpu")
     for _ in lab.fit(network, slices, None, config, run_directory=folder):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -138,15 +137,8 @@ def print_table(table: pandas.DataFrame, as_json: bool) -> None:
 
 def print_json(value: object) -> None:
     """Valid JSON: a number that is not finite, which JSON does not know, becomes null, as in tables."""
-    typer.echo(json.dumps(_finite(value), indent=2, allow_nan=False))
-
-
-def _finite(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    finite = json.loads(json.dumps(value), parse_constant=lambda word: None)
+    typer.echo(json.dumps(finite, indent=2))
 
 
 def chosen_device(device: str | None) -> str:

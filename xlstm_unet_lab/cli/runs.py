@@ -35,9 +35,8 @@ from xlstm_unet_lab.cli.app import (
 
 if TYPE_CHECKING:
     import pandas
-    from torch import nn
 
-    from xlstm_unet_lab.data.recipe import Recipe, Track
+    from xlstm_unet_lab.data.recipe import Track
     from xlstm_unet_lab.evaluation.cases import Predictions
     from xlstm_unet_lab.training.fit import Record
 
@@ -49,7 +48,7 @@ PATIENCE = 2  # seconds without a sign of life that nobody minds
 def train(
     recipe: Annotated[str, typer.Argument(metavar="DATA", help="A data set: see `prepare --list`.")],
     model: Annotated[str, typer.Option(help="A network: see `models`.")] = "xlstm_unet_enc",
-    model_option: Annotated[list[str] | None, pairs("Of the network: stem_width=16, ...")] = None,
+    model_option: Annotated[list[str] | None, pairs("Of the network: deep_supervision=true, ...")] = None,
     patch_size: Annotated[
         str | None, typer.Option(help="Voxels of a patch in (z,) y, x.", show_default="128,128 or 64,64,64")
     ] = None,
@@ -58,12 +57,8 @@ def train(
     learning_rate: Annotated[float, typer.Option(help="The highest one, after the warm-up.")] = 1e-3,
     precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, or 16-mixed; `doctor` advises.")] = "32-true",
     accelerator: Annotated[str, typer.Option(help="cpu, cuda, mps, or the best there is.")] = "auto",
-    devices: Annotated[int, typer.Option(help="GPUs (or processes on the processor).")] = 1,
-    workers: Annotated[int, typer.Option(help="Processes that cut and augment patches.")] = 0,
     seed: Annotated[int, typer.Option(help="Of weights, patches and augmentation.")] = 0,
-    validate_every: Annotated[int | None, typer.Option(help="Steps in between.", show_default="the end only")] = None,
-    setting: Annotated[list[str] | None, pairs("Any other field of TrainConfig: ema_decay=0.99")] = None,
-    deep_supervision: Annotated[bool, typer.Option("--deep-supervision", help="A loss at every resolution.")] = False,
+    setting: Annotated[list[str] | None, pairs("Any other field of TrainConfig: validate_every=200, ...")] = None,
     slices: Annotated[bool, typer.Option("--slices", help="Train a 2-D network on slices across z.")] = False,
     fold: Fold = 0,
     run_directory: Annotated[
@@ -77,15 +72,20 @@ def train(
     With --slices, scores while training are means over slices, those of
     `evaluate` and `report` are of whole volumes, predicted slice by slice.
     """
+    import torch
+
     import xlstm_unet_lab as lab
     from xlstm_unet_lab.data.slices import SliceDataset
     from xlstm_unet_lab.ops.checks import one_of
 
     data = [lab.load_dataset(recipe, split, root=root, fold=fold) for split in ("train", "val")]
     data = [SliceDataset(cases) for cases in data] if slices else data
-    size = parse_sizes("--patch-size", patch_size) or DEFAULT_PATCH[data[0].recipe.spatial_dims]
-    options = parse_pairs("--model-option", model_option) | {"deep_supervision": deep_supervision}
-    network = _network(model, data[0].recipe, size, seed, options)
+    facts = data[0].facts.recipe
+    size = parse_sizes("--patch-size", patch_size) or DEFAULT_PATCH[2 if slices else facts.spatial_dims]
+    shape = {"spatial_dims": 2 if slices else facts.spatial_dims, "patch_size": size}
+    shape |= {"in_channels": len(facts.channel_names), "num_classes": facts.num_classes}
+    torch.manual_seed(seed)
+    network = lab.build(model, **shape, **parse_pairs("--model-option", model_option))
     settings = {
         "patch_size": size,
         "steps": steps,
@@ -93,10 +93,7 @@ def train(
         "learning_rate": learning_rate,
         "precision": precision,
         "accelerator": accelerator,
-        "devices": devices,
-        "workers": workers,
         "seed": seed,
-        "validate_every": validate_every,
     }
     others = [field.name for field in fields(lab.TrainConfig) if field.name not in settings]
     settings |= {one_of("--setting", name, others): value for name, value in parse_pairs("--setting", setting).items()}
@@ -106,23 +103,6 @@ def train(
     _follow(lab.fit(network, *data, config, run_directory=folder), steps)
     if _speaks():
         print_facts(_end_of(folder), as_json)
-
-
-def _network(name: str, recipe: Recipe, patch_size: tuple[int, ...], seed: int, options: dict) -> nn.Module:
-    """The network for a data set, with the weights that the seed gives it."""
-    import torch
-
-    from xlstm_unet_lab.models.presets import build
-
-    torch.manual_seed(seed)
-    return build(
-        name,
-        spatial_dims=recipe.spatial_dims,
-        in_channels=len(recipe.channel_names),
-        num_classes=recipe.num_classes,
-        patch_size=patch_size,
-        **options,
-    )
 
 
 def _speaks() -> bool:

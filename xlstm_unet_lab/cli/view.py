@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from xlstm_unet_lab.cli.app import Device, Mirror, Root, RunFold, Split, Which, app, room_for, say
 from xlstm_unet_lab.cli.runs import predictions_of_run
-
-if TYPE_CHECKING:
-    from xlstm_unet_lab.overlays.description import Overlay
 
 
 @app.command()
@@ -31,7 +28,7 @@ def view(
 ) -> None:
     """Look at a case: image, labels, truth and errors in a napari window or a picture, and in words."""
     from xlstm_unet_lab.inference.load import is_run
-    from xlstm_unet_lab.overlays.description import overlay_outcome
+    from xlstm_unet_lab.overlays.description import overlay_files, overlay_outcome
 
     of_image = {"--labels": labels, "--truth": truth}
     if is_run(shown):
@@ -43,7 +40,7 @@ def view(
     elif case is not None:
         raise typer.BadParameter(f"{shown} is no run directory: --case names a case of a run")
     else:
-        overlay = _of_image(shown, labels, truth)
+        overlay = overlay_files(shown, labels, truth)
     room_for(out)
     say(overlay.describe())
     ndisplay = 3 if in_3d and len(overlay.shape) == 3 else 2
@@ -60,22 +57,3 @@ def view(
     viewer.dims.ndisplay = ndisplay
     arrange(viewer, overlay)
     napari.run()
-
-
-def _of_image(image: Path, labels: Path | None, truth: Path | None) -> Overlay:
-    from xlstm_unet_lab.data.images import read_case, read_label
-    from xlstm_unet_lab.overlays.description import overlay
-
-    case = read_case(image)
-    predicted, true = (None if file is None else read_label(file)[0] for file in (labels, truth))
-    in_colour = case.unit == "pixel" and len(case.image) == 3
-    return overlay(
-        case.image,
-        prediction=predicted,
-        truth=true,
-        spacing=case.spacing,
-        channel_names=("red", "green", "blue") if in_colour else None,
-        unit="px" if case.unit == "pixel" else case.unit,
-        title=image.name,
-        anatomical=case.unit == "mm",
-    )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -142,22 +143,18 @@ def _move(
 
 
 def _recolour(image: torch.Tensor, generator: torch.Generator, settings: Augmentation) -> torch.Tensor:
-    if _happens(settings.invert_probability, generator):
-        image = -image
-    if _happens(settings.blur_probability, generator):
-        image = _blurred(image, _uniform(*settings.blur, generator))
-    if _happens(settings.low_resolution_probability, generator):
-        image = _coarse(image, _uniform(*settings.low_resolution, generator))
-    if _happens(settings.probability, generator):
-        image = _bend(image, _uniform(*settings.gamma, generator))
-    if _happens(settings.probability, generator):
-        mean = image.mean()
-        image = (image - mean) * _uniform(*settings.contrast, generator) + mean
-    if _happens(settings.probability, generator):
-        image = image + _uniform(-settings.brightness, settings.brightness, generator)
-    if _happens(settings.probability, generator):
-        deviation = _uniform(0, settings.noise, generator)
-        image = image + deviation * torch.randn(image.shape, generator=generator, dtype=image.dtype)
+    s, draw = settings, partial(_uniform, generator=generator)
+    changes: tuple[tuple[float, Callable[[torch.Tensor], torch.Tensor]], ...] = (
+        (s.invert_probability, lambda x: -x),
+        (s.blur_probability, lambda x: _blurred(x, draw(*s.blur))),
+        (s.low_resolution_probability, lambda x: _coarse(x, draw(*s.low_resolution))),
+        (s.probability, lambda x: _bend(x, draw(*s.gamma))),
+        (s.probability, lambda x: (x - x.mean()) * draw(*s.contrast) + x.mean()),
+        (s.probability, lambda x: x + draw(-s.brightness, s.brightness)),
+        (s.probability, lambda x: x + draw(0, s.noise) * torch.randn(x.shape, generator=generator, dtype=x.dtype)),
+    )
+    for probability, change in changes:
+        image = change(image) if _happens(probability, generator) else image
     return image
 
 

@@ -1,4 +1,4 @@
-"""How images and labels are shown, in files, pictures, napari and the slicer alike: contrast, and colours of labels."""
+"""The colours of labels, in files, pictures, napari and the slicer alike."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,21 +12,6 @@ LABEL_COLOURS = (  # for labels that come without a colour; then darker and ligh
     *("#004C77", "#7A5400", "#005C43", "#7A3E63", "#B3DCF2", "#7F3800", "#F5C9DD"),
 )
 OPACITY = 0.55  # of label colours over an image
-PERCENTILES = (0.5, 99.5)  # of the intensities shown; single bright voxels would leave the rest black
-SAMPLED = 10**6  # voxels are enough to estimate percentiles; sorting all of a large volume takes seconds
-
-
-def contrast(image: np.ndarray) -> tuple[float, float]:
-    """The intensities of an image, of any shape, that are shown black and white; the second is above the first.
-
-    They are those of `PERCENTILES`. Where these are one, as in an image that is black but for a few voxels, darkest and
-    brightest are taken, and of a constant image its value and the next whole step.
-    """
-    values = image.reshape(-1)
-    low, high = np.percentile(values[:: max(1, values.size // SAMPLED)], PERCENTILES)
-    if high == low:
-        low, high = values.min(), values.max()
-    return float(low), float(high if high > low else low + 1)
 
 
 def label_colours(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from xlstm_unet_lab.data.colours import label_colours
 from xlstm_unet_lab.data.download import DEFAULT_LIMITS, UnpackLimits
 from xlstm_unet_lab.data.targets import Targets, check_label_values
 from xlstm_unet_lab.ops.checks import checked_spatial_dims, one_of, whole_number
@@ -101,6 +102,11 @@ class Recipe:
     def num_classes(self) -> int:
         """Channels of a network's output: the labels with background, or the regions without."""
         return len(self.targets.names)
+
+    @property
+    def shown_colours(self) -> dict[int, str]:
+        """Label value -> "#RRGGBB", in the order of the values, background left out."""
+        return label_colours(self.labels, self.colours)
 
     @property
     def credit(self) -> str:

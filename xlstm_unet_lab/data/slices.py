@@ -20,19 +20,19 @@ class SliceDataset(Dataset):
 
     dataset: cases in 3-D, as `load_dataset` gives them; `axis` 0, 1 or 2 is the one that goes: z, y or x. Items are as
     in 2-D data sets: image float32 (C, *spatial) normalised by itself, label int64 (*spatial), spacing of the two axes
-    left, and a name such as "case_z012". `recipe` is the data set's with two dimensions and the flips left.
-    All cases are read once here.
+    left, and a name such as "case_z012". `facts` are those of the volumes, with the axis; their `flip_axes` are those
+    left. All cases are read once here.
     Raises ValueError for a data set that is not 3-D, another axis, and when no slice is left.
     """
 
     def __init__(self, dataset: SegmentationDataset, axis: int = 0, foreground_only: bool = False):
         axis = whole_number("axis", axis, 0, 2)
         flag("foreground_only", foreground_only)
-        if dataset.recipe.spatial_dims != 3:
-            raise ValueError(f"{dataset.recipe.name} is 2-D; slices are cut from the volumes of a 3-D data set")
+        recipe, cut = dataset.facts.recipe, dataset.facts.slice_axis
+        if recipe is None or recipe.spatial_dims != 3 or cut is not None:
+            raise ValueError("the data set is 2-D; slices are cut from the volumes of a 3-D data set")
         self.dataset, self.axis = dataset, axis
         self.facts = replace(dataset.facts, slice_axis=axis)
-        self.recipe = replace(dataset.recipe, spatial_dims=2, flip_axes=self.facts.flip_axes)
         self._places: list[tuple[int, int]] = []  # case, position along the axis
         for case in range(len(dataset)):
             label = dataset.view(case)["label"].movedim(axis, 0)

@@ -74,7 +74,7 @@ def from_run(
         return _outcome(recipe, name, label, case["label"].numpy(), case["spacing"], objects)
 
     names = tuple(cases.names)
-    return Predictions(names, outcome, lambda name: cases.raw(place[name]), *_known(recipe), recipe.channel_names)
+    return Predictions(names, outcome, lambda name: cases.raw(place[name]), *_stated_by(recipe), recipe.channel_names)
 
 
 def cases_of_run(
@@ -132,7 +132,7 @@ def from_folders(
         objects = read_label(numbered[name])[0] if name in numbered else None
         return _outcome(recipe, name, label, true, spacing, objects)
 
-    known = _known(recipe) if recipe else _found_in([*wanted.values(), *found.values()])
+    known = _stated_by(recipe) if recipe else _read_off([*wanted.values(), *found.values()])
     image = (lambda name: read_case(channels[name]).image) if there else None
     return Predictions(tuple(wanted), outcome, image, *known)
 
@@ -166,7 +166,7 @@ def _as_prepared(label: np.ndarray, path: Path, recipe: Recipe | None) -> np.nda
     return np.searchsorted(numbers, label)
 
 
-def _known(recipe: Recipe) -> tuple[dict, dict[int, str], str]:
+def _stated_by(recipe: Recipe) -> tuple[dict, dict[int, str], str]:
     """What a recipe says of predictions: how to score them, the colours of labels, and the credit."""
     if recipe.of_own_files:  # whose tolerance is the size of a voxel, which nobody chose
         warn_if_lenient(max(recipe.tolerances.values()), recipe.spacing_unit)
@@ -176,10 +176,10 @@ def _known(recipe: Recipe) -> tuple[dict, dict[int, str], str]:
         "unit": recipe.spacing_unit,
         "labelled_slices_only": recipe.labelled_slices_only,
     }
-    return scoring, label_colours(recipe.labels, recipe.colours), recipe.credit
+    return scoring, recipe.shown_colours, recipe.credit
 
 
-def _found_in(paths: Collection[Path]) -> tuple[dict, dict[int, str]]:
+def _read_off(paths: Collection[Path]) -> tuple[dict, dict[int, str]]:
     """The same but the credit, as label files show it: every value but 0 is a label."""
     numbers = {}
     for path in paths:

@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch
 
-from xlstm_unet_lab.data.colours import BLUE, GREY, OPACITY, ORANGE, VERMILION, contrast, in_colour
+from xlstm_unet_lab.data.colours import BLUE, GREY, OPACITY, ORANGE, VERMILION, in_colour
 from xlstm_unet_lab.evaluation import metrics
 from xlstm_unet_lab.evaluation.metrics import ERROR_COLOURS, ERRORS, error_map
 from xlstm_unet_lab.figures.picture import Picture, line_style, new_figure, plain
+from xlstm_unet_lab.overlays.contrast import contrast
 from xlstm_unet_lab.overlays.description import Overlay, overlay
 
 
@@ -29,7 +30,8 @@ def paint(picture: np.ndarray, label: np.ndarray, colours: Mapping[int, str], op
     return np.where(there, (1 - opacity) * picture + opacity * in_colour(label, colours) / 255, picture)
 
 
-def _panel(axes: Axes, picture: np.ndarray, title: str = "") -> None:
+def draw_panel(axes: Axes, picture: np.ndarray, title: str = "") -> None:
+    """A picture (y, x, 3) without axes, and its title."""
     axes.imshow(picture, interpolation="antialiased")
     axes.set_title(plain(title), fontsize=10)
     axes.set_axis_off()
@@ -52,8 +54,8 @@ def samples(images: Sequence[np.ndarray], labels: Sequence[np.ndarray], colours:
     above, below = figure.subplots(2, len(images), squeeze=False)
     for image, label, bare, labelled in zip(images, labels, above, below, strict=True):
         picture = to_picture(image)
-        _panel(bare, picture)
-        _panel(labelled, paint(picture, label, numbered(colours)))
+        draw_panel(bare, picture)
+        draw_panel(labelled, paint(picture, label, numbered(colours)))
     legend(figure, colours)
     shares = {name: np.mean([np.mean(label == value) for label in labels]) for value, name in enumerate(colours, 1)}
     covered = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
@@ -89,7 +91,7 @@ def case_picture(shown: Overlay) -> Picture:
         "errors": paint(picture * 0.5, errors, ERROR_COLOURS, opacity=1),
     }
     for axes, (name, panel) in zip(figure.subplots(1, 4), panels.items(), strict=True):
-        _panel(axes, panel, name)
+        draw_panel(axes, panel, name)
     legend(figure, {name: shown.colours[value] for value, name in shown.value_names.items()} | ERRORS)
     counts = ", ".join(f"{name} {np.mean(errors == code):.1%}" for code, name in enumerate(ERRORS, start=1))
     beside = "its true labels, the predicted labels and the errors"
@@ -179,7 +181,7 @@ def boundary_tolerance(
     figure = new_figure(8, 3.2)
     agreed = paint(np.ones((*truth.shape, 3)), truth.astype(bool) & prediction.astype(bool), {1: GREY}, opacity=1)
     errors = error_map(prediction, truth)
-    _panel(figure.add_subplot(1, 2, 1), paint(agreed, errors, ERROR_COLOURS, opacity=1), "both, and errors")
+    draw_panel(figure.add_subplot(1, 2, 1), paint(agreed, errors, ERROR_COLOURS, opacity=1), "both, and errors")
     legend(figure, {"both": GREY} | {kind: ERRORS[kind] for kind in ("missed", "extra")})
     tolerances = np.linspace(0, max(2 * tolerance, 4 * max(spacing)), 13)
     curve = [metrics.surface_dice(prediction, truth, spacing=spacing, tolerance=float(t)) for t in tolerances]
@@ -194,39 +196,5 @@ def boundary_tolerance(
         f"Within a tolerance of {tolerance:g} {unit} the surface Dice is {chosen:.2f}; it goes from {curve[0]:.2f} "
         f"without tolerance to {curve[-1]:.2f} at {tolerances[-1]:g} {unit}. Dice is {dice:.2f}, the 95% Hausdorff "
         f"distance {distance:.1f} {unit}."
-    )
-    return Picture(figure, text)
-
-
-def patch_places(
-    image: np.ndarray, label: np.ndarray, boxes: Sequence[Sequence[slice]], colours: Mapping[str, str]
-) -> Picture:
-    """An image with its labels and the outlines of patches cut from it, and how much of each patch is foreground.
-
-    image (C, *spatial), label (*spatial); boxes: one slice for each axis, which may reach beyond the image. Of a volume
-    the slice (first axis) with most foreground is shown, with the patches that cross it.
-    """
-    shares = np.array([(label[tuple(slice(max(s.start, 0), s.stop) for s in box)] > 0).mean() for box in boxes])
-    whole, shown = (label > 0).mean(), "image"
-    crossing = list(zip(boxes, shares, strict=True))
-    if label.ndim == 3:
-        place = int((label > 0).sum((1, 2)).argmax())
-        crossing = [(box[1:], share) for box, share in crossing if box[0].start <= place < box[0].stop]
-        image, label, shown = image[:, place], label[place], f"slice {place}"
-    figure = new_figure(9, 3.6)
-    axes = figure.add_subplot(1, 2, 1)
-    _panel(axes, paint(to_picture(image), label, numbered(colours)), f"{shown}, {len(crossing)} patches cross it")
-    for (rows, columns), share in crossing:
-        corner, sizes = (columns.start - 0.5, rows.start - 0.5), (columns.stop - columns.start, rows.stop - rows.start)
-        colour, line = (VERMILION, "-") if share else (GREY, "--")
-        axes.add_patch(Rectangle(corner, *sizes, fill=False, edgecolor=colour, linewidth=1.2, linestyle=line))
-    legend(figure, {**colours, "patch with foreground": VERMILION, "without": GREY})
-    right = figure.add_subplot(1, 2, 2)
-    right.hist(shares, bins=np.linspace(0, 1, 21), color=BLUE)
-    right.axvline(whole, color="black", linestyle="--")
-    right.set(xlabel="share of foreground in a patch; dashed: in the image", ylabel="patches")
-    text = (
-        f"{len(boxes)} random patches: {np.count_nonzero(shares)} hold foreground, {shares.mean():.1%} of an average "
-        f"patch. Of the whole image {whole:.1%} is foreground."
     )
     return Picture(figure, text)

@@ -113,7 +113,7 @@ def predict_files(
         for name, files in tracked(track_cases, list(cases.items())):
             try:
                 case = read_case(files, spatial_dims=predictor.spatial_dims)
-                found = _everything(predictor, case, uncertainty, options)
+                found = _predicted_maps(predictor, case, uncertainty, options)
                 label = found.pop("label")
                 if coloured and case.ending == ".png":
                     found["coloured"] = in_colour(label, predictor.colours)
@@ -172,7 +172,7 @@ def _is_in_colour(files: list[Path]) -> bool:
         return False
 
 
-def _everything(
+def _predicted_maps(
     predictor: Predictor, case: Case, uncertainty: bool | Sequence[int], options: dict
 ) -> dict[str, np.ndarray]:
     """The "label" of one image and what is written beside it, by the name of its folder; each (*spatial)."""

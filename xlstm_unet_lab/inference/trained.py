@@ -3,7 +3,6 @@
 from typing import Any
 
 from xlstm_unet_lab.data.cases import Facts
-from xlstm_unet_lab.data.colours import label_colours
 from xlstm_unet_lab.data.targets import Targets
 
 # What happens to an image before the network sees it. Prepared pictures have 8 bits, so deeper ones are brought to 8
@@ -18,11 +17,10 @@ def known_of(facts: Facts, targets: Targets | None = None) -> dict[str, Any]:
         return {"targets": targets}
     targets = targets or recipe.targets
     learnt = {value for values in (targets.painted, *targets.values) for value in values}
-    colours = label_colours(recipe.labels, recipe.colours)
     return {
         "targets": targets,
         "channel_names": tuple(recipe.channel_names),
-        "colours": {value: colour for value, colour in colours.items() if value in learnt},
+        "colours": {value: colour for value, colour in recipe.shown_colours.items() if value in learnt},
         "label_numbers": dict(recipe.label_numbers),
         "slice_axis": facts.slice_axis,
         "mirror_axes": facts.flip_axes,

@@ -145,16 +145,13 @@ def list_models(
     known = (2, 3) if spatial_dims is None else (checked_spatial_dims(spatial_dims),)
     if patch_size is not None:
         patch_size = sizes("patch_size", patch_size, *known)
-        spatial_dims = len(patch_size)
+        known = (len(patch_size),)
     rows = []
     for name, model in MODELS.items():
-        if spatial_dims is not None and spatial_dims not in model.spatial_dims:
-            continue
-        dimensions = ", ".join(map(str, model.spatial_dims))
-        row = {"name": name, "family": model.family, "spatial_dims": dimensions, "source": model.source}
-        if patch_size is not None:
-            row |= _measured(name, in_channels, num_classes, patch_size)
-        rows.append(row)
+        if set(known) & set(model.spatial_dims):
+            dimensions = ", ".join(map(str, model.spatial_dims))
+            row = {"name": name, "family": model.family, "spatial_dims": dimensions, "source": model.source}
+            rows.append(row | (_measured(name, in_channels, num_classes, patch_size) if patch_size else {}))
     return pandas.DataFrame(rows)
 
 

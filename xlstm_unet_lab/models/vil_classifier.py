@@ -160,25 +160,21 @@ class VisionLSTM(nn.Module):
         self.num_classes, self.head = num_classes, self._make_head(num_classes)
 
 
-def _timm_name(size: str, version: str) -> str:
-    return f"vil{'2' if version == 'v2' else ''}_{size}_patch16_224"
-
-
+NAMED = {  # timm's names -> what makes each another one
+    f"vil{'2' if version == 'v2' else ''}_{size}_patch16_224": {"version": version, "dim": width}
+    for version in VERSIONS
+    for size, width in SIZES.items()
+}
 # timm reads this by name: what input each model was published for. No address: timm cannot fetch these weights.
-default_cfgs = generate_default_cfgs(
-    {
-        _timm_name(size, version): {
-            "input_size": (3, 224, 224),
-            "num_classes": 1000,
-            "mean": IMAGENET_DEFAULT_MEAN,
-            "std": IMAGENET_DEFAULT_STD,
-            "first_conv": "embedding",
-            "classifier": "head",
-        }
-        for version in VERSIONS
-        for size in SIZES
-    }
-)
+PUBLISHED_FOR = {
+    "input_size": (3, 224, 224),
+    "num_classes": 1000,
+    "mean": IMAGENET_DEFAULT_MEAN,
+    "std": IMAGENET_DEFAULT_STD,
+    "first_conv": "embedding",
+    "classifier": "head",
+}
+default_cfgs = generate_default_cfgs(dict.fromkeys(NAMED, PUBLISHED_FOR))
 
 
 def _in_timms_words(**options) -> VisionLSTM:
@@ -186,21 +182,19 @@ def _in_timms_words(**options) -> VisionLSTM:
     return VisionLSTM(**{words.get(key, key): value for key, value in options.items()})
 
 
-def _register(size: str, version: str) -> None:
+def _register(name: str, own: dict[str, Any]) -> None:
     def create(pretrained: bool = False, **options) -> nn.Module:
         if pretrained:
             raise ValueError("timm cannot fetch these weights: create the model, then lab.load_published(model, path)")
-        settings: dict[str, Any] = {"version": version, "dim": SIZES[size]} | options
         return build_model_with_cfg(
-            _in_timms_words, create.__name__, False, feature_cfg={"feature_cls": "getter"}, **settings
+            _in_timms_words, name, False, feature_cfg={"feature_cls": "getter"}, **own | options
         )
 
-    create.__name__ = _timm_name(size, version)
-    create.__doc__ = f"Vision-LSTM {version}, {size}: width {SIZES[size]}, {BLOCKS} blocks, patches of 16."
+    create.__name__ = name
+    create.__doc__ = f"Vision-LSTM {own['version']}, width {own['dim']}, {BLOCKS} blocks, patches of 16."
     create.__module__ = __name__  # timm looks for the function and `default_cfgs` in one module
-    globals()[create.__name__] = register_model(create)
+    globals()[name] = register_model(create)
 
 
-for _version in VERSIONS:
-    for _size in SIZES:
-        _register(_size, _version)
+for _name, _own in NAMED.items():
+    _register(_name, _own)

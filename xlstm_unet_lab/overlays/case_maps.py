@@ -19,7 +19,7 @@ class CaseMaps:
 
     image: np.ndarray  # (C, *spatial), 2-D or 3-D, float32 or uint8
     spacing: tuple[float, ...]  # (z, y, x) or (y, x)
-    unit: str  # "mm" or "px"
+    unit: str  # "mm" or "pixel"
     channel_names: tuple[str, ...]
     labels: dict[str, tuple[int, ...]]  # name -> the label values it covers, without background; regions overlap
     colours: dict[int, str]  # label value -> "#RRGGBB"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xlstm_unet_lab.data.cases import as_cases
-from xlstm_unet_lab.data.colours import label_colours
+from xlstm_unet_lab.data.images import read_case, read_label
 from xlstm_unet_lab.ops.checks import checked_spacing, did_you_mean, is_whole, one_of, whole_number
 from xlstm_unet_lab.ops.stored import check_fields
 from xlstm_unet_lab.ops.words import printable
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from xlstm_unet_lab.data.cases import Cases
     from xlstm_unet_lab.evaluation.cases import Predictions
 
-UNITS = ("mm", "px")
+UNITS = ("mm", "pixel")
 MAPS = ("truth", "prediction", "instances")
 # Degrees, of the 3-D camera: anatomical volumes are seen from the front and a little from above, others along axis 0.
 ANGLES = {True: (14.0, 0.0, 104.0), False: (0.0, 0.0, 0.0)}
@@ -143,7 +143,7 @@ def overlay(
     """Describe a case to look at: image (C, *spatial), 2-D or 3-D, and whatever is known of it.
 
     truth, prediction, instances: integers (*spatial); probabilities (channels, *spatial): of background and every
-    label, or of every label or region alone; spacing: distance between voxels in `unit` ("mm" or "px"), all 1 if not
+    label, or of every label or region alone; spacing: distance between voxels in `unit` ("mm" or "pixel"), all 1 if not
     given; label_names: name -> label value, or values for regions that overlap (None: "label 1", ... for the values
     found); colours: label value -> "#rrggbb", a colour-blind safe one for each that is not given, with a warning where
     there are more labels than such colours.
@@ -198,14 +198,30 @@ def overlay_case(
         probabilities=probabilities,
         instances=instances,
         spacing=case["spacing"],
-        unit="px" if recipe.spacing_unit == "pixel" else "mm",
+        unit=recipe.spacing_unit,
         channel_names=recipe.channel_names,
         label_names=recipe.targets.foreground,
-        colours=label_colours(recipe.labels, recipe.colours),
+        colours=recipe.shown_colours,
         title=case["name"],
         credit=recipe.credit,
         anatomical=recipe.file_ending == ".nii.gz",
         cut=dataset.facts.slice_axis or 0,
+    )
+
+
+def overlay_files(image: Path, prediction: Path | None = None, truth: Path | None = None) -> Overlay:
+    """`overlay` of an image file, and of the files of labels that there are; errors also as files are read."""
+    case = read_case(image)
+    in_colour = case.unit == "pixel" and len(case.image) == 3
+    return overlay(
+        case.image,
+        prediction=None if prediction is None else read_label(prediction)[0],
+        truth=None if truth is None else read_label(truth)[0],
+        spacing=case.spacing,
+        channel_names=("red", "green", "blue") if in_colour else None,
+        unit=case.unit,
+        title=image.name,
+        anatomical=case.unit == "mm",
     )
 
 
@@ -224,7 +240,7 @@ def overlay_outcome(predictions: Predictions, name: str) -> Overlay:
         prediction=outcome.prediction,
         instances=outcome.predicted_instances,
         spacing=outcome.spacing,
-        unit="px" if unit == "pixel" else unit,
+        unit=unit,
         channel_names=predictions.channel_names or None,
         label_names={**predictions.scoring["labels"], **{f"label {value}": value for value in strangers}},
         colours=predictions.colours,

@@ -7,13 +7,13 @@ from operator import attrgetter
 
 import numpy as np
 
-from xlstm_unet_lab.data.colours import GREY, contrast
+from xlstm_unet_lab.data.colours import GREY
 from xlstm_unet_lab.evaluation.metrics import ERROR_COLOURS, ERRORS
+from xlstm_unet_lab.overlays.contrast import contrast
 from xlstm_unet_lab.overlays.description import Overlay
 from xlstm_unet_lab.overlays.text import with_score
 
 LayerData = tuple[np.ndarray, dict, str]  # what napari makes a layer of: data, keywords, kind
-UNITS = {"mm": "mm", "px": "pixel"}  # as napari calls them
 # What tells overlays apart in a viewer: copies of one are the same as long as title, grid and channels are.
 overlay_key = attrgetter("identity", "title", "shape", "spacing", "unit", "channel_names", "anatomical")
 
@@ -30,7 +30,7 @@ def layer_data(
     as it was.
     """
     facts = {"overlay": overlay_key(overlay), "labels": overlay.labels, "camera": overlay.camera}
-    common = {"scale": overlay.spacing, "units": (UNITS[overlay.unit],) * len(overlay.shape)}
+    common = {"scale": overlay.spacing, "units": (overlay.unit,) * len(overlay.shape)}
     found = []
     for part, data, kind, style in (*_images(overlay), *_label_maps(overlay)):
         if parts is None or part in parts:

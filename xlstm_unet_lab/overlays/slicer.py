@@ -20,9 +20,10 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("the slicer needs anywidget: pip install -e '.[notebooks]'") from error
 
-from xlstm_unet_lab.data.colours import OPACITY, contrast, in_colour
+from xlstm_unet_lab.data.colours import OPACITY, in_colour
 from xlstm_unet_lab.evaluation.metrics import ERROR_COLOURS, ERRORS
 from xlstm_unet_lab.ops.checks import did_you_mean
+from xlstm_unet_lab.overlays.contrast import contrast
 from xlstm_unet_lab.overlays.description import Overlay
 
 LEVELS = 4096  # brightness steps of a channel of floats, as many as scanners store; the noise below does not compress

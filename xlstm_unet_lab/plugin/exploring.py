@@ -15,7 +15,7 @@ from xlstm_unet_lab.data.normalise import normalise
 from xlstm_unet_lab.data.patches import PAD_IMAGE, cut_box, start_around
 from xlstm_unet_lab.inference.load import load_predictor
 from xlstm_unet_lab.inference.predictor import Predictor
-from xlstm_unet_lab.overlays.layers import UNITS, LayerData
+from xlstm_unet_lab.overlays.layers import LayerData
 from xlstm_unet_lab.plugin.mixer_rows import MixerRows, explore
 from xlstm_unet_lab.plugin.tasks import Place, is_turned, place_of, read_image
 
@@ -93,7 +93,7 @@ def _on_image(data: np.ndarray, name: str, patch: Patch, place: Place, **style) 
         "metadata": {"part": name},
         "scale": (*(1,) * ahead, *factors * place.spacing),
         "translate": (*(0,) * ahead, *corner),
-        "units": (*("pixel",) * ahead, *(UNITS[place.unit],) * count),
+        "units": (*("pixel",) * ahead, *(place.unit,) * count),
         "axis_labels": (*("direction", "head")[:ahead], *"zyx"[-count:]),
         "blending": "additive",
         "visible": False,

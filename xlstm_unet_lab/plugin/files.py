@@ -61,7 +61,7 @@ def case_overlay(path: str | Path) -> Overlay:
         case.image,
         truth=truth,
         spacing=case.spacing,
-        unit="px" if case.unit == "pixel" else case.unit,
+        unit=case.unit,
         channel_names=tuple(facts["channel_names"].values()),
         label_names=named,
         colours={named["ignore"]: GREY} if "ignore" in named else None,  # what nobody labelled

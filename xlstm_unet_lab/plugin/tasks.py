@@ -37,7 +37,7 @@ class Place(NamedTuple):
 
     spacing: tuple[float, ...]  # from one voxel to the next along every axis, in `unit`, as all of it
     translate: tuple[float, ...]
-    unit: str  # "mm" or "px"
+    unit: str  # "mm" or "pixel"
 
 
 def data_of(layer) -> np.ndarray:
@@ -57,7 +57,7 @@ def place_of(layer) -> Place:
     corners = np.eye(layer.ndim + 1, layer.ndim, -1)  # the first voxel, and its neighbour along every axis
     origin, *nexts = (np.multiply(layer.data_to_world(at), factors) for at in corners)
     spacing = tuple(float(f"{np.linalg.norm(at - origin):.6g}") for at in nexts)  # also where the layer is turned
-    return Place(spacing, tuple(np.multiply(layer.translate, factors).tolist()), "mm" if in_mm else "px")
+    return Place(spacing, tuple(np.multiply(layer.translate, factors).tolist()), "mm" if in_mm else "pixel")
 
 
 def turns_of(layer) -> dict[str, np.ndarray]:

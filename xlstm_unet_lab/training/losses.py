@@ -88,9 +88,6 @@ def _check_shapes(logits: Tensor, label: Tensor, targets: Targets | None) -> Non
 
 
 def _check_label_values(label: Tensor, num_classes: int) -> None:
-    lowest, highest = torch.aminmax(label)
-    if lowest < 0 or highest >= num_classes:
-        values = torch.unique(label)
-        unknown = values[(values < 0) | (values >= num_classes)].tolist()
+    if unknown := label[(label < 0) | (label >= num_classes)].unique().tolist():
         advice = f"build the network with num_classes={max(unknown) + 1} or map those values to a class"
         raise ValueError(f"label holds {unknown[:5]}, the logits have classes 0..{num_classes - 1}: {advice}")

@@ -39,18 +39,15 @@ def make_fabric(config: TrainConfig):
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Lightning's own announcements and advice switched off inside the block; its errors still get through."""
-    loggers = [logging.getLogger(name) for name in ("lightning", "lightning.fabric", "lightning.pytorch")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
+    """Announcements and advice, Lightning's among them, switched off inside the block; errors still get through."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
             yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+    finally:
+        logging.disable(before)
 
 
 def memory_format(config: TrainConfig) -> torch.memory_format:
@@ -122,10 +119,7 @@ def environment(fabric) -> dict:
 
 def installed_version(name: str) -> str | None:
     """The version of an installed distribution, None when it is not there."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    return next((found.version for found in importlib.metadata.distributions(name=name)), None)
 
 
 def _processor() -> str:

@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Iterable
-from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-from xlstm_unet_lab.inference.sliding_window import modes_kept
+from xlstm_unet_lab.inference.sliding_window import evaluation_mode
 from xlstm_unet_lab.models.weights import save_tensors, save_weights
 from xlstm_unet_lab.ops.files import write_whole
 from xlstm_unet_lab.training.config import TrainConfig
@@ -25,15 +25,13 @@ def bad_in_forward(fabric, model: nn.Module, image: Tensor, outputs: list[Tensor
     if culprit := first_bad([("the image", image), *model.named_parameters()]):
         return culprit
     bad: list[str] = []
+    names = {module: name for name, module in model.named_modules() if name}
 
-    def note(module: nn.Module, inputs: tuple, output: object, name: str) -> None:
-        if _holds_bad(output):
-            bad.append(name)
+    def note(module: nn.Module, inputs: tuple, output: object) -> None:
+        if module in names and _holds_bad(output):
+            bad.append(names[module])
 
-    with ExitStack() as hooks, torch.no_grad(), fabric.autocast():
-        for name, module in model.named_modules():
-            if name:
-                hooks.enter_context(module.register_forward_hook(partial(note, name=name)))
+    with register_module_forward_hook(note), torch.no_grad(), fabric.autocast():
         model(image)
     if bad:
         return f"the output of {bad[0]}"
@@ -54,17 +52,14 @@ def check_bfloat16(model: nn.Module, image: Tensor) -> None:
     whatever lay in memory: often finite, always wrong. The model computes the image once.
     """
     shallow: list[str] = []
+    convolutions = {module: name for name, module in model.named_modules() if isinstance(module, nn.Conv3d)}
 
-    def note(conv: nn.Conv3d, inputs: tuple[Tensor, ...], name: str) -> None:
-        depth = inputs[0].shape[2]
-        if conv.stride[0] == 1 and conv.kernel_size[0] > depth > 1:
-            shallow.append(f"{name} ({depth} deep, its kernel {conv.kernel_size[0]})")
+    def note(module: Any, inputs: tuple[Tensor, ...]) -> None:
+        if module in convolutions and module.stride[0] == 1 and module.kernel_size[0] > inputs[0].shape[2] > 1:
+            shallow.append(f"{convolutions[module]} ({inputs[0].shape[2]} deep, its kernel {module.kernel_size[0]})")
 
-    with modes_kept(model), ExitStack() as hooks, torch.no_grad():
-        for name, module in model.named_modules():
-            if isinstance(module, nn.Conv3d):
-                hooks.enter_context(module.register_forward_pre_hook(partial(note, name=name)))
-        model.eval()(image)
+    with evaluation_mode(model), register_module_forward_pre_hook(note), torch.no_grad():
+        model(image)
     if shallow:
         problem = "in precision 'bf16-mixed' torch computes wrong gradients on this CPU"
         advice = "Train in '32-true', or with deeper patches, fewer stages or flatter kernels"

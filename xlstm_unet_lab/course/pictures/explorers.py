@@ -14,14 +14,16 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
+from matplotlib.patches import Rectangle
 from scipy import ndimage
 from torch import Tensor
 
 from xlstm_unet_lab.course.pictures.comparison import cost_curves
 from xlstm_unet_lab.course.pictures.mechanisms import AXES, chunk_structure, recall, scan_paths
+from xlstm_unet_lab.data.colours import BLUE, GREY, VERMILION
 from xlstm_unet_lab.data.patches import sample_patch
-from xlstm_unet_lab.figures.cases import boundary_tolerance, patch_places
-from xlstm_unet_lab.figures.picture import Picture
+from xlstm_unet_lab.figures.cases import boundary_tolerance, draw_panel, legend, numbered, paint, to_picture
+from xlstm_unet_lab.figures.picture import Picture, new_figure
 from xlstm_unet_lab.figures.training_plot import ipywidgets
 from xlstm_unet_lab.ops import mlstm
 from xlstm_unet_lab.ops.checks import whole_number
@@ -184,6 +186,40 @@ def boundary_tolerance_explorer(
         right=_slider(ipywidgets.IntSlider, "shift right, pixels", 2, min=-largest_shift, max=largest_shift),
         tolerance=_slider(ipywidgets.FloatSlider, f"tolerance, {unit}", 1.0, min=0.0, max=farthest, step=0.5),
     )
+
+
+def patch_places(
+    image: np.ndarray, label: np.ndarray, boxes: Sequence[Sequence[slice]], colours: Mapping[str, str]
+) -> Picture:
+    """An image with its labels and the outlines of patches cut from it, and how much of each patch is foreground.
+
+    image (C, *spatial), label (*spatial); boxes: one slice for each axis, which may reach beyond the image. Of a volume
+    the slice (first axis) with most foreground is shown, with the patches that cross it.
+    """
+    shares = np.array([(label[tuple(slice(max(s.start, 0), s.stop) for s in box)] > 0).mean() for box in boxes])
+    whole, shown = (label > 0).mean(), "image"
+    crossing = list(zip(boxes, shares, strict=True))
+    if label.ndim == 3:
+        place = int((label > 0).sum((1, 2)).argmax())
+        crossing = [(box[1:], share) for box, share in crossing if box[0].start <= place < box[0].stop]
+        image, label, shown = image[:, place], label[place], f"slice {place}"
+    figure = new_figure(9, 3.6)
+    axes = figure.add_subplot(1, 2, 1)
+    draw_panel(axes, paint(to_picture(image), label, numbered(colours)), f"{shown}, {len(crossing)} patches cross it")
+    for (rows, columns), share in crossing:
+        corner, sizes = (columns.start - 0.5, rows.start - 0.5), (columns.stop - columns.start, rows.stop - rows.start)
+        colour, line = (VERMILION, "-") if share else (GREY, "--")
+        axes.add_patch(Rectangle(corner, *sizes, fill=False, edgecolor=colour, linewidth=1.2, linestyle=line))
+    legend(figure, {**colours, "patch with foreground": VERMILION, "without": GREY})
+    right = figure.add_subplot(1, 2, 2)
+    right.hist(shares, bins=np.linspace(0, 1, 21), color=BLUE)
+    right.axvline(whole, color="black", linestyle="--")
+    right.set(xlabel="share of foreground in a patch; dashed: in the image", ylabel="patches")
+    text = (
+        f"{len(boxes)} random patches: {np.count_nonzero(shares)} hold foreground, {shares.mean():.1%} of an average "
+        f"patch. Of the whole image {whole:.1%} is foreground."
+    )
+    return Picture(figure, text)
 
 
 def patch_places_of(
