@@ -52,6 +52,16 @@ def test_facts_that_contradict_each_other_are_refused_with_the_name_of_the_file(
     assert str(path) in str(error.value)
 
 
+@pytest.mark.parametrize("facts", ["text", [], 3, None, {"targets": "text"}])
+def test_facts_that_are_none_are_refused(tmp_path, facts):
+    path = lab.Predictor(NETWORK, (8, 8)).save(tmp_path / "odd.safetensors")
+    tensors, header = load_tensors(path)
+    header["facts"]["trained_on"] = facts
+    save_tensors(tensors, path, header)
+    with pytest.raises(ValueError, match=r"odd\.safetensors"):
+        lab.load_predictor(path)
+
+
 def test_facts_that_fit_are_read_as_they_were(tmp_path):
     predictor = lab.Predictor(NETWORK, (8, 8), **FACTS)
     again = lab.load_predictor(predictor.save(tmp_path / "whole.safetensors"))

@@ -85,6 +85,10 @@ def test_an_optimiser_of_another_network_is_passed_over(tmp_path):
         save_tensors(tensors | {name: torch.zeros(3)}, path)
         with pytest.warns(UserWarning, match=r"last.safetensors in .* cannot be read(?s:.)*goes on from step 4"):
             assert [record.step for record in run(tmp_path)] == [5, 6]
+    for value in (-1e38, float("nan")):
+        save_tensors(tensors | {"optimizer.0.step": torch.tensor(value)}, path)
+        with pytest.warns(UserWarning, match=r"last.safetensors in .* cannot be read(?s:.)*goes on from step 4"):
+            assert [record.step for record in run(tmp_path)] == [5, 6]
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV])

@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import re
+import reprlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -140,6 +141,8 @@ class Predictor:
         Raises ValueError, naming the file, for facts that are none.
         """
         try:
+            if not isinstance(facts, Mapping):
+                raise ValueError(f"{reprlib.repr(facts)} is there, expected facts by name")
             read: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in facts.items()}
             read["targets"] = read.get("targets") and Targets.from_json(read["targets"])
             if isinstance(colours := read.get("colours", {}), Mapping):

@@ -100,7 +100,11 @@ class TrainingState:
         for place, state in moments.items():  # those without a gradient have none
             shape = getattr(parameters.get(place), "shape", None)
             fits = {key: x.shape for key, x in state.items()} == {"step": (), "exp_avg": shape, "exp_avg_sq": shape}
-            if not fits or not all(x.is_floating_point() and x.isfinite().all() for x in state.values()):
+            if (
+                not fits
+                or state["step"] < 0
+                or not all(x.is_floating_point() and x.isfinite().all() for x in state.values())
+            ):
                 raise ValueError(f"the optimiser's numbers for parameter {place} are spoilt, or another network's")
         optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
         for name, rows in tensors.items():
