@@ -10,7 +10,7 @@ import numpy as np
 
 from xlstm_unet_lab.data.images import whole_label
 from xlstm_unet_lab.data.volumes import check_grid, voxels
-from xlstm_unet_lab.ops.checks import one_of
+from xlstm_unet_lab.ops.checks import finite, one_of
 from xlstm_unet_lab.ops.files import plain_name
 
 if TYPE_CHECKING:
@@ -84,8 +84,7 @@ def _new(path: Path, name: str) -> Path:
 def _intensities(what: str, image: nibabel.Nifti1Image) -> np.ndarray:
     array = voxels(what, image)
     array = array if array.dtype in STORED_AS_THEY_ARE else array.astype(np.float32)
-    if not np.isfinite(array).all():
-        raise ValueError(f"{what} holds NaN or infinity; replace them in the original")
+    finite(what, array, "replace them in the original")
     return array
 
 

@@ -294,3 +294,20 @@ def printing(table, as_json):
     small = typer.Typer()
     small.command()(lambda: print_table(table, as_json))
     return small
+
+
+def test_view_takes_no_soft_edges_for_labels(tmp_path):
+    import numpy as np
+    from imageio.v3 import imwrite
+
+    from xlstm_unet_lab.overlays.description import overlay_files
+
+    mask = np.zeros((32, 32), np.uint8)
+    mask[8:24, 8:24] = 255
+    imwrite(tmp_path / "a.png", mask)
+    mask[7, 8:24:3], mask[24, 9:24:3], mask[8, 9:24:3], mask[23, 9:24:4] = 1, 2, 254, 253
+    imwrite(tmp_path / "soft.png", mask)
+    for files in ((tmp_path / "soft.png", None), (tmp_path / "a.png", tmp_path / "soft.png")):
+        with pytest.raises(ValueError, match=r"soft\.png holds 5 numbers beside 0"):
+            overlay_files(tmp_path / "a.png", *files)
+    assert set(overlay_files(tmp_path / "a.png", None, tmp_path / "a.png").labels) == {"label 255"}

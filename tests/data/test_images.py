@@ -1,5 +1,6 @@
 """The one reader of images and labels: numbers as stored, refusals with the file's name, pictures as prepared."""
 
+import gzip
 import struct
 import zlib
 
@@ -189,3 +190,37 @@ def test_a_flipped_bit_in_a_packed_volume_is_seen(tmp_path, place):
     for read in (read_case, read_label):
         with pytest.raises(ValueError, match=r"a\.nii\.gz"):
             read(tmp_path / "a.nii.gz")
+
+
+@pytest.mark.parametrize("size", [0, -2, np.nan, np.inf, 1e-9, 1e9])
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_sizes_of_voxels_are_never_made_up(tmp_path, name, size):
+    image = nibabel.Nifti1Image(np.zeros((4, 5, 6), np.int16), None)
+    image.header.set_zooms((1, 2, 3))
+    content = bytearray(image.to_bytes())
+    content[80:84] = np.float32(size).tobytes()  # pixdim[1]
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    with pytest.raises(ValueError, match=r"a\.nii.* has voxels of .* are expected") as refused:
+        read_case(tmp_path / name)
+    assert str(refused.value).count(name) == 1
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_numbers_that_are_not_finite_are_counted_and_found(tmp_path, name):
+    voxels = np.ones((4, 5, 6), np.float32)
+    voxels[1, 2, 3:5] = np.nan, np.inf
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / name)
+    for read in (read_case, read_label):
+        with pytest.raises(
+            ValueError, match=rf"{name} holds 2 values that are NaN or infinite, the first at \(1, 2, 3\)"
+        ):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x1f\x8b", b"a page", gzip.compress(b"a page"), gzip.compress(bytes(500))])
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.png", "a.tif", "a.jpg"])
+def test_an_error_names_its_file_once(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError) as refused:
+        read_label(tmp_path / name)
+    assert str(refused.value).count(name) == 1

@@ -1,7 +1,10 @@
 """Numbers that nobody declared: soft edges and mixed conventions are seen, thin and few labels are left alone."""
 
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import ndimage
 from skimage.transform import resize
 
@@ -21,14 +24,15 @@ def resampled(mask, white=255):
     return np.rint(resize(mask.astype(float), (37, 51), order=1, anti_aliasing=False) * white).astype(np.int32)
 
 
-def through_jpeg(mask):
-    import io
-
-    from PIL import Image
-
+def through(kind, mask, **options):
+    """What a grey picture is after it was compressed with loss; saved as PNG afterwards it stays so."""
     content = io.BytesIO()
-    Image.fromarray((mask * 255).astype(np.uint8)).save(content, "JPEG", quality=60)
-    return np.asarray(Image.open(content)).astype(np.int32)
+    Image.fromarray(mask.astype(np.uint8)).save(content, kind, **options)
+    return np.asarray(Image.open(content).convert("L")).astype(np.int32)
+
+
+def through_jpeg(mask):
+    return through("JPEG", mask * 255, quality=60)
 
 
 @pytest.mark.parametrize("soft", [blurred, resampled, through_jpeg], ids=lambda make: make.__name__)
@@ -68,6 +72,83 @@ def rings(numbers):
 )
 def test_labels_with_hard_edges_are_left_alone(label):
     check_hard_edges("a", label)
+
+
+def blots(size, numbers, seed=0):
+    smooth = ndimage.gaussian_filter(np.random.default_rng(seed).random(size), 6)
+    return np.array([0, *numbers])[np.digitize(smooth, np.quantile(smooth, np.linspace(0.5, 1, len(numbers) + 1)[:-1]))]
+
+
+MASKS = {
+    "mask": blots((160, 120), [255]),
+    "grey levels": blots((96, 130), [128, 255], seed=1),
+    "disc": disc((64, 64)) * 255,
+    "square": np.pad(np.full((20, 30), 200), 21),
+}
+
+
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+@pytest.mark.parametrize(
+    "loss",
+    [*({"kind": "JPEG", "quality": quality} for quality in (75, 90, 95, 97, 98, 99)), {"kind": "WEBP", "quality": 95}],
+    ids=lambda loss: "-".join(map(str, loss.values())),
+)
+def test_what_compression_with_loss_leaves_beside_edges_is_no_label(mask, loss):
+    label = through(mask=mask, **loss)
+    assert set(np.unique(label)) > set(np.unique(mask)), "nothing was lost here"
+    with pytest.raises(
+        ValueError, match=r"of which \d+ lie on edges only, such as .* resampling, blurring or JPEG makes"
+    ):
+        check_hard_edges("a", label)
+    check_hard_edges("a", mask)
+
+
+def cells(numbers, seed):
+    """Touching cells on background, each with one of the numbers."""
+    random = np.random.default_rng(seed)
+    centres = random.random((40, 2)) * 96
+    apart = np.linalg.norm(np.moveaxis(np.mgrid[:96, :96], 0, -1)[:, :, None] - centres, axis=-1)
+    return np.where(apart.min(axis=-1) < 12, random.choice(numbers, 40)[apart.argmin(axis=-1)], 0)
+
+
+def with_points(label, numbers):
+    points = np.random.default_rng(3).permutation(label.size)[:40]
+    label.flat[points] = np.resize(numbers, 40)
+    return label
+
+
+@pytest.mark.parametrize("step", [1, 3], ids=["whole", "made small"])
+@pytest.mark.parametrize(
+    "label",
+    [
+        cells(np.arange(3, 255, 7), 0),
+        cells(np.arange(101, 141), 1),
+        cells([253, 254, 255], 2),
+        cells([7, 8, 11, 17, 19, 20, 255], 3),
+        cells(np.arange(60_000, 60_090), 4),
+        np.where(ndimage.grey_dilation(cells([1], 5), size=3) > cells([1], 5), 255, cells([1], 5)),  # an edge unknown
+        with_points(blots((96, 96), [255]), [1, 2, 4]),
+        with_points(blots((96, 96), [100]), [101]),
+        np.where(cells([1, 2, 5], 6) > 0, cells([1, 2, 5], 6), 255),
+        disc() * 100 + disc(radius=13) * 1,
+        disc() * 254 + disc(radius=13) * 1 - disc(radius=3) * 60,
+    ],
+    ids=[
+        "numbers with gaps",
+        "from 101",
+        "up to 255",
+        "classes",
+        "16 bits",
+        "void",
+        "points",
+        "one off",
+        "ignored",
+        "rim",
+        "rim at 254",
+    ],
+)
+def test_numbers_near_each_other_are_labels_where_they_are_no_edges(label, step):
+    check_hard_edges("a", label[::step, ::step])
 
 
 @pytest.mark.parametrize(

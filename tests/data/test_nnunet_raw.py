@@ -139,13 +139,25 @@ COLOURS = np.zeros(SHAPE, [("R", "u1"), ("G", "u1"), ("B", "u1")])
         ([volume(ZEROS)], volume(ZEROS, moved(0.5)), r"case a: label lies up to 0.5 mm off the first image.*resample"),
         ([volume(ZEROS)], volume(ZEROS, np.diag([-1.0, 2, 3, 1])), "case a: label lies up to 6 mm off"),
         ([volume(ZEROS), volume(ZEROS, np.diag([1.0, 2, 3.1, 1]))], volume(ZEROS), "case a: channel 1 lies up to 0.5"),
-        ([CENTIMETRES], volume(ZEROS), r"channel 0 has voxels of \[1.0, 2.0, 3.0\] meter; sizes above 0 in mm"),
+        (
+            [CENTIMETRES],
+            volume(ZEROS),
+            r"channel 0 has voxels of \[1.0, 2.0, 3.0\] meter; sizes from 1e-6 to 1e6 in mm",
+        ),
         ([volume(COLOURS)], volume(ZEROS), "channel 0 holds values of type .*; integers or floats are expected"),
-        ([volume(with_value(NUMBERS, np.nan))], volume(ZEROS), "channel 0 holds NaN or infinity"),
-        ([volume(with_value(NUMBERS.astype(float), 1e300))], volume(ZEROS), "channel 0 holds NaN or infinity"),
+        (
+            [volume(with_value(NUMBERS, np.nan))],
+            volume(ZEROS),
+            r"channel 0 holds 1 values that are NaN or infinite, the first at",
+        ),
+        (
+            [volume(with_value(NUMBERS.astype(float), 1e300))],
+            volume(ZEROS),
+            r"channel 0 holds 1 values that are NaN or infinite, the first at",
+        ),
         ([volume(ZEROS)], volume(with_value(ZEROS, 3)), r"case a: label holds \[3\]; known are \[0, 1, 2\]"),
         ([volume(ZEROS)], volume(with_value(NUMBERS, 0.5)), r"case a: label holds \[0.5\]; a label holds whole"),
-        ([volume(ZEROS)], volume(with_value(NUMBERS, np.nan)), r"case a: label holds \[nan\]"),
+        ([volume(ZEROS)], volume(with_value(NUMBERS, np.nan)), r"case a: label holds 1 values that are NaN"),
         ([volume(ZEROS)], volume(with_value(NUMBERS, 257)), r"case a: label holds \[257\]"),
         ([volume(ZEROS)], volume(with_value(NUMBERS, -1)), r"case a: label holds \[-1.0\]"),
     ],
@@ -161,7 +173,9 @@ def test_voxels_without_a_size_are_refused(tmp_path, label):
     nibabel.save(volume(ZEROS), tmp_path / "flat.nii")
     content = (tmp_path / "flat.nii").read_bytes()
     (tmp_path / "flat.nii").write_bytes(content[:296] + bytes(16) + content[312:])  # the header's second affine row
-    with pytest.raises(ValueError, match=r"channel 0 has voxels of \[1.0, 0.0, 3.0\] unknown; sizes above 0 in mm"):
+    with pytest.raises(
+        ValueError, match=r"channel 0 has voxels of \[1.0, 0.0, 3.0\] unknown; sizes from 1e-6 to 1e6 in mm"
+    ):
         write_volume(tmp_path, "Tr", "a", [load_volume(tmp_path / "flat.nii")], label, VALUES)
 
 
@@ -194,7 +208,7 @@ def test_a_file_that_breaks_off_or_is_no_volume_is_named(tmp_path):
     noise = np.random.default_rng(0).normal(size=(40, 40, 40))
     nibabel.save(volume(noise), path)
     path.write_bytes(path.read_bytes()[:-20_000])
-    with pytest.raises(ValueError, match=r"case a: image cannot be read from .*a\.nii\.gz: .*; get it again"):
+    with pytest.raises(ValueError, match=r"a\.nii\.gz cannot be read: .*; get it again"):
         voxels("case a: image", load_volume(path))
     path.write_text("<html>not found</html>")
     with pytest.raises(ValueError, match=r"a\.nii\.gz is not a NIfTI file that can be read"):

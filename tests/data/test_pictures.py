@@ -194,7 +194,7 @@ def cut_short(path):
         ("a.tif", pages_of_two_sizes, "holds 2 pictures of different shapes"),
         ("a.png", animation, "holds 2 pictures"),
         ("a.png", deep_colour_png, "16-bit colour PNG.*save it as TIFF"),
-        ("a.tif", not_finite, "NaN or infinity"),
+        ("a.tif", not_finite, "NaN or infinite"),
         ("a.png", cut_short, "truncated"),
         ("a.png", lambda path: path.write_text("a page"), "cannot identify"),
         ("a.tif", lambda path: path.write_text("a page"), "not a TIFF"),
@@ -256,7 +256,7 @@ def test_percentiles_out_of_range_are_refused(low, high):
 
 
 def test_nan_is_refused():
-    with pytest.raises(ValueError, match="NaN or infinity"):
+    with pytest.raises(ValueError, match="NaN or infinite"):
         to_uint8(np.where(GREY > 200, np.nan, FLOAT))
 
 

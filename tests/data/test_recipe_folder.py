@@ -266,7 +266,7 @@ def test_problems_of_pictures_are_listed(cells, root, spoil, message):
         (_write("images/b.nii", np.zeros((*VOLUME, 2), np.uint8)), r"b: images/b\.nii has shape \(7, 6, 5, 2\)"),
         (_write("labels/b.nii", np.full(VOLUME, 0.5, np.float32)), r"b: .*b\.nii holds \[0.5\]; a label holds whole"),
         (_write("labels/b.nii", np.full(VOLUME, -1, np.int16)), r"b: .*b\.nii holds \[-1\]"),
-        (_write("labels/b.nii", np.full(VOLUME, np.nan, np.float32)), r"b: .*b\.nii holds \[nan\]"),
+        (_write("labels/b.nii", np.full(VOLUME, np.nan, np.float32)), r"b: .*b\.nii holds 210 values that are NaN"),
         (_write("labels/b.nii", np.arange(300).reshape(10, 6, 5).astype(np.int16)), "b: .*has shape"),
         (_text("labels/b.nii", "not a volume"), r"b: .*b\.nii is not a NIfTI file"),
     ],

@@ -108,7 +108,7 @@ def test_volumes_on_different_grids_are_not_compared(folders):
     nibabel.save(nibabel.Nifti1Image(label, np.eye(4)), folders[1] / "a.nii.gz")
     for affine, message in ((np.diag([1.0, 1, 2, 1]), "up to 5 mm off"), (np.diag([-1.0, 1, 1, 1]), "up to 3 mm off")):
         nibabel.save(nibabel.Nifti1Image(label, affine), folders[0] / "a.nii.gz")
-        with pytest.raises(ValueError, match=rf"predictions.a\.nii\.gz, with .*labelsTs.a\.nii\.gz .* {message}"):
+        with pytest.raises(ValueError, match=rf"predictions.a\.nii\.gz .*{message} .*labelsTs.a\.nii\.gz"):
             from_folders(*folders).table()
 
 
@@ -137,7 +137,7 @@ def test_refused(folders, tmp_path):
     with pytest.raises(ValueError, match="labelsTs holds no label files"):
         from_folders(*folders)
     write_png(folders[1], "a", square(4))
-    with pytest.raises(ValueError, match=r"labels without an image \['a'\]"):
+    with pytest.raises(ValueError, match=r"only one of .* has labels of \['a'\]"):
         from_folders(*folders)
     with pytest.raises(FileNotFoundError, match="nowhere is missing"):
         from_folders(tmp_path / "nowhere", folders[1])
@@ -227,3 +227,37 @@ def test_images_are_found_by_the_names_of_labels(tmp_path):
         imwrite(tmp_path / f"{name}.png", np.eye(6, dtype=np.uint8), plugin="pillow")
     compared = from_folders(tmp_path / "found", tmp_path / "truth", images=tmp_path / "images")
     assert compared.image("s_0000").shape == (1, 6, 6)
+
+
+def test_files_without_a_recipe_are_read_once(folders, monkeypatch):
+    from xlstm_unet_lab.evaluation import cases
+
+    for folder in folders:
+        write_png(folder, "a", square(4))
+    asked, read = [], cases.read_label
+    monkeypatch.setattr(cases, "read_label", lambda path: asked.append(path) or read(path))
+    found = from_folders(*folders)
+    assert found.table()["dice"].eq(1).all() and found.outcome("a").truth.dtype == np.int32
+    assert len(asked) == len(set(asked)) == 2
+
+
+def test_what_a_lossy_file_left_is_no_label(folders):
+    import io
+
+    from PIL import Image
+
+    content = io.BytesIO()
+    Image.fromarray((square(5) * 255).astype(np.uint8)).save(content, "JPEG", quality=97)
+    write_png(folders[0], "a", np.asarray(Image.open(content)))
+    write_png(folders[1], "a", square(5) * 255)
+    with pytest.raises(ValueError, match=r"predictions.a\.png holds .* JPEG makes, are no labels"):
+        from_folders(*folders)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"overlap": 1.5}, "overlap is 1.5"), ({"batch_size": 0}, "batch_size is 0"), ({"split": "tset"}, "test")],
+)
+def test_options_are_judged_before_a_file_is_opened(tmp_path, options, words):
+    with pytest.raises(ValueError, match=words):
+        from_run(tmp_path / "no run", **options)

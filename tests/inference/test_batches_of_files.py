@@ -8,6 +8,7 @@ import pytest
 from imageio.v3 import imwrite
 from test_prediction_files import BrightAndRight, head, of_pictures, predictor
 
+import xlstm_unet_lab as lab
 from xlstm_unet_lab.data.files import channels_of, files_by_name
 from xlstm_unet_lab.inference.files import find_cases, predict_files
 
@@ -52,7 +53,7 @@ def test_a_file_that_cannot_be_read_stops_no_other(tmp_path):
         for path in predict_files(of_pictures(BrightAndRight()), tmp_path / "in", tmp_path / "out"):
             written.append(path.name)
     assert written == ["a.png", "c.png", "d.png", "e.png"] == sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert str(info.value).count("b.png") == 2 and str(tmp_path / "out") in str(info.value)
+    assert str(info.value).count("b.png") == 1 and str(tmp_path / "out") in str(info.value)
 
 
 def test_one_file_alone_fails_with_its_own_error(tmp_path):
@@ -74,3 +75,20 @@ def test_the_files_of_a_case_are_found_by_its_name(tmp_path):
     files = files_by_name(tmp_path, (".png",))
     found = {name: [file.stem for file in channels_of(name, files)] for name in "abc"}
     assert found == {"a": ["a"], "b": ["b_0000", "b_0001"], "c": []}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"overlap": 1.5}, "overlap is 1.5"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"uncertainty": (7,)}, "axes|from 0 to"),
+    ],
+)
+def test_options_are_judged_before_a_file_is_opened(tmp_path, options, words):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.png").write_text("no picture")
+    network = lab.build("unet", spatial_dims=2, in_channels=1, num_classes=2, patch_size=(8, 8), features=(4, 8))
+    with pytest.raises(ValueError, match=words):
+        lab.Predictor(network, (8, 8)).files(tmp_path / "in", tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()

@@ -301,7 +301,7 @@ def awkward(tmp_path):
         (["missing.nii.gz"], FileNotFoundError, "missing.nii.gz does not exist"),
         (["cut.nii.gz"], ValueError, "cut.nii.gz is not a NIfTI file that can be read"),
         (["text.png"], ValueError, r"text.png cannot be read"),
-        (["nan.nii"], ValueError, "nan.nii: image holds 64 values that are NaN"),
+        (["nan.nii"], ValueError, "nan.nii holds 64 values that are NaN"),
         (["four.nii.gz"], ValueError, r"four.nii.gz has shape \(4, 4, 4, 2\); one three-dimensional volume"),
         ([["good.nii.gz", "smaller.nii.gz"]], ValueError, "smaller.nii.gz has shape"),
         ([["good.nii.gz", "text.png"]], ValueError, "files of one kind"),

@@ -174,7 +174,7 @@ def test_sides_are_the_patients_where_known_else_the_pictures():
         ({"spacing": (1.0, 1.0, 1.0)}, "expected 2 finite numbers"),
         ({"channel_names": ["a", "b"]}, "the image has 1 channels"),
         ({"unit": "cm"}, "unit is 'cm'.*there are mm, pixel"),
-        ({"label_names": {"liver": -1}}, "a label covers values from 1 on"),
+        ({"label_names": {"liver": -1}}, "the label .liver. is -1, expected a whole number of at least 0"),
         ({"colours": {1: "blue"}}, "'blue'.*#0072B2"),
         ({"colours": {5: "#000000"}}, r"name label values out of \[1, 2\]"),
         ({"probabilities": np.ones((4, 12, 16))}, r"4 channels; expected 3 \(background and liver, aorta\) or 2"),

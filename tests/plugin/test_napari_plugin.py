@@ -235,7 +235,9 @@ def test_compare_refuses():
             compare(truth, [layer(**{"data": truth.data, "name": "other"} | facts)])
     with pytest.raises(ValueError, match=r"hold the values \[1\]"):
         compare(labels("truth", truth.data, metadata={"labels": {"liver": (2,)}}), [truth])
-    with pytest.raises(ValueError, match=r"some labels hold \[255\], such as white, others \[1\], such as truth"):
+    with pytest.raises(
+        ValueError, match=r"some labels hold \[255\], such as layer 'white', others \[1\], such as layer 'truth'"
+    ):
         compare(truth, [labels("white", 255 * truth.data)])
     empty = labels("nothing", np.zeros((4, 4), int))
     with pytest.raises(ValueError, match="'nothing' and the predictions are empty: draw a label first"):

@@ -9,7 +9,7 @@ from plain_layer import layer
 import xlstm_unet_lab as lab
 from xlstm_unet_lab.data.images import read_label
 from xlstm_unet_lab.inference.trained import EIGHT_BITS, Z_SCORE
-from xlstm_unet_lab.plugin.tasks import read_image
+from xlstm_unet_lab.plugin.tasks import compare, read_image
 
 RANDOM = np.random.default_rng(0)
 
@@ -59,3 +59,48 @@ def test_grey_fills_the_channels_of_a_network_for_colour(tmp_path):
     from_layer = predictor(read_image(predictor, [layer(data=picture)]))
     np.testing.assert_array_equal(read_label(path)[0], from_layer)
     np.testing.assert_array_equal(predictor(picture[None]), from_layer)
+
+
+def kinds_of_layers():
+    from napari.layers import Labels, Points, Shapes, Vectors
+
+    numbers = np.zeros((16, 24), np.uint8)
+    corners = np.array([[0, 0], [8, 0], [8, 8]])
+    return {
+        "labels": Labels(numbers),
+        "points": Points(corners),
+        "shapes": Shapes([corners], shape_type="polygon"),
+        "vectors": Vectors(np.zeros((3, 2, 2))),
+    }
+
+
+@pytest.mark.parametrize("kind", ["labels", "points", "shapes", "vectors"])
+def test_a_layer_that_is_no_image_is_refused_in_words(kind):
+    with pytest.raises((ValueError, TypeError), match=r"layer '.*' is of the kind"):
+        read_image(network_of(1, EIGHT_BITS), [kinds_of_layers()[kind]])
+
+
+@pytest.mark.parametrize("kind", ["points", "shapes", "vectors"])
+def test_a_layer_that_holds_no_labels_is_not_compared(kind):
+    layers = kinds_of_layers()
+    for truth, found in ((layers["labels"], layers[kind]), (layers[kind], layers["labels"])):
+        with pytest.raises(ValueError, match=r"is of the kind .* choose one of the kind Labels"):
+            compare(truth, [found])
+
+
+def test_soft_edges_in_a_layer_are_not_compared():
+    from napari.layers import Labels
+
+    mask = np.zeros((32, 32), np.uint8)
+    mask[8:24, 8:24] = 255
+    soft = mask.copy()
+    soft[7, 8:24:3], soft[24, 9:24:3], soft[8, 9:24:3], soft[23, 9:24:4] = 1, 2, 254, 253
+    with pytest.raises(ValueError, match="layer 'soft' holds 5 numbers beside 0, of which 4 lie on edges only"):
+        compare(Labels(mask, name="truth"), [Labels(soft, name="soft")])
+
+
+def test_a_picture_of_one_bit_is_read_as_from_a_file(tmp_path):
+    predictor, picture = network_of(1, EIGHT_BITS), RANDOM.random((16, 24)) > 0.5
+    tifffile.imwrite(tmp_path / "a.tif", picture, photometric="minisblack")
+    (path,) = predictor.files(tmp_path / "a.tif", tmp_path / "out")
+    np.testing.assert_array_equal(predictor(read_image(predictor, [layer(data=picture)])), read_label(path)[0])

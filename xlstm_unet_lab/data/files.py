@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import shutil
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -85,5 +86,6 @@ def check_pairs(where: str, images: Set[str], labels: Set[str]) -> None:
 
 
 def without_path(error: Exception, path: Path) -> str:
-    """What an error says of a file, in one line, with the file's name alone: whoever reports it names the path."""
-    return " ".join(str(error).replace(str(path), path.name).split()) or type(error).__name__
+    """What an error says of a file, in one line and without its name: whoever reports it names the path."""
+    words = re.sub(rf"""( of| from)?( file)? ?['"]?{re.escape(str(path))}['"]?""", "", str(error))
+    return " ".join(words.split()).rstrip(" :") or type(error).__name__

@@ -131,7 +131,7 @@ def _read_volumes(files: Sequence[Path], kind: str) -> Case:
         check_grid(str(file), volume, volumes[0])
     first = volumes[0]
     turn = io_orientation(first.affine)  # to axes that run right, anterior, superior
-    arrays = [apply_orientation(voxels(file.name, volume), turn) for file, volume in zip(files, volumes, strict=True)]
+    arrays = [apply_orientation(voxels(str(file), volume), turn) for file, volume in zip(files, volumes, strict=True)]
     parts = tuple(np.ascontiguousarray(array.transpose()[None]) for array in arrays)  # NIfTI stores (x, y, z)
     # Of the affine, which says where the voxels lie: the sizes beside it in the header may contradict it.
     spacing = spacing_of(first.affine @ inv_ornt_aff(turn, first.shape))[::-1]

@@ -2,35 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 
 import numpy as np
 
-FEWEST_BETWEEN = 2  # numbers found on edges only that are taken for shades: one may be a class of borders
+FEWEST = 2  # numbers found on edges only that are taken for shades: one may be a class of borders
+THIN = 0.05  # of the places of a number: if fewer lie inside of it, it is as thin as an edge
+BLOCK = 15  # pixels across: what JPEG, in blocks of 8 x 8, does to an edge lies no further off
+SMALL = 1 / 8  # of the height of an edge: what compression does beside it
 WHITE = (255, 65535)
 SHOWN = 5  # numbers or files that an error lists
 
 
-def check_hard_edges(what: str, label: np.ndarray) -> None:
-    """ValueError for a label (*spatial) whose numbers look like shades: edges made soft by resampling or blurring.
+def numbers_found(labels: Iterable[tuple[str, np.ndarray]]) -> list[int]:
+    """The numbers beside 0 in labels that nobody declared, (what to call it, label) each; ValueError as the checks."""
+    found = {}
+    for what, label in labels:
+        check_hard_edges(what, label)
+        found[what] = set(np.unique(label).tolist()) - {0}
+    check_one_convention(found)
+    return sorted(set().union(*found.values()))
 
-    A shade is a number that nowhere fills a neighbourhood, and beside most of whose places there are lower ones and
-    higher ones. Numbers that count on from 0 are taken for labels, however thin.
+
+def check_hard_edges(what: str, label: np.ndarray) -> None:
+    """ValueError for a label (*spatial) whose numbers look like shades: edges that resampling, blurring or compression
+    with loss (JPEG, also where it was saved as PNG afterwards) made soft.
+
+    A shade is a thin number, most of whose places lie between lower and higher ones, or beside an edge and a small step
+    off their neighbours. Compression leaves such steps beside every number, classes of borders or points beside some.
+    Numbers that count on from 0 are taken for labels.
     """
     from scipy import ndimage
 
     numbers = np.unique(label)
-    if len(numbers) <= FEWEST_BETWEEN + 1 or numbers[-1] == len(numbers) - 1:
+    fewest = max(FEWEST, np.count_nonzero(numbers) / 2)
+    if len(numbers) <= FEWEST + 1 or numbers[-1] == len(numbers) - 1:
         return
-    lowest, highest = (take(label, size=3) for take in (ndimage.minimum_filter, ndimage.maximum_filter))
-    thin = np.setdiff1d(numbers[numbers > 0], label[lowest == highest])
+    filters = ndimage.minimum_filter, ndimage.maximum_filter
+    lowest, highest = (take(label, size=3) for take in filters)
+    thin = numbers[(ndimage.mean(lowest == highest, label, numbers) < THIN) & (numbers > 0)]
+    if len(thin) < fewest:
+        return
+    floor, ceiling = (take(label, size=BLOCK) for take in filters)
+    steps = [np.where(step > 0, step, ceiling - floor) for step in (label - lowest, highest - label)]
+    small = np.minimum(*steps) < SMALL * (ceiling - floor)
     between = (lowest < label) & (label < highest)
-    edges = thin[np.asarray(ndimage.mean(between, label, thin)) > 0.5].tolist()
-    if len(edges) >= max(FEWEST_BETWEEN, np.count_nonzero(numbers) / 2):
+    soft, shades = (thin[ndimage.mean(shade, label, thin) > 0.5] for shade in (between, between | small))
+    off = np.abs(np.setdiff1d(numbers, shades)[:, None] - shades)
+    beside_all = len(shades) >= fewest and (off.min(axis=1) < SMALL * numbers[-1]).all()
+    if len(soft) >= fewest or beside_all:
         raise ValueError(
-            f"{what} holds {np.count_nonzero(numbers)} numbers beside 0, of which {len(edges)} lie on edges only, such "
-            f"as {edges[:SHOWN]}: soft edges, which resampling or blurring makes, are no labels. Save it with hard "
-            "edges, or name the numbers if they are classes"
+            f"{what} holds {np.count_nonzero(numbers)} numbers beside 0, of which {len(shades)} lie on edges only, "
+            f"such as {shades[:SHOWN].tolist()}: soft edges, which resampling, blurring or JPEG makes, are no labels. "
+            "Save it with hard edges and without loss, or name the numbers if they are classes"
         )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from xlstm_unet_lab.ops.checks import finite
+
 NORMALISED = 2  # count up when `normalise` or what is read gives other numbers: cases kept on disk are then made anew
 CONSTANT_BELOW = 1e-6  # a channel whose deviation is this small beside its largest value varies by rounding only
 
@@ -22,10 +24,7 @@ def normalise(image: np.ndarray) -> np.ndarray:
         raise TypeError(f"image is a {kind}; give a NumPy array of integers or floats, shape (C, *spatial)")
     if image.ndim not in (3, 4) or image.size == 0:
         raise ValueError(f"image has shape {image.shape}; give (C, y, x) or (C, z, y, x), for one channel image[None]")
-    if not np.isfinite(image).all():
-        bad = np.argwhere(~np.isfinite(image))
-        found = f"{len(bad)} values that are NaN or infinite, the first at {tuple(bad[0].tolist())}"
-        raise ValueError(f"image holds {found}; replace them first, for instance with np.nan_to_num")
+    finite("image", image)
     result = np.zeros(image.shape, np.float32)
     for source, target in zip(image, result, strict=True):
         channel = source.astype(np.float64)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from xlstm_unet_lab.ops.checks import number, sizes
+from xlstm_unet_lab.ops.checks import number, sizes, whole_number
 
 PAD_IMAGE = 0.0  # the mean of a normalised image, and what sliding-window prediction pads with
 PAD_LABEL = 0  # background, not "ignore": prediction pads too, and there the network must answer that nothing is there
@@ -116,3 +116,9 @@ def cut_box(tensor: torch.Tensor, box: Sequence[tuple[int, int]], fill: float) -
         pads += [max(-low, 0), max(high - size, 0)]
     piece = tensor[tuple(inside)]
     return F.pad(piece, pads, value=fill) if any(pads) else piece.clone()
+
+
+def check_windows(overlap: float, batch_size: int) -> None:
+    """ValueError for windows that overlap by a share outside [0, 1), and for fewer than 1 of them at once."""
+    number("overlap", overlap, at_least=0, below=1, fix=": 0.5 lets windows share half their size")
+    whole_number("batch_size", batch_size)

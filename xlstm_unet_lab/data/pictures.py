@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from xlstm_unet_lab.data.files import without_path
-from xlstm_unet_lab.ops.checks import number
+from xlstm_unet_lab.ops.checks import finite, number
 
 TIFF = (".tif", ".tiff")
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", *TIFF)
@@ -46,9 +46,9 @@ def read_channels(path: Path, spatial_dims: int | None = None, *, stored: bool =
         array, orientation = _read_tiff(path, spatial_dims, stored) if is_tiff else _read_with_pillow(path, stored)
         if array.dtype == bool:
             array = array.astype(np.uint8) * np.uint8(1 if stored else 255)
-        if array.dtype.kind not in "uif" or not np.isfinite(array).all():
-            raise ValueError(f"it holds values of type {array.dtype}, NaN or infinity; replace them first")
-        return _upright(array, orientation)
+        if array.dtype.kind not in "uif":
+            raise ValueError(f"it holds values of type {array.dtype}; integers or floats are expected")
+        return finite("it", _upright(array, orientation))
     except Exception as error:  # the decoders raise errors of many kinds, few of which name the file
         raise ValueError(f"{path} cannot be read: {without_path(error, path)}") from error
 
@@ -187,8 +187,7 @@ def to_uint8(
     low = number("low", low, at_least=0, below=high, fix=", a percentile")
     if picture.dtype == np.uint8:
         return picture, None
-    if not np.isfinite(picture).all():
-        raise ValueError("the picture holds NaN or infinity; replace them first, for instance with np.nan_to_num")
+    finite("the picture", picture)
     bottom, top = (float(value) for value in np.percentile(picture, (low, high)))
     if bottom == top:
         bottom, top = float(picture.min()), float(picture.max())

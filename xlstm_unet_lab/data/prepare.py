@@ -13,6 +13,7 @@ from xlstm_unet_lab.data.download import fetch, sha256_of, unpack
 from xlstm_unet_lab.data.files import sync_tree
 from xlstm_unet_lab.data.found import look_over
 from xlstm_unet_lab.data.nnunet_raw import write_dataset_json, write_splits
+from xlstm_unet_lab.data.normalise import NORMALISED
 from xlstm_unet_lab.data.recipe import Recipe
 from xlstm_unet_lab.data.registry import MAKE_ROOM, MARKER, Marker, get_recipe, own_facts, own_recipe, prepared_folder
 from xlstm_unet_lab.ops.checks import flag
@@ -169,6 +170,7 @@ def _describe(recipe: Recipe, made: Path, origin: dict, facts: dict) -> None:
     counts = write_dataset_json(made, recipe)
     write_splits(made, recipe.file_ending, recipe.group)
     marker = {"name": recipe.name, "version": recipe.version, "source": origin, "counts": counts, "facts": facts}
+    marker["read_as"] = NORMALISED
     marker |= {"own": own_facts(recipe)} if recipe.of_own_files else {}
     marker["found"] = look_over(recipe, made)
     (made / MARKER).write_text(json.dumps(marker, indent=2) + "\n")

@@ -9,6 +9,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from xlstm_unet_lab.data.normalise import NORMALISED
 from xlstm_unet_lab.data.recipe import Recipe, data_root
 from xlstm_unet_lab.ops.checks import did_you_mean, of_kind, one_of
 from xlstm_unet_lab.ops.stored import check_fields, read_fields
@@ -28,6 +29,7 @@ class Marker(TypedDict):
     version: int | None
     source: Mapping[str, Any] | None
     found: Mapping[str, tuple[Mapping[str, Any], ...]] | None  # what lies in the folder, in tables
+    read_as: int | None  # `normalise.NORMALISED` when it was prepared
     own: Mapping[str, Any] | None  # the recipe of a user's own files, where it was read off them
 
 
@@ -194,4 +196,7 @@ def prepared_folder(recipe: Recipe, root: str | Path | None = None) -> Path | No
     if found != expected:
         why = ", because the files are others or have changed since" if recipe.read_by else ""
         raise FileExistsError(f"{folder} was made by recipe {found}, this is {expected}{why}: {MAKE_ROOM}")
+    if recipe.of_own_files and facts["read_as"] != NORMALISED:
+        words = "was prepared by a version of this package that read some files in another way"
+        raise FileExistsError(f"{folder} {words}: delete it and prepare it again from the same files")
     return folder

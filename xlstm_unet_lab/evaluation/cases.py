@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import zlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,17 +12,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xlstm_unet_lab.data.colours import label_colours
-from xlstm_unet_lab.data.dataset import SegmentationDataset, load_dataset
-from xlstm_unet_lab.data.files import channels_of, check_pairs, files_by_name
-from xlstm_unet_lab.data.images import ENDINGS, ending, read_case, read_label
+from xlstm_unet_lab.data.dataset import SPLITS, SegmentationDataset, load_dataset
+from xlstm_unet_lab.data.files import channels_of, files_by_name
+from xlstm_unet_lab.data.images import ENDINGS, VOLUMES, ending, read_case, read_label
 from xlstm_unet_lab.data.instance_labels import LABELS
-from xlstm_unet_lab.data.label_evidence import check_hard_edges, check_one_convention
+from xlstm_unet_lab.data.label_evidence import numbers_found
 from xlstm_unet_lab.data.recipe import Recipe
 from xlstm_unet_lab.data.registry import get_recipe, recipe_in
 from xlstm_unet_lab.data.volumes import check_grid, load_volume
 from xlstm_unet_lab.evaluation.report import Outcome, evaluate_cases, warn_if_lenient
 from xlstm_unet_lab.inference.instances import instances_from_classes
 from xlstm_unet_lab.inference.load import facts_of_run, load_predictor
+from xlstm_unet_lab.inference.predictor import Windows
+from xlstm_unet_lab.ops.checks import one_of
 
 if TYPE_CHECKING:
     import pandas
@@ -59,8 +63,13 @@ def from_run(
     Raises ValueError for a run on data without a recipe, a split without cases and a data set whose labels are others,
     and as `load_predictor` and `load_dataset` do.
     """
+    windows, _ = (
+        Windows(**options),
+        one_of("split", split, SPLITS),
+    )  # what is refused is refused before files are opened
     predictor = load_predictor(run_directory, which, root)
     cases = cases_of_run(run_directory, split, fold, root)
+    predictor.mirrored_along(windows.mirror)
     recipe, place = cases.recipe, {name: index for index, name in enumerate(cases.names)}
     counted = (cases.folder / f"instances{cases.part}").is_dir()
 
@@ -114,7 +123,8 @@ def from_folders(
     found, wanted = (files_by_name(Path(folder), tuple(ENDINGS)) for folder in (predictions, truth))
     if not wanted:
         raise ValueError(f"{truth} holds no label files: known endings are {', '.join(ENDINGS)}")
-    check_pairs(f"{predictions} against {truth}", found.keys(), wanted.keys())
+    if alone := sorted(found.keys() ^ wanted.keys()):
+        raise ValueError(f"only one of {predictions} and {truth} has labels of {alone[:3]}: give one for each truth")
     if recipe is None:
         recipe = recipe_in(truth.absolute().parent, root)
     recipe = get_recipe(recipe, root) if isinstance(recipe, str) else recipe
@@ -125,14 +135,16 @@ def from_folders(
     objects = truth.parent / truth.name.replace("labels", "instances")
     numbered = files_by_name(objects, tuple(ENDINGS)) if objects != truth and objects.is_dir() else {}
 
+    read = read_label if recipe else _read_once()  # without a recipe all are read before the first is scored
+
     def outcome(name: str) -> Outcome:
-        (label, _), (true, spacing) = (read_label(files[name]) for files in (found, wanted))
+        (label, _), (true, spacing) = (read(files[name]) for files in (found, wanted))
         _check_same_grid(found[name], wanted[name])
         label, true = _as_prepared(label, found[name], recipe), _as_prepared(true, wanted[name], recipe)
         objects = read_label(numbered[name])[0] if name in numbered else None
         return _outcome(recipe, name, label, true, spacing, objects)
 
-    known = _stated_by(recipe) if recipe else _read_off([*wanted.values(), *found.values()])
+    known = _stated_by(recipe) if recipe else _read_off([*wanted.values(), *found.values()], read)
     image = (lambda name: read_case(channels[name]).image) if there else None
     return Predictions(tuple(wanted), outcome, image, *known)
 
@@ -152,7 +164,7 @@ def _check_same_grid(prediction: Path, truth: Path) -> None:
         from nibabel import as_closest_canonical
 
         volumes = [as_closest_canonical(load_volume(path)) for path in (prediction, truth)]
-        check_grid(f"{prediction}, with {truth} as first image,", *volumes)
+        check_grid(str(prediction), *volumes, str(truth))
 
 
 def _as_prepared(label: np.ndarray, path: Path, recipe: Recipe | None) -> np.ndarray:
@@ -179,14 +191,24 @@ def _stated_by(recipe: Recipe) -> tuple[dict, dict[int, str], str]:
     return scoring, recipe.shown_colours, recipe.credit
 
 
-def _read_off(paths: Collection[Path]) -> tuple[dict, dict[int, str]]:
+def _read_off(paths: Collection[Path], read: Callable) -> tuple[dict, dict[int, str]]:
     """The same but the credit, as label files show it: every value but 0 is a label."""
-    numbers = {}
-    for path in paths:
-        label, _ = read_label(path)
-        check_hard_edges(str(path), label)
-        numbers[str(path)] = set(np.unique(label).tolist()) - {0}
-    check_one_convention(numbers)
-    values = sorted(set().union(*numbers.values())) or [1]  # where nothing is labelled, nothing is found to be wrong
-    names = {f"label {value}": value for value in values}
-    return {"labels": names, "unit": read_case(next(iter(paths))).unit}, label_colours(names)
+    values = numbers_found((str(path), read(path)[0]) for path in paths)
+    names = {f"label {value}": value for value in values or [1]}  # where nothing is labelled, nothing is wrong
+    unit = "mm" if ending(next(iter(paths))) in VOLUMES else "pixel"
+    return {"labels": names, "unit": unit}, label_colours(names)
+
+
+def _read_once() -> Callable[[Path], tuple[np.ndarray, tuple[float, ...]]]:
+    """`read_label` for files that are asked for twice: kept packed, in which labels take about a hundredth."""
+
+    @functools.cache
+    def packed(path: Path) -> tuple:
+        label, spacing = read_label(path)
+        return zlib.compress(label, level=1), label.shape, spacing
+
+    def read(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
+        content, shape, spacing = packed(path)
+        return np.frombuffer(zlib.decompress(content), np.int32).reshape(shape), spacing
+
+    return read

@@ -14,7 +14,7 @@ from xlstm_unet_lab.data.colours import in_colour
 from xlstm_unet_lab.data.images import ENDINGS, LABEL_ENDINGS, VOLUMES, Case, ending, read_case
 from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.inference.instances import instances_from_classes
-from xlstm_unet_lab.inference.predictor import Predictor
+from xlstm_unet_lab.inference.predictor import Predictor, Windows
 from xlstm_unet_lab.inference.uncertainty import entropy, mirrored_disagreement, predicted_probability
 from xlstm_unet_lab.ops.checks import of_kind, tracked
 from xlstm_unet_lab.ops.files import as_path
@@ -103,7 +103,8 @@ def predict_files(
     folder = as_path("out_folder", out_folder)
     if coloured and not predictor.colours:
         raise ValueError("the predictor knows no labels that have colours: leave out coloured, in a shell --coloured")
-    predictor.mirrored_along(options.get("mirror", False))  # what is refused is refused before hours of work
+    for axes in (Windows(**options).mirror, uncertainty is not True and uncertainty):
+        predictor.mirrored_along(axes)  # what is refused is refused before any file is opened
     cases = _channels_together(find_cases(inputs, predictor.in_channels), predictor)
     _check_no_input_is_lost(cases, folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -121,8 +122,8 @@ def predict_files(
                     case.write(folder / what, name, array)
                 written = case.write(folder, name, predictor.numbered(label))
             except (TypeError, ValueError, FileNotFoundError) as error:  # a disk that is full would stop all others too
-                path = str(files[0])
-                failures.append(error if path in str(error) else type(error)(f"{path}: {error}"))
+                named = any(str(file) in str(error) for file in files)
+                failures.append(error if named else type(error)(f"{files[0]}: {error}"))
             else:
                 yield written
         if len(failures) == len(cases) == 1:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from xlstm_unet_lab.data.cases import Cases, check_built, median_spacing
 from xlstm_unet_lab.data.instance_labels import LABELS
 from xlstm_unet_lab.data.normalise import normalise
+from xlstm_unet_lab.data.patches import check_windows
 from xlstm_unet_lab.data.pictures import in_eight_bits
 from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.data.resample import resampled_size, resized
@@ -57,6 +58,9 @@ class Windows:
     batch_size: int | None = None  # windows at once; None: 4 in 2-D, 1 in 3-D, which is work enough and memory is short
     device: torch.device | str | None = None  # the network moves there and stays; None: where it is
     track: Track = iter  # wraps the batches of windows, to draw a progress bar or, by raising, to stop between two
+
+    def __post_init__(self) -> None:
+        check_windows(self.overlap, 1 if self.batch_size is None else self.batch_size)
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xlstm_unet_lab.data.patches import PAD_IMAGE, padding
+from xlstm_unet_lab.data.patches import PAD_IMAGE, check_windows, padding
 from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.data.resample import resized
-from xlstm_unet_lab.ops.checks import number, sizes, tracked, whole_number
+from xlstm_unet_lab.ops.checks import sizes, tracked
 from xlstm_unet_lab.ops.tensors import widest
 
 PIECE = 2**24  # logits that are handed out at once, about
@@ -83,8 +83,7 @@ def sliding_slabs(
     and a network whose answer has another size than its window or is not finite.
     """
     patch_size = sizes("patch_size", patch_size, 2, 3)
-    number("overlap", overlap, at_least=0, below=1, fix=": 0.5 lets windows share half their size")
-    whole_number("batch_size", batch_size)
+    check_windows(overlap, batch_size)
     check_rank(image.shape, patch_size)
     channels = getattr(getattr(network, "config", None), "in_channels", len(image))
     if len(image) != channels:

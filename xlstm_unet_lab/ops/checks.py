@@ -85,6 +85,14 @@ def array_of(name: str, value: object, kinds: str, *dimensions: int) -> np.ndarr
     return array
 
 
+def finite(name: str, array: np.ndarray, fix: str = "replace them first, as np.nan_to_num does") -> np.ndarray:
+    """The array; ValueError, which says how many there are and where the first lies, for NaN or infinity in it."""
+    if array.dtype.kind == "f" and (bad := ~np.isfinite(array)).any():
+        first = tuple(int(at) for at in np.unravel_index(bad.argmax(), bad.shape))
+        raise ValueError(f"{name} holds {bad.sum()} values that are NaN or infinite, the first at {first}; {fix}")
+    return array
+
+
 def flag(name: str, value: object) -> bool:
     """The value, which is True or False."""
     if isinstance(value, bool):

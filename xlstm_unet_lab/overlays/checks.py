@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from xlstm_unet_lab.data.colours import LABEL_COLOURS, label_colours
-from xlstm_unet_lab.ops.checks import as_array
+from xlstm_unet_lab.ops.checks import as_array, finite, members
 from xlstm_unet_lab.ops.words import printable
 
 
@@ -20,9 +20,7 @@ def checked_image(image: np.ndarray) -> np.ndarray:
         raise TypeError(f"image has dtype {image.dtype}; give integers or floats")
     if image.ndim not in (3, 4) or not image.size:
         raise ValueError(f"image has shape {image.shape}; give (C, y, x) or (C, z, y, x): image[None] adds the channel")
-    if not np.isfinite(image).all():
-        raise ValueError("image holds NaN or infinity: replace them, for instance with np.nan_to_num")
-    return image if image.dtype == np.uint8 else image.astype(np.float32, copy=False)
+    return image if image.dtype == np.uint8 else finite("image", image).astype(np.float32, copy=False)
 
 
 def checked_channel_names(names: Sequence[str] | None, channels: int) -> tuple[str, ...]:
@@ -73,9 +71,9 @@ def checked_labels(
     if names is None:
         channels = set() if probabilities is None else set(range(1, len(probabilities)))
         names = {f"label {value}": value for value in sorted(found | channels)}
-    every = {printable(name): tuple(map(int, np.atleast_1d(values))) for name, values in names.items()}
+    every = {printable(name): members(f"the label {name!r}", values) for name, values in names.items()}
     labels = {name: values for name, values in every.items() if values != (0,)}
-    if wrong := {name: values for name, values in labels.items() if not values or min(values) < 1}:
+    if wrong := {name: values for name, values in labels.items() if 0 in values}:
         raise ValueError(f"label_names {wrong} do not fit: a label covers values from 1 on, 0 alone is background")
     if probabilities is not None and len(probabilities) not in (len(labels), len(labels) + 1):
         raise ValueError(

@@ -16,6 +16,7 @@ import numpy as np
 
 from xlstm_unet_lab.data.cases import as_cases
 from xlstm_unet_lab.data.images import read_case, read_label
+from xlstm_unet_lab.data.label_evidence import numbers_found
 from xlstm_unet_lab.ops.checks import checked_spacing, did_you_mean, is_whole, one_of, whole_number
 from xlstm_unet_lab.ops.stored import check_fields
 from xlstm_unet_lab.ops.words import printable
@@ -213,10 +214,12 @@ def overlay_files(image: Path, prediction: Path | None = None, truth: Path | Non
     """`overlay` of an image file, and of the files of labels that there are; errors also as files are read."""
     case = read_case(image)
     in_colour = case.unit == "pixel" and len(case.image) == 3
+    predicted, true = (None if file is None else read_label(file)[0] for file in (prediction, truth))
+    numbers_found((str(file), label) for file, label in ((prediction, predicted), (truth, true)) if label is not None)
     return overlay(
         case.image,
-        prediction=None if prediction is None else read_label(prediction)[0],
-        truth=None if truth is None else read_label(truth)[0],
+        prediction=predicted,
+        truth=true,
         spacing=case.spacing,
         channel_names=("red", "green", "blue") if in_colour else None,
         unit=case.unit,

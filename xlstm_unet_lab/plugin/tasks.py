@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from xlstm_unet_lab.data.label_evidence import check_one_convention
+from xlstm_unet_lab.data.label_evidence import numbers_found
 from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.evaluation.report import evaluate
 from xlstm_unet_lab.inference.instances import instances_from_classes
 from xlstm_unet_lab.inference.load import load_predictor
 from xlstm_unet_lab.inference.predictor import Predictor
+from xlstm_unet_lab.ops.checks import array_of
 from xlstm_unet_lab.overlays.description import overlay
 from xlstm_unet_lab.overlays.layers import LayerData, layer_data
 from xlstm_unet_lab.overlays.triton_first import load_triton
@@ -86,12 +87,14 @@ def parts_of(layers: Sequence, spatial_dims: int) -> list[np.ndarray]:
         raise ValueError("no image layer is chosen: choose one, or one for each channel of the network")
     parts = []
     for layer in layers:
+        _check_kind(layer, "Image")
         if layer.ndim != spatial_dims:
             raise ValueError(
                 f"layer {layer.name!r} is {layer.ndim}-D, the network was trained on {spatial_dims}-D images: use those"
             )
         _check_grid(layers[0], layer)
-        data = data_of(layer)
+        data = array_of(f"layer {layer.name!r}", data_of(layer), "iufb", spatial_dims + layer.rgb)
+        data = data * np.uint8(255) if data.dtype == bool else data  # as a file of one bit is read
         parts.append(np.moveaxis(data[..., :3], -1, 0) if layer.rgb else data[None])
     return parts
 
@@ -104,6 +107,12 @@ def read_image(predictor: Predictor, layers: Sequence) -> np.ndarray:
         reads = f"{wanted} {'channel' if wanted == 1 else 'channels'}{names}"
         raise ValueError(f"the network reads {reads}, the chosen layers have {len(image)}: choose as many layers")
     return image
+
+
+def _check_kind(layer, *kinds: str) -> None:
+    """ValueError for a napari layer of a kind that is none of these."""
+    if (kind := type(layer).__name__) not in kinds:
+        raise ValueError(f"layer {layer.name!r} is of the kind {kind}: choose one of the kind {' or '.join(kinds)}")
 
 
 def _check_grid(first, layer) -> None:
@@ -162,14 +171,14 @@ def compare(truth, predictions: Sequence) -> Comparison:
 
     if not predictions:
         raise ValueError("no prediction is chosen: choose one to three label layers beside the truth")
-    for layer in predictions:
+    for layer in (truth, *predictions):
+        _check_kind(layer, "Labels", "Image")  # of whole numbers
         _check_grid(truth, layer)
     every, place = [truth, *predictions], place_of(truth)
     label_names = next(filter(None, (layer.metadata.get("labels") for layer in every)), None)
     if label_names is None:
-        values = {layer.name: set(np.unique(data_of(layer)).tolist()) - {0} for layer in every}
-        check_one_convention(values)
-        label_names = {f"label {value}": value for value in sorted(set().union(*values.values()))}
+        values = numbers_found((f"layer {layer.name!r}", data_of(layer)) for layer in every)
+        label_names = {f"label {value}": value for value in values}
     if not label_names:
         raise ValueError(f"{truth.name!r} and the predictions are empty: draw a label first, there is none to compare")
     known = {"spacing": place.spacing, "unit": place.unit}
