@@ -109,8 +109,8 @@ def whole_number(name: str, value: object, at_least: int = 1, at_most: float = M
     """The value, which is a whole number within bounds."""
     if is_whole(value, at_least, at_most):
         return int(value)
-    is_open = at_most == MOST and not is_whole(value, MOST, math.inf)
-    bounds = f"of at least {at_least}" if is_open else f"from {at_least} to {at_most}"
+    open_end = at_most == MOST and not is_whole(value, MOST, math.inf)
+    bounds = f"of at least {at_least}" if open_end else f"from {at_least} to {at_most}"
     raise ValueError(f"{name} is {value!r}, expected a whole number {bounds}{fix}")
 
 

@@ -154,13 +154,9 @@ def _batches(fabric, train: Cases, config: TrainConfig, done: int) -> Iterator[d
     starts = range(done * config.batch_size, total, config.batch_size)
     # Ranges stand for the lists that PyTorch names, and stay small in a long run.
     batches: Any = (range(s + fabric.global_rank, s + config.batch_size, fabric.world_size) for s in starts)
-    loader = DataLoader(
-        patches,
-        batch_sampler=batches,
-        num_workers=config.workers,
-        pin_memory=fabric.device.type == "cuda",
-        generator=torch.Generator(),  # a loader draws a number when it starts; dropout's must not depend on that
-    )
+    pinned = fabric.device.type == "cuda"
+    own = torch.Generator()  # a loader draws a number when it starts; dropout's must not depend on that
+    loader = DataLoader(patches, batch_sampler=batches, num_workers=config.workers, pin_memory=pinned, generator=own)
     return iter(fabric.setup_dataloaders(loader, use_distributed_sampler=False))
 
 

@@ -230,9 +230,12 @@ class RunDirectory:
         try:
             yield
         except OSError as error:
-            last = (self.path / "last.safetensors").exists()
-            kept = "the last checkpoint is whole" if last else "nothing is lost yet"
-            problem = f"the run directory {self.path} cannot be written ({error.strerror}); {kept}: mend the cause or"
+            kept = (
+                "last checkpoint is whole" if (self.path / "last.safetensors").exists() else "run has no checkpoint yet"
+            )
+            problem = (
+                f"the run directory {self.path} cannot be written ({error.strerror}); the {kept}: mend the cause or"
+            )
             advice = "free space and call fit again with the same run_directory, or give another one"
             raise OSError(error.errno, f"{problem} {advice}") from error
 
