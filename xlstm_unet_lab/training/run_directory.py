@@ -230,9 +230,7 @@ class RunDirectory:
         try:
             yield
         except OSError as error:
-            kept = (
-                "last checkpoint is whole" if (self.path / "last.safetensors").exists() else "run has no checkpoint yet"
-            )
+            kept = "last checkpoint is whole" if (self.path / "last.safetensors").exists() else "first is to come"
             problem = (
                 f"the run directory {self.path} cannot be written ({error.strerror}); the {kept}: mend the cause or"
             )
