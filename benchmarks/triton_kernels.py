@@ -20,7 +20,7 @@ import torch
 
 from benchmarks import measure
 from xlstm_unet_lab.ops import mlstm_triton
-from xlstm_unet_lab.ops.mlstm_inputs import empty_state
+from xlstm_unet_lab.ops.mlstm_recurrence import empty_state
 
 KERNELS = ("sum_chunks", "scan_states", "attend")
 DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from xlstm_unet_lab.ops.checks import whole_number
 
-
 JOINED = 4  # blocks of a block-diagonal matrix that are multiplied as one
 
 
@@ -38,9 +37,8 @@ class BlockDiagonalLinear(nn.Module):
         nn.init.normal_(self.weight, std=math.sqrt(2 / (5 * block_size)))
 
     def forward(self, x: Tensor) -> Tensor:
-        blocks, block_size, _ = self.weight.shape
         # Products of 4 x 4 matrices take longer than of 16 x 16 that are mostly zeros.
-        joined = math.gcd(blocks, JOINED)
+        joined = math.gcd(len(self.weight), JOINED)
         groups = self.weight.unflatten(0, (-1, joined)).transpose(-1, -2)  # (groups, joined, in, out)
         apart = torch.eye(joined, dtype=x.dtype, device=x.device)[:, None, :, None]
         weight = (groups[:, :, :, None] * apart).flatten(3).flatten(1, 2)  # (groups, joined * in, joined * out)

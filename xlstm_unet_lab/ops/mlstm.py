@@ -27,14 +27,18 @@ from torch import Tensor
 
 from xlstm_unet_lab.ops import mlstm_triton
 from xlstm_unet_lab.ops.checks import one_of, whole_number
-from xlstm_unet_lab.ops.mlstm_chunkwise import EPSILON, run_chunkwise, stabilised_one
-from xlstm_unet_lab.ops.mlstm_inputs import (
+from xlstm_unet_lab.ops.mlstm_chunkwise import run_chunkwise
+from xlstm_unet_lab.ops.mlstm_recurrence import (
+    EPSILON,
     LARGE,
     MLSTMState,
     check_inputs,
     computed,
     computing_dtype,
+    every_token,
     gate_dtype,
+    one_token,
+    stabilised_one,
     start,
 )
 from xlstm_unet_lab.ops.tensors import is_recorded, largest, without_autocast
@@ -50,32 +54,13 @@ def step(state: MLSTMState | None, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f
     given, dtype = q.dtype, computing_dtype(q, k, v, state)
     with without_autocast(q):
         q, k, v, i, f = (x.to(dtype) for x in (q, k, v, i, f))
-        h, state = _step(start(state, q, v, dtype), q, k, v, i, F.logsigmoid(f))
+        h, state = one_token(start(state, q, v, dtype), q, k, v, i, F.logsigmoid(f))
     return h.to(given), state
-
-
-def _step(state: MLSTMState, q, k, v, i, a) -> tuple[Tensor, MLSTMState]:
-    m = torch.maximum(a + state.m, i)
-    forget, store = (a + state.m - m).exp()[..., None], (i - m).exp()[..., None]  # (B, H, 1)
-    k = k * (store / math.sqrt(k.shape[-1]))
-    C = forget[..., None] * state.C + k[..., :, None] * v[..., None, :]  # (B, H, D, V)
-    n = forget * state.n + k
-    overlap = (q * n).sum(-1, keepdim=True)  # (B, H, 1)
-    h = (q[..., None, :] @ C).squeeze(-2) / (torch.maximum(overlap.abs(), stabilised_one(m)[..., None]) + EPSILON)
-    return h, MLSTMState(C, n, m)
 
 
 def recurrent(q, k, v, i, f, *, initial_state=None, return_state=False, check_values=True):
     """The definition: one token after the other. Arguments, result and errors as `run`."""
-    return computed(_recurrent, (q, k, v, i, f), initial_state, return_state, check_values, any_gates=True)
-
-
-def _recurrent(q, k, v, i, a, state):
-    outputs = []
-    for token in zip(*(x.unbind(2) for x in (q, k, v, i, a)), strict=True):
-        h, state = _step(state, *token)
-        outputs.append(h)
-    return torch.stack(outputs, 2), state
+    return computed(every_token, (q, k, v, i, f), initial_state, return_state, check_values)
 
 
 def parallel(q, k, v, i, f, *, initial_state=None, return_state=False, check_values=True):
@@ -151,10 +136,9 @@ def chunkwise(q, k, v, i, f, chunk_size=None, *, initial_state=None, return_stat
 
 def _must_not_be_recorded(form: str) -> None:
     if is_recorded():
-        raise ValueError(
-            f"form {form!r} has a gradient written by hand, which torch.export, torch.jit.trace, the export to ONNX "
-            'and torch.func cannot follow: use form="parallel" (in build mlstm_form="parallel"), or "auto"'
-        )
+        tools = "torch.export, torch.jit.trace, the export to ONNX and torch.func cannot follow"
+        advice = 'use form="parallel" (in build mlstm_form="parallel"), or "auto"'
+        raise ValueError(f"form {form!r} has a gradient written by hand, which {tools}: {advice}")
 
 
 def run(q, k, v, i, f, form="auto", *, initial_state=None, return_state=False, check_values=True):
@@ -163,7 +147,8 @@ def run(q, k, v, i, f, form="auto", *, initial_state=None, return_state=False, c
     q, k (B, H, S, D), v (B, H, S, V), i, f (B, H, S) -> h (B, H, S, V) in q's dtype; with `return_state` a pair of h
     and the MLSTMState after the last token. `initial_state` continues from such a state, None from an empty memory.
     `check_values=False` leaves out the look at values, which a GPU would have to wait for: for NaN and infinity, which
-    are refused, and for sizes from LARGE on, which are computed with more care, and more time.
+    are refused, and for sizes from LARGE on, which are computed with more care, and more time. Forget gates may then be
+    of any finite size still, input gates count as `HIGHEST` beyond it.
 
     "auto" takes the Triton kernels on an NVIDIA GPU where they fit (see `mlstm_triton`), and chunkwise everywhere else;
     parallel under torch.export, torch.jit.trace, the export to ONNX and torch.func. Where the kernels fit but do not

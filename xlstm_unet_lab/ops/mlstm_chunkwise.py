@@ -29,18 +29,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xlstm_unet_lab.ops.mlstm_inputs import MLSTMState, gate_dtype
+from xlstm_unet_lab.ops.mlstm_recurrence import EPSILON, MLSTMState, gate_dtype, stabilised_one
 
-EPSILON = 1e-6  # added to the normaliser; part of the published function, and so of its gradient
 CHUNK_SIZE = 64  # tokens of a chunk measured fastest: the work inside chunks and between them then balances
 SEGMENT_TOKENS = 1024  # tokens worked on at once on a CPU: the weights then stay in the cache,
 SEGMENT_MEMORY = 2**25  # and fewer where a state of D V numbers is large: tokens times D times V
 SEGMENT_TOKENS_GPU = 16384  # a GPU wants few, large launches
-
-
-def stabilised_one(m: Tensor) -> Tensor:
-    """exp(-m), held just below overflow: an output that small is zero either way, and its gradient stays finite."""
-    return (-m).clamp(max=math.log(torch.finfo(m.dtype).max) - 1).exp()
 
 
 class Segment(NamedTuple):
@@ -99,9 +93,7 @@ def running_gates(i: Tensor, a: Tensor, m_first: Tensor) -> tuple[Tensor, Tensor
     return u, summed + mu[:, 1:], mu, source
 
 
-def compute_gates(
-    i: Tensor, a: Tensor, m_first: Tensor, segment: Segment, dtype: torch.dtype, width: int = 1
-) -> Gates:
+def compute_gates(i: Tensor, a: Tensor, m_first: Tensor, segment: Segment, dtype: torch.dtype, width: int = 1) -> Gates:
     """Running sums and maxima, then weights. i, a (X, S); m_first (X), -inf for an empty memory; `width` of keys.
 
     Differences are taken in the gate dtype: u and mu can be large where they nearly cancel.

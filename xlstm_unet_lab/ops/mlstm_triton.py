@@ -17,14 +17,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xlstm_unet_lab.ops.mlstm_chunkwise import (
-    EPSILON,
     compute_normaliser,
     gate_gradients,
     run_chunkwise,
     running_gates,
+)
+from xlstm_unet_lab.ops.mlstm_recurrence import (
+    EPSILON,
+    LARGE,
+    MLSTMState,
+    computed,
+    empty_state,
+    gate_dtype,
     stabilised_one,
 )
-from xlstm_unet_lab.ops.mlstm_inputs import LARGE, MLSTMState, computed, empty_state, gate_dtype
 from xlstm_unet_lab.ops.tensors import largest, without_autocast
 
 WIDEST_HEAD = 512

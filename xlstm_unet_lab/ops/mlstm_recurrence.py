@@ -1,5 +1,6 @@
-"""What goes into an mLSTM and stays behind, for every form: the state, the checks, and values of any size."""
+"""The recurrence of `mlstm`, a token at a time, and what every form has from it: state, checks, values of any size."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -9,10 +10,12 @@ from torch import Tensor
 from xlstm_unet_lab.ops.checks import flag, of_kind
 from xlstm_unet_lab.ops.tensors import check_tensors, has_values, largest, widest, without_autocast
 
-# Values up to here have products that float32 holds, and gates up to here have running sums that float64 holds to the
-# digit; beyond, both are computed in another way.
+EPSILON = 1e-6  # added to the normaliser; part of the published function, and so of its gradient
+# Values up to here have products that float32 holds, and input gates up to here have running sums that float64 holds to
+# the digit; beyond, both are computed in another way.
 LARGE = 1e4
 ZERO_BELOW = -1000.0  # exp of it is 0 in float64, too
+HIGHEST = 1e8  # input gates beyond, which float32 knows to within 8, count as this where nobody looks at values
 
 
 class MLSTMState(NamedTuple):
@@ -29,11 +32,37 @@ def empty_state(q: Tensor, v: Tensor) -> MLSTMState:
     return MLSTMState(C, C.new_zeros(C.shape[:3]), C.new_full(C.shape[:2], -torch.inf))
 
 
-def computed(form, inputs, initial_state, return_state, check_values, *, any_gates=False, dtype=None):
+def stabilised_one(m: Tensor) -> Tensor:
+    """exp(-m), held just below overflow: an output that small is zero either way, and its gradient stays finite."""
+    return (-m).clamp(max=math.log(torch.finfo(m.dtype).max) - 1).exp()
+
+
+def one_token(state: MLSTMState, q, k, v, i, a) -> tuple[Tensor, MLSTMState]:
+    """h (B, H, V) and the next state, from the equations of `mlstm`."""
+    m = torch.maximum(a + state.m, i)
+    forget, store = (a + state.m - m).exp()[..., None], (i - m).exp()[..., None]  # (B, H, 1)
+    k = k * (store / math.sqrt(k.shape[-1]))
+    C = forget[..., None] * state.C + k[..., :, None] * v[..., None, :]  # (B, H, D, V)
+    n = forget * state.n + k
+    overlap = (q * n).sum(-1, keepdim=True)  # (B, H, 1)
+    h = (q[..., None, :] @ C).squeeze(-2) / (torch.maximum(overlap.abs(), stabilised_one(m)[..., None]) + EPSILON)
+    return h, MLSTMState(C, n, m)
+
+
+def every_token(q, k, v, i, a, state) -> tuple[Tensor, MLSTMState]:
+    """The recurrence over tokens on axis 2, right for gates of any size: it adds up nothing."""
+    outputs = []
+    for token in zip(*(x.unbind(2) for x in (q, k, v, i, a)), strict=True):
+        h, state = one_token(state, *token)
+        outputs.append(h)
+    return torch.stack(outputs, 2), state
+
+
+def computed(form, inputs, initial_state, return_state, check_values, dtype=None):
     """Check the input, run `form` outside autocast, give h back in q's dtype.
 
-    `form` takes q, k, v in `dtype`, or None: at least float32, gates i and a = logsigmoid(f) and a state in at least
-    float32. `any_gates` says that it is right for gates of any size as it stands.
+    `form` takes q, k, v in `dtype`, or None: at least float32; gates i and a = logsigmoid(f) and a state in at least
+    float32. Where a look at values finds input gates that are too large for sums, the recurrence takes its place.
     """
     flag("return_state", return_state)
     q, k, v, i, f = inputs
@@ -41,9 +70,11 @@ def computed(form, inputs, initial_state, return_state, check_values, *, any_gat
     given, wide = q.dtype, computing_dtype(q, k, v, initial_state, check_values)
     with without_autocast(q):
         i, a, state = i.to(wide), F.logsigmoid(f.to(wide)), start(initial_state, q, v, wide)
-        q, k, v = (x.to(dtype or wide) for x in (q, k, v))
-        careful = check_values and not any_gates and has_values(q) and largest(i, a) > LARGE
-        h, state = with_large_gates(form, q, k, v, i, a, state) if careful else form(q, k, v, i, a, state)
+        if check_values and has_values(q) and largest(i, state.m.clamp(min=-LARGE)) > LARGE:
+            form, dtype = every_token, wide
+        if form is not every_token:
+            i, a = cut_away(i, a, state.m)
+        h, state = form(*(x.to(dtype or wide) for x in (q, k, v)), i, a, state)
     return (h.to(given), state) if return_state else h.to(given)
 
 
@@ -54,23 +85,16 @@ def computing_dtype(q, k, v, state, check_values=True) -> torch.dtype:
     return gate_dtype(q) if look and largest(q, k, v, *(state or ())[:2]) > LARGE else dtype
 
 
-def with_large_gates(form, q, k, v, i, a, state) -> tuple[Tensor, MLSTMState]:
-    """Run a form on smaller gates that give the same function: a running sum that holds -1e30 holds nothing else.
+def cut_away(i: Tensor, a: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
+    """Gates of any finite size, small enough for sums, without a look at them that a GPU would have to wait for.
 
-    Adding c_t to i_t and to m_t, and c_t - c_{t-1} to a_t, changes no weight. c_t pulls m_t to where exp(-m_t) is 0 or
-    as large as it is let; what is left of a gate is the exponent of a weight, and is 0 or a weight of 0. m_t itself
-    comes from the recurrence, whose rounding decides what 1e30 - 1e30 leaves.
+    What is cut away is the exponent of a weight that is 0 either way: of an input below exp(-LARGE), and of all that
+    was there before a forget gate which leaves less than that of the largest beside the smallest input.
     """
+    i = i.clamp(-LARGE, HIGHEST)
     with torch.no_grad():
-        m = [state.m]
-        for i_t, a_t in zip(i.unbind(-1), a.unbind(-1), strict=True):
-            m.append(torch.maximum(a_t + m[-1], i_t))
-        before, after = torch.stack(m[:-1], -1), torch.stack(m[1:], -1)
-        bounded = torch.stack(m, -1).to(gate_dtype(q)).clamp(ZERO_BELOW, -ZERO_BELOW)
-    i = (i - after).clamp(min=ZERO_BELOW) + bounded[..., 1:]
-    a = (a + before - after).clamp(min=ZERO_BELOW) + bounded.diff()
-    h, last = form(q, k, v, i, a, state._replace(m=state.m.clamp(ZERO_BELOW, -ZERO_BELOW)))
-    return h, last._replace(m=last.m + (after[..., -1] - bounded[..., -1].to(last.m.dtype)))
+        least = ZERO_BELOW - torch.maximum(i.amax(-1), m) + i.amin(-1)
+    return i, torch.maximum(a, least[..., None])
 
 
 def gate_dtype(q: Tensor) -> torch.dtype:
