@@ -31,7 +31,8 @@ from torch import Tensor
 
 from xlstm_unet_lab.ops.mlstm_recurrence import EPSILON, MLSTMState, gate_dtype, stabilised_one
 
-CHUNK_SIZE = 64  # tokens of a chunk measured fastest: the work inside chunks and between them then balances
+# Tokens of a chunk measured fastest, for heads below and from WIDE: the work inside chunks and between them then balances.
+NARROW_CHUNK, WIDE_CHUNK, WIDE = 32, 64, 64
 SEGMENT_TOKENS = 1024  # tokens worked on at once on a CPU: the weights then stay in the cache,
 SEGMENT_MEMORY = 2**25  # and fewer where a state of D V numbers is large: tokens times D times V
 SEGMENT_TOKENS_GPU = 16384  # a GPU wants few, large launches
@@ -239,7 +240,8 @@ class Chunkwise(torch.autograd.Function):
 
 def run_chunkwise(q, k, v, i, a, state, chunk_size=None):
     """h (B, H, S, V) and the last state; q, k (B, H, S, D), v (B, H, S, V), i, a (B, H, S)."""
-    size = min(chunk_size or CHUNK_SIZE, q.shape[2])
+    narrow = q.device.type == "cpu" and max(q.shape[-1], v.shape[-1]) < WIDE
+    size = min(chunk_size or (NARROW_CHUNK if narrow else WIDE_CHUNK), q.shape[2])
     i, a = (x.to(gate_dtype(q)).flatten(0, 1) for x in (i, a))
     memory = torch.cat([state.C, state.n[..., None]], -1).flatten(0, 1)
     h, memory, m = Chunkwise.apply(q, k, v, i, a, memory, state.m.to(gate_dtype(q)).flatten(), size)
