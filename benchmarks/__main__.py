@@ -9,6 +9,7 @@ NAMES = {
     "import_time": "half a minute",
     "mlstm": "about 8 minutes",
     "training_step": "about 10 minutes",
+    "mixer": "about 2 minutes",
     "first_lesson": "about 8 minutes; needs the nuclei data set",
     "large_volume": "about 12 minutes",
     "triton_kernels": "about 4 minutes; needs no GPU",

@@ -6,6 +6,7 @@ import torch
 
 import xlstm_unet_lab as lab
 from benchmarks.measure import keep, table, times
+from xlstm_unet_lab.ops.devices import keep_freed_memory
 
 # name: network, dimensions and patch, batch, features, and the ratio to reach to `unet` of the same
 CASES = {
@@ -17,9 +18,11 @@ REPEATS = 12
 
 
 def step(model: str, patch: tuple[int, ...], batch: int, features: tuple[int, ...]) -> Callable[[], None]:
-    """A function that does one training step: forward, backward and update."""
+    """A function that does one training step as `fit` does: forward, backward and update."""
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        keep_freed_memory()
     arguments = {"spatial_dims": len(patch), "in_channels": 1, "num_classes": 3, "patch_size": patch}
     network = lab.build(model, features=features, **arguments).to(device)
     image = torch.randn(batch, 1, *patch, device=device)

@@ -45,7 +45,7 @@ SEQUENCES = ("FLAIR", "T1", "T1POST", "T2")
 def predicted(name: str) -> Overlay:
     """The first test case, as a network sees it that was trained as TRAININGS says."""
     training, (train, test) = TRAININGS[name], datasets(name)
-    config = lab.TrainConfig(**training._asdict(), learning_rate=3e-3, precision="bf16-mixed", channels_last=True)
+    config = lab.TrainConfig(**training._asdict(), learning_rate=3e-3, channels_last=True)
     model = lab.build(
         "xlstm_unet_bot",
         spatial_dims=test.recipe.spatial_dims,

@@ -86,6 +86,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object):
 
 
 @pytest.fixture(autouse=True)
+def a_processor_without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that precision "auto" is float32 here wherever tests run, and they all compute the same."""
+    from xlstm_unet_lab.ops import devices
+
+    monkeypatch.setattr(devices, "processor_flags", set)
+
+
+@pytest.fixture(autouse=True)
 def seeds() -> None:
     """Start every test from the same state of the global random generators."""
     import numpy as np  # here, so that the process that only hands out the tests does not wait for them

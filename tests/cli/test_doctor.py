@@ -108,7 +108,7 @@ def test_processor(flags, value, advice):
 def test_gpu(capability, amd, precision):
     finding = findings.gpu("Some GPU", 24 * 2**30, capability, amd)
     assert finding.value == "Some GPU, 24 GiB"
-    assert f"--precision {precision}" in finding.advice
+    assert f"--precision auto takes {precision}" in finding.advice
 
 
 def test_without_a_gpu_the_mlstm_is_computed_in_chunks():

@@ -1,8 +1,13 @@
 """A device is one that is here, or an error says which are."""
 
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
+from xlstm_unet_lab.ops import devices
 from xlstm_unet_lab.ops.devices import available_devices, checked_device
 
 
@@ -26,3 +31,63 @@ def test_gpus_come_first(monkeypatch):
 def test_others_are_refused_with_those_that_are_there(device):
     with pytest.raises(ValueError, match=r"--device is .*, which PyTorch does not find here: there is .*cpu"):
         checked_device(device, "--device")
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision"),
+    [({"avx2"}, "32-true"), (set(), "32-true"), ({"avx2", "amx_bf16"}, "bf16-mixed"), ({"bf16"}, "bf16-mixed")],
+)
+def test_a_processor_trains_in_bfloat16_where_it_has_units_for_it(monkeypatch, flags, precision):
+    monkeypatch.setattr(devices, "processor_flags", lambda: flags)
+    assert devices.best_precision(torch.device("cpu")) == precision
+
+
+@pytest.mark.parametrize(
+    ("capability", "hip", "precision"),
+    [
+        ((9, 0), None, "bf16-mixed"),
+        ((8, 0), None, "bf16-mixed"),
+        ((7, 5), None, "16-mixed"),
+        ((7, 0), "6.0", "bf16-mixed"),
+    ],
+)
+def test_a_gpu_trains_in_the_shortest_numbers_it_has_units_for(monkeypatch, capability, hip, precision):
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert devices.best_precision(torch.device("cuda")) == precision
+
+
+def test_apples_gpu_trains_in_float32():
+    assert devices.best_precision(torch.device("mps")) == "32-true"
+
+
+KEPT = """
+import resource, torch
+from xlstm_unet_lab.ops.devices import keep_freed_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.ones(2**22)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+{call}
+faults()
+print(faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_freed_memory_is_kept_for_what_comes_next():
+    usual, kept = (
+        int(subprocess.run([sys.executable, "-c", KEPT.format(call=call)], capture_output=True, check=True).stdout)
+        for call in ("", "keep_freed_memory()")
+    )
+    assert kept < usual / 10  # pages of 4 KB that the system had to hand over again
+
+
+def test_another_c_library_is_left_alone(monkeypatch):
+    def absent(name):
+        raise OSError(name)
+
+    monkeypatch.setattr("ctypes.CDLL", absent)
+    devices.keep_freed_memory()

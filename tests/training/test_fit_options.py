@@ -22,10 +22,11 @@ from xlstm_unet_lab.inference import predictor
 from xlstm_unet_lab.inference.predictor import Predictor
 from xlstm_unet_lab.models.weights import load_tensors, load_weights
 from xlstm_unet_lab.nn.vil import MLSTMCell
-from xlstm_unet_lab.ops import mlstm
+from xlstm_unet_lab.ops import devices, mlstm
 from xlstm_unet_lab.training import fit as fit_module
 from xlstm_unet_lab.training.config import TrainConfig
 from xlstm_unet_lab.training.fit import fit
+from xlstm_unet_lab.training.machine import chosen_precision
 
 REGIONS = Targets(("whole", "core"), ((1, 2), (2,)), (1, 2))
 
@@ -231,6 +232,32 @@ def test_maps_shallower_than_the_kernel_are_refused_in_bfloat16_on_a_cpu(tmp_pat
             fit(model, train, None, settings("bf16-mixed"), tmp_path / "run")
         assert not (tmp_path / "run").exists() and model.training
     assert len(list(fit(model, train, None, settings("32-true")))) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "dims", "precision"),
+    [(set(), 2, "32-true"), ({"amx_bf16"}, 2, "bf16-mixed"), ({"amx_bf16"}, 3, "bf16-mixed")],
+)
+def test_auto_takes_the_precision_that_the_processor_is_fast_in(monkeypatch, tmp_path, flags, dims, precision):
+    monkeypatch.setattr(devices, "processor_flags", lambda: flags)
+    settings = replace(config(dims, steps=1), precision="auto")
+    assert len(list(fit(Tiny(dims), cases([0], dims), None, settings, tmp_path / "run"))) == 1
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["precision"] == precision
+
+
+def test_auto_leaves_bfloat16_where_torch_computes_wrong_gradients(monkeypatch):
+    monkeypatch.setattr(devices, "processor_flags", lambda: {"amx_bf16"})
+    settings, image = replace(config(3, steps=1), precision="auto"), torch.zeros(1, 1, 2, 8, 8)
+    assert chosen_precision(settings, Tiny(3), image) == "32-true"
+    with pytest.raises(ValueError, match="computes wrong gradients"):
+        chosen_precision(replace(settings, precision="bf16-mixed"), Tiny(3), image)
+
+
+def test_bfloat16_by_name_is_warned_of_where_it_is_emulated():
+    with pytest.warns(UserWarning, match="emulated on this processor.* about 16 times as long .*precision='auto'"):
+        assert (
+            chosen_precision(replace(config(), precision="bf16-mixed"), Tiny(), torch.zeros(1, 1, 8, 8)) == "bf16-mixed"
+        )
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])

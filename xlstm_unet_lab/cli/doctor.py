@@ -13,8 +13,6 @@ from typing import NamedTuple
 DISTRIBUTION = "xlstm-unet-lab"
 OLDEST_PYTHON = (3, 11)
 LEAST_FREE = 2 * 10**9  # bytes: room for phantoms, one small data set and some runs
-FAST_BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")  # what Linux calls it on Intel, AMD and ARM
-BFLOAT16_SINCE = (8, 0)  # compute capability of an NVIDIA GPU
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 NNUNET_FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 EXTRAS = {"notebooks": "for lessons and widgets", "napari": "to look at cases in napari"}  # nnU-Net has its own finding
@@ -90,9 +88,9 @@ def devices() -> list[Finding]:
     """What computes here, and in which number formats it is fast."""
     import torch
 
-    information = Path("/proc/cpuinfo")
-    flags = set(information.read_text().split()) if information.is_file() else set()
-    found = [processor(torch.get_num_threads(), torch.backends.cpu.get_cpu_capability(), flags)]
+    from xlstm_unet_lab.ops.devices import processor_flags
+
+    found = [processor(torch.get_num_threads(), torch.backends.cpu.get_cpu_capability(), processor_flags())]
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         capability = (properties.major, properties.minor)
@@ -106,16 +104,20 @@ def devices() -> list[Finding]:
 
 def processor(threads: int, capability: str, flags: Collection[str]) -> Finding:
     """Threads and instruction sets; `flags` are the words of /proc/cpuinfo."""
+    from xlstm_unet_lab.ops.devices import FAST_BFLOAT16
+
     fast = [flag for flag in FAST_BFLOAT16 if flag in flags]
     formats = f"bfloat16 in hardware ({', '.join(fast)})" if fast else "bfloat16 only emulated"
-    advice = "--precision bf16-mixed is faster here" if fast else "stay with --precision 32-true on the processor"
+    advice = f"--precision auto takes {'bf16-mixed' if fast else '32-true'} on the processor"
     return Finding("processor", f"{threads} threads, {capability}, {formats}", advice=advice)
 
 
 def gpu(name: str, memory: int, capability: tuple[int, int], amd: bool) -> Finding:
     """A GPU and the precision to train with; `capability` is NVIDIA's compute capability."""
+    from xlstm_unet_lab.ops.devices import BFLOAT16_SINCE
+
     precision = "bf16-mixed" if amd or capability >= BFLOAT16_SINCE else "16-mixed"
-    return Finding("gpu", f"{name}, {memory / 2**30:.0f} GiB", advice=f"--precision {precision} is fastest here")
+    return Finding("gpu", f"{name}, {memory / 2**30:.0f} GiB", advice=f"--precision auto takes {precision} here")
 
 
 def kernels() -> Finding:

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from xlstm_unet_lab.ops.mlstm_recurrence import EPSILON, MLSTMState, gate_dtype, stabilised_one
 
-# Tokens of a chunk measured fastest, for heads below and from WIDE: the work inside chunks and between them then balances.
+# Tokens of a chunk measured fastest, for heads below and from WIDE: work inside chunks and between them then balances.
 NARROW_CHUNK, WIDE_CHUNK, WIDE = 32, 64, 64
 SEGMENT_TOKENS = 1024  # tokens worked on at once on a CPU: the weights then stay in the cache,
 SEGMENT_MEMORY = 2**25  # and fewer where a state of D V numbers is large: tokens times D times V

@@ -8,7 +8,7 @@ from xlstm_unet_lab.data.augment import Augmentation
 from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.ops.checks import checked_spacing, flag, number, one_of, sizes, whole_number
 
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 
 
 # Fields that may be None too.
@@ -39,7 +39,7 @@ class TrainConfig:
     warmup_steps: int | None = None  # steps in which the rate climbs to its highest; None: a twentieth of all
     polynomial_power: float = 0.9  # the rate falls as (1 - progress) ** power; 0 keeps it constant
     gradient_clip: float | None = 1.0  # largest norm of the whole gradient; None: never clipped
-    precision: str = "32-true"  # or "bf16-mixed", or "16-mixed" (needs a GPU)
+    precision: str = "auto"  # the fastest here (`best_precision`), or "32-true", "bf16-mixed", "16-mixed" (needs a GPU)
     accelerator: str = "auto"  # "cpu", "cuda", "mps", or "auto": the best there is
     devices: int = 1  # devices on each node
     num_nodes: int = 1  # machines that train together

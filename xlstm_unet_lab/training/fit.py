@@ -23,6 +23,7 @@ from xlstm_unet_lab.training.config import TrainConfig, learning_rate_at
 from xlstm_unet_lab.training.losses import deep_supervision_loss
 from xlstm_unet_lab.training.machine import (
     Clock,
+    chosen_precision,
     environment,
     make_fabric,
     memory_format,
@@ -31,7 +32,7 @@ from xlstm_unet_lab.training.machine import (
     reset_peak_memory,
     sum_over_processes,
 )
-from xlstm_unet_lab.training.not_finite import bad_gradient, bad_in_forward, check_bfloat16, not_finite
+from xlstm_unet_lab.training.not_finite import bad_gradient, bad_in_forward, not_finite
 from xlstm_unet_lab.training.run_directory import RunDirectory
 from xlstm_unet_lab.training.state import Progress, TrainingState
 from xlstm_unet_lab.training.validation import Scored, foreground, validate
@@ -73,7 +74,6 @@ def fit(
     """
     of_kind("model", model, nn.Module)
     of_kind("config", config, TrainConfig)
-    fabric = make_fabric(config)
     train, val = as_cases(train), None if val is None else as_cases(val)
     targets = config.targets or train.facts.targets
     if config.spacing is not None and len(train):
@@ -82,9 +82,9 @@ def fit(
         if cases is not None:
             check_cases(name, cases, config.patch_size, getattr(model, "config", None), targets)
     scored = {} if val is None else foreground(val, targets, config)
-    if config.precision == "bf16-mixed" and fabric.device.type == "cpu" and len(config.patch_size) == 3:
-        check_bfloat16(model, torch.zeros(1, len(train.view(0)["image"]), *config.patch_size))
-    run = None
+    image = torch.zeros(1, len(train.view(0)["image"]), *config.patch_size)
+    config = replace(config, precision=chosen_precision(config, model, image))
+    fabric, run = make_fabric(config), None
     if run_directory is not None:
         columns = [f"dice {name}" for name in (*scored, "mean")] if val is not None else []
         run = RunDirectory(run_directory, config, model, described(train), columns)

@@ -12,10 +12,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from xlstm_unet_lab.ops.devices import checked_device
+from xlstm_unet_lab.ops.devices import (
+    available_devices,
+    best_precision,
+    bfloat16_units,
+    checked_device,
+    keep_freed_memory,
+)
 from xlstm_unet_lab.training.config import TrainConfig
+from xlstm_unet_lab.training.not_finite import check_bfloat16
 
 LIBRARIES = ("xlstm-unet-lab", "torch", "lightning", "monai", "numpy", "safetensors", "triton")
 
@@ -24,17 +31,47 @@ def make_fabric(config: TrainConfig):
     """Lightning's Fabric for the devices and precision of `config`; ValueError for what this machine does not have."""
     from lightning.fabric import Fabric
 
-    if config.accelerator != "auto":
-        checked_device("cuda" if config.accelerator == "gpu" else config.accelerator, "accelerator")
+    device = chosen_device(config)
+    if device.type == "cpu":
+        keep_freed_memory()
     settings = {name: getattr(config, name) for name in ("accelerator", "devices", "num_nodes", "precision")}
     try:
         with quiet_lightning():
             fabric = Fabric(**settings)
     except Exception as error:  # Lightning has its own for what a machine does not have
         raise ValueError(f"{settings} do not fit this machine: {error}") from error
-    if config.precision == "16-mixed" and fabric.device.type == "cpu":
+    if config.precision == "16-mixed" and device.type == "cpu":
         raise ValueError("precision='16-mixed' needs a GPU and this run is on the CPU: use 'bf16-mixed' or '32-true'")
     return fabric
+
+
+def chosen_device(config: TrainConfig) -> torch.device:
+    """The device, or the first of several, that `config` asks for; ValueError where it is not here."""
+    names = {"auto": available_devices()[0], "gpu": "cuda"}
+    return checked_device(names.get(config.accelerator, config.accelerator), "accelerator")
+
+
+def chosen_precision(config: TrainConfig, model: nn.Module, image: Tensor) -> str:
+    """The precision to train in where `config` leaves it open, for a patch (1, C, *patch_size).
+
+    Warns of bfloat16 on a processor that only emulates it, and raises ValueError as `check_bfloat16` where it was asked
+    for by name.
+    """
+    device, auto = chosen_device(config), config.precision == "auto"
+    precision = best_precision(device) if auto else config.precision
+    if precision != "bf16-mixed" or device.type != "cpu":
+        return precision
+    if not bfloat16_units(device):
+        slow = "bfloat16 is only emulated on this processor, where a training step takes about 16 times as long"
+        warnings.warn(f"{slow} as in float32: use precision='auto' or '32-true'", stacklevel=3)
+    try:
+        if image.ndim == 5:
+            check_bfloat16(model, image)
+    except ValueError:
+        if not auto:
+            raise
+        return "32-true"
+    return precision
 
 
 @contextmanager
