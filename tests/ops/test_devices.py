@@ -67,7 +67,7 @@ from xlstm_unet_lab.ops.devices import keep_freed_memory
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):
-        torch.ones(2**22)
+        torch.ones(2**24)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 faults()
 {call}
@@ -82,7 +82,7 @@ def test_freed_memory_is_kept_for_what_comes_next():
         int(subprocess.run([sys.executable, "-c", KEPT.format(call=call)], capture_output=True, check=True).stdout)
         for call in ("", "keep_freed_memory()")
     )
-    assert kept < usual / 10  # pages of 4 KB that the system had to hand over again
+    assert usual > 1000 and kept < usual / 10  # pages of 4 KB that the system had to hand over again
 
 
 def test_another_c_library_is_left_alone(monkeypatch):
