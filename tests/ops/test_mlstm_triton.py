@@ -1,52 +1,20 @@
-"""The Triton kernels without a GPU: run by Triton's interpreter, and compiled for chips that are not there."""
+"""The Triton kernels without a GPU: run by Triton's interpreter, and what fits them."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from own_process import in_a_process_of_its_own
 
 from xlstm_unet_lab.ops import mlstm, mlstm_triton
 
 LADDER = Path(__file__).with_name("triton_ladder.py")
 
 
-def in_a_process_of_its_own(*arguments: str, **environment: str) -> str:
-    """Triton reads its environment when it is imported, and must not be beside a window of napari."""
-    done = subprocess.run(
-        [sys.executable, "-m", *arguments],
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[2],
-    )
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    return done.stdout
-
-
 def test_the_ladder():
     interpreter = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
     report = in_a_process_of_its_own("pytest", "-q", "-p", "no:cacheprovider", str(LADDER), **interpreter)
     assert " passed" in report
-
-
-@pytest.mark.parametrize("capability", [75, 80, 90, 100])
-def test_kernels_compile_for_a_chip_within_its_limits(capability):
-    pytest.importorskip("triton", reason="Triton is there on Linux alone")
-    from benchmarks.triton_kernels import CHIPS, KERNELS, UNITS_SINCE
-
-    rows = [json.loads(x) for x in in_a_process_of_its_own("benchmarks.triton_kernels", str(capability)).splitlines()]
-    assert {row["kernel"] for row in rows} == set(KERNELS)
-    assert len(rows) == len({row["dtype"] for row in rows}) * 2 * 7  # two widths; four products, one sum, scans both ways
-    for row in rows:
-        assert row["spilled"] == 0, row
-        assert row["shared"] <= CHIPS[capability].shared, row
-        assert row["programs_at_once"] >= 1, row
-        uses_units = row["kernel"] != "scan_states" and capability >= UNITS_SINCE
-        assert (row["matrix_instructions"] > 0) == uses_units, row
 
 
 def inputs(width=8, value_width=8, dtype=torch.float32, device="cpu"):
