@@ -1,5 +1,6 @@
 """The Triton kernels without a GPU: run by Triton's interpreter, and what fits them."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from xlstm_unet_lab.ops import mlstm, mlstm_triton
 LADDER = Path(__file__).with_name("triton_ladder.py")
 
 
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is there on Linux alone")
 def test_the_ladder():
     interpreter = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
     report = in_a_process_of_its_own("pytest", "-q", "-p", "no:cacheprovider", str(LADDER), **interpreter)
@@ -44,6 +46,7 @@ class OnGPU:
         self.device, self.dtype, self.shape = torch.device("cuda", 0), dtype, (1, 1, 8, width)
 
 
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is there on Linux alone")
 @pytest.mark.parametrize(
     ("tensor", "of_gpu", "reason"),
     [
@@ -56,7 +59,6 @@ class OnGPU:
     ],
 )
 def test_what_fits_a_gpu(monkeypatch, tensor, of_gpu, reason):
-    pytest.importorskip("triton", reason="Triton is there on Linux alone")
     monkeypatch.setattr(mlstm_triton, "capability", lambda device: of_gpu)
     found = mlstm_triton.obstacle(tensor, tensor)
     assert found is None if reason is None else found.startswith(reason)
