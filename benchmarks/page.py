@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import gpu
 from benchmarks.accuracy import goals_met
 from benchmarks.measure import RESULTS
 from xlstm_unet_lab.evaluation.report import bootstrap_interval
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+AT_ONCE = "programs_at_once"
 START, END = "<!-- figures: python -m benchmarks.page -->", "<!-- end of figures -->"
 
 
@@ -73,6 +75,36 @@ def comparison_rows(result: dict) -> list[list[str]]:
     return [line for *_, line in sorted(ranked)]
 
 
+def mixer_lines() -> str:
+    """What mixers add to a step, in a sentence."""
+    result = read("mixer")
+    ratios = [f"{row['case']} {row['ratio']:.2f}x (to reach: {row['to reach']:.2f}x)" for row in result["rows"]]
+    where = f"{result['machine']['processor']}, {result['machine']['instructions']}"
+    return f"With mixers, times the same U-Net without, in float32 ({where}): {', '.join(ratios)}."
+
+
+def kernel_rows(result: dict, head_width: int = 64) -> list[list[str]]:
+    """One row a chip and dtype: the most that any kernel takes, the fewest programs at once."""
+    rows = {}
+    for row in result["kernels"]:
+        if row["head_width"] == head_width:
+            rows.setdefault((row["chip"], row["dtype"]), []).append(row)
+    most = ("registers", "spilled", "shared")
+    return [
+        [*kind, *(str(max(row[what] for row in of_kind)) for what in most), str(min(r[AT_ONCE] for r in of_kind))]
+        for kind, of_kind in rows.items()
+    ]
+
+
+def roofline_rows(result: dict) -> list[list[str]]:
+    """One row a shape and dtype: milliseconds forward, and forward and backward."""
+    rows = []
+    for row in result["rows"]:
+        where = ", ".join(map(str, row["shape"]))
+        rows.append([f"({where})", row["dtype"], f"{row['forward ms']:.3f} ms", f"{row['both ms']:.3f} ms"])
+    return rows
+
+
 def markdown(header: list[str], rows: list[list[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -92,6 +124,20 @@ others take:
 Of the published `enc` network, batch 1; memory is what the step adds:
 
 {step}
+
+{mixers}
+
+## The Triton kernels
+
+Not measured: no GPU was there. Compiled, what the forward and backward pass take at most of a chip, for heads of 64 and
+more; programs at once are those of one multiprocessor:
+
+{kernels}
+
+What an H200 could do at its ceilings ({memory:.1f} TB/s, {operations:.0f} TFLOP/s in bfloat16), a prediction from counted
+operations and bytes:
+
+{roofline}
 
 ## Lesson 00
 
@@ -161,6 +207,14 @@ def figures() -> str:
         date=machine["date"],
         mlstm=markdown(forms, mlstm_rows(mlstm)),
         step=markdown(["case", "time", "memory"], step_rows(step)),
+        mixers=mixer_lines(),
+        kernels=markdown(
+            ["chip", "dtype", "registers", "spilled bytes", "shared bytes", "programs at once"],
+            kernel_rows(read("triton_kernels")),
+        ),
+        memory=gpu.MEMORY / 1e12,
+        operations=gpu.OPERATIONS / 1e12,
+        roofline=markdown(["shape", "dtype", "forward", "forward and backward"], roofline_rows(read("mlstm_roofline"))),
         lessons=markdown(["data set", "time", "Dice"], [list(run) for run in runs]),
         accuracy=markdown(trained, accuracy_rows(read("accuracy_goals"))),
         comparison=comparison(),
