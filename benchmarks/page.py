@@ -134,7 +134,7 @@ more; programs at once are those of one multiprocessor:
 
 {kernels}
 
-What an H200 could do at its ceilings ({memory:.1f} TB/s, {operations:.0f} TFLOP/s in bfloat16), a prediction from counted
+What an H200 could do at its ceilings ({memory:.1f} TB/s, {operations:.0f} TFLOP/s in bfloat16), predicted from counted
 operations and bytes:
 
 {roofline}
