@@ -12,26 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xlstm_unet_lab.cli.app import (
-    Device,
-    Fold,
-    Json,
-    Mirror,
-    Root,
-    Run,
-    RunFold,
-    Split,
-    Which,
-    app,
-    chosen_device,
-    pairs,
-    parse_pairs,
-    parse_sizes,
-    print_facts,
-    print_table,
-    room_for,
-    say,
-)
+from xlstm_unet_lab.cli.app import app, chosen_device, parse_pairs, parse_sizes, print_facts, print_table, room_for, say
+from xlstm_unet_lab.cli.options import Device, Fold, Json, Mirror, Recipe, Root, Run, RunFold, Split, Which, pairs
 
 if TYPE_CHECKING:
     import pandas
@@ -175,7 +157,7 @@ def predict(
 def evaluate(
     predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="A folder of label files, or a run.")],
     truth: Annotated[Path | None, typer.Argument(metavar="TRUTH", help="Folder of true labels; not for a run.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="The data set that says what the labels mean.")] = None,
+    recipe: Recipe = None,
     split: Split = "test",
     fold: RunFold = None,
     which: Which = "best",
@@ -203,7 +185,7 @@ def report(
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
     truth: Annotated[Path | None, typer.Option(help="The folder of the true labels; not for runs.")] = None,
     images: Annotated[Path | None, typer.Option(help="The folder of the images, for pictures of cases.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="The data set that says what the labels mean.")] = None,
+    recipe: Recipe = None,
     split: Split = "test",
     fold: RunFold = None,
     which: Which = "best",

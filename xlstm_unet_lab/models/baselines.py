@@ -5,7 +5,6 @@ module, so its weights load there.
 """
 
 import difflib
-import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -89,57 +88,63 @@ class Baseline(nn.Module):
         return self.network(image)
 
 
-def nnunet(architecture: str, blocks: str, defaults: Mapping[str, PerStage], facts: Mapping, options: Mapping):
+def of_nnunet(architecture: str, blocks: str, defaults: Mapping[str, PerStage], paper: str) -> Model:
     """A U-Net as nnU-Net builds it, planned for the patch; `blocks` is the architecture's word for encoder_blocks."""
-    from dynamic_network_architectures.architectures import unet
 
-    c = plan(facts, options, **defaults)
-    network = getattr(unet, architecture)(
-        input_channels=c.in_channels,
-        n_stages=len(c.features),
-        features_per_stage=c.features,
-        conv_op=CONV[c.spatial_dims],
-        kernel_sizes=c.kernel_sizes,
-        strides=c.strides,
-        num_classes=c.num_classes,
-        n_conv_per_stage_decoder=c.decoder_blocks,
-        conv_bias=True,
-        norm_op=NORM[c.spatial_dims],
-        norm_op_kwargs={"eps": 1e-5, "affine": True},
-        nonlin=nn.LeakyReLU,
-        nonlin_kwargs={"inplace": True},
-        deep_supervision=c.deep_supervision,
-        **{blocks: c.encoder_blocks},
-    )
-    network.apply(network.initialize)
-    # The heads of the other resolutions always exist. Weights that no output depends on must not be trained: several
-    # devices would wait for their gradients.
-    network.decoder.seg_layers[:-1].requires_grad_(c.deep_supervision)
-    return Baseline(BaselineConfig(**facts, multiple=total_stride(c)), network)
+    def make(facts: Mapping, options: Mapping) -> Baseline:
+        from dynamic_network_architectures.architectures import unet
+
+        c = plan(facts, options, **defaults)
+        network = getattr(unet, architecture)(
+            input_channels=c.in_channels,
+            n_stages=len(c.features),
+            features_per_stage=c.features,
+            conv_op=CONV[c.spatial_dims],
+            kernel_sizes=c.kernel_sizes,
+            strides=c.strides,
+            num_classes=c.num_classes,
+            n_conv_per_stage_decoder=c.decoder_blocks,
+            conv_bias=True,
+            norm_op=NORM[c.spatial_dims],
+            norm_op_kwargs={"eps": 1e-5, "affine": True},
+            nonlin=nn.LeakyReLU,
+            nonlin_kwargs={"inplace": True},
+            deep_supervision=c.deep_supervision,
+            **{blocks: c.encoder_blocks},
+        )
+        network.apply(network.initialize)
+        # The heads of the other resolutions always exist. Weights that no output depends on must not be trained:
+        # several devices would wait for their gradients.
+        network.decoder.seg_layers[:-1].requires_grad_(c.deep_supervision)
+        return Baseline(BaselineConfig(**facts, multiple=total_stride(c)), network)
+
+    return Model("nnU-Net", f"dynamic-network-architectures; Isensee et al., {paper}", make, PLANNED)
 
 
-def monai_network(
-    network: str, divisor: Divisor, any_size: bool, defaults: Mapping, facts: Mapping, options: Mapping
-) -> Baseline:
+def of_monai(family: str, paper: str, defaults: Mapping, divisor: Divisor, any_size: bool = True) -> Model:
     """A network of MONAI; images have any size that `divisor` allows, or the patch size only."""
-    from monai.networks import nets
 
-    dims = facts["spatial_dims"]
-    defaults = {key: value[dims] if isinstance(value, dict) else value for key, value in defaults.items()}
-    options = {**defaults, **options}
-    multiples = (divisor(options),) * dims
-    config = BaselineConfig(**facts, multiple=multiples, any_size=any_size)  # first: its errors say what would work
-    made = getattr(nets, network)(
-        spatial_dims=dims,
-        in_channels=config.in_channels,
-        out_channels=config.num_classes,
-        **({} if any_size else {"img_size": config.patch_size}),
-        **{key: tuple(value) if isinstance(value, list) else value for key, value in options.items()},
-    )
-    for name, parameter in made.named_parameters():
-        if "cross_attn" in name:  # MONAI's transformer blocks hold this layer even where nothing calls it
-            parameter.requires_grad_(False)
-    return Baseline(config, made)
+    def make(facts: Mapping, options: Mapping) -> Baseline:
+        from monai.networks import nets
+
+        dims = facts["spatial_dims"]
+        own = {key: value[dims] if isinstance(value, dict) else value for key, value in defaults.items()}
+        options = {**own, **options}
+        multiple = (divisor(options),) * dims
+        config = BaselineConfig(**facts, multiple=multiple, any_size=any_size)  # first: its errors say what would work
+        network = getattr(nets, family.replace(" ", ""))(
+            spatial_dims=dims,
+            in_channels=config.in_channels,
+            out_channels=config.num_classes,
+            **({} if any_size else {"img_size": config.patch_size}),
+            **{key: tuple(value) if isinstance(value, list) else value for key, value in options.items()},
+        )
+        for name, parameter in network.named_parameters():
+            if "cross_attn" in name:  # MONAI's transformer blocks hold this layer even where nothing calls it
+                parameter.requires_grad_(False)
+        return Baseline(config, network)
+
+    return Model(family, f"MONAI; {paper}", make, tuple(defaults), deep_supervision=False)
 
 
 class TimmUNet(nn.Module):
@@ -197,10 +202,8 @@ def timm_encoder(name: str, pretrained: bool, in_channels: int, patch_size: tupl
         return timm.create_model(name, pretrained=pretrained, features_only=True, in_chans=in_channels, **size)
     except Exception as error:  # timm and the hub below it raise errors of a dozen libraries
         if pretrained:
-            raise OSError(
-                f"the trained weights of encoder={name!r} could not be had ({type(error).__name__}: {error}): connect "
-                "to the internet once, after which they are kept, or use pretrained=False"
-            ) from error
+            words = f"the trained weights of encoder={name!r} could not be had ({error!r})"
+            raise OSError(f"{words}: connect to the internet once, or use pretrained=False") from error
         raise ValueError(f"encoder={name!r} gives no feature maps at several depths ({error}): try another") from error
 
 
@@ -223,23 +226,13 @@ SWIN = {
 }
 
 
-def _of_nnunet(architecture: str, blocks: str, defaults: Mapping[str, PerStage], paper: str) -> Model:
-    make = functools.partial(nnunet, architecture, blocks, defaults)
-    return Model("nnU-Net", f"dynamic-network-architectures; Isensee et al., {paper}", make, PLANNED)
-
-
-def _of_monai(family: str, paper: str, divisor: Divisor, any_size: bool, defaults: Mapping) -> Model:
-    make = functools.partial(monai_network, family.replace(" ", ""), divisor, any_size, defaults)
-    return Model(family, f"MONAI; {paper}", make, tuple(defaults), deep_supervision=False)
-
-
 BASELINES = {
-    "nnunet": _of_nnunet("PlainConvUNet", "n_conv_per_stage", NNUNET, "doi 10.1038/s41592-020-01008-z"),
-    "nnunet_res_enc": _of_nnunet("ResidualEncoderUNet", "n_blocks_per_stage", RESIDUAL, "arXiv 2404.09556"),
-    "segresnet": _of_monai(
-        "SegResNet", "Myronenko, arXiv 1810.11654", lambda o: 2 ** (len(o["blocks_down"]) - 1), True, SEGRESNET
+    "nnunet": of_nnunet("PlainConvUNet", "n_conv_per_stage", NNUNET, "doi 10.1038/s41592-020-01008-z"),
+    "nnunet_res_enc": of_nnunet("ResidualEncoderUNet", "n_blocks_per_stage", RESIDUAL, "arXiv 2404.09556"),
+    "segresnet": of_monai(
+        "SegResNet", "Myronenko, arXiv 1810.11654", SEGRESNET, lambda o: 2 ** (len(o["blocks_down"]) - 1)
     ),
-    "unetr": _of_monai("UNETR", "Hatamizadeh et al., arXiv 2103.10504", lambda _: 16, False, UNETR),
-    "swin_unetr": _of_monai("Swin UNETR", "Hatamizadeh et al., arXiv 2201.01266", lambda _: 32, True, SWIN),
+    "unetr": of_monai("UNETR", "Hatamizadeh et al., arXiv 2103.10504", UNETR, lambda _: 16, any_size=False),
+    "swin_unetr": of_monai("Swin UNETR", "Hatamizadeh et al., arXiv 2201.01266", SWIN, lambda _: 32),
     "timm_unet": Model("U-Net on a classifier", "timm's encoders, our decoder", timm_unet, tuple(TIMM), (2,)),
 }

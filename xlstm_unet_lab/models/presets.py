@@ -34,11 +34,11 @@ def bottleneck(kind: str) -> PerStage:
     return lambda stages: ("none",) * (stages - 1) + (kind,)
 
 
-def alternating(kind: str, first: int = 2) -> PerStage:
-    """A mixer at every second stage from `first` on, counted from the deepest, which always has one."""
+def alternating(kind: str) -> PerStage:
+    """A mixer at every second stage from the third on, counted from the deepest, which always has one."""
 
     def mixers(stages: int) -> tuple[str, ...]:
-        chosen = {stages - 1, *range(stages - 1, first - 1, -2)}
+        chosen = {stages - 1, *range(stages - 1, 1, -2)}
         return tuple(kind if s in chosen else "none" for s in range(stages))
 
     return mixers
@@ -151,19 +151,18 @@ def list_models(
         if set(known) & set(model.spatial_dims):
             dimensions = ", ".join(map(str, model.spatial_dims))
             row = {"name": name, "family": model.family, "spatial_dims": dimensions, "source": model.source}
-            rows.append(row | (_measured(name, in_channels, num_classes, patch_size) if patch_size else {}))
+            facts = {"in_channels": in_channels, "num_classes": num_classes, "patch_size": patch_size}
+            rows.append(row | (_measured(name, facts) if patch_size else {}))
     return pandas.DataFrame(rows)
 
 
-def _measured(name: str, in_channels: int, num_classes: int, patch_size: tuple[int, ...]) -> dict:
+def _measured(name: str, facts: dict) -> dict:
     try:
-        network = build(
-            name, spatial_dims=len(patch_size), in_channels=in_channels, num_classes=num_classes, patch_size=patch_size
-        )
+        network = build(name, spatial_dims=len(facts["patch_size"]), **facts)
     except ValueError as error:
         return {"parameters": math.nan, "multiply_adds": math.nan, "fits": str(error)}
     parameters = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-    operations = multiply_adds(network, (1, in_channels, *patch_size))
+    operations = multiply_adds(network, (1, facts["in_channels"], *facts["patch_size"]))
     return {"parameters": parameters / 1e6, "multiply_adds": operations / 1e9, "fits": "yes"}
 
 
@@ -191,21 +190,17 @@ def published_config(
     variant: str,
     *,
     spatial_dims: int,
-    in_channels: int,
-    num_classes: int,
-    patch_size: Sequence[int],
     features: Sequence[int],
-    strides: Sequence[Sequence[int]],
-    kernel_sizes: Sequence[Sequence[int]],
     encoder_blocks: Sequence[int],
     decoder_blocks: Sequence[int],
-    deep_supervision: bool = False,
+    **facts,
 ) -> UNetConfig:
     """The released xLSTM-UNet, variant "bot" or "enc", with its quirks, from the numbers of an nnU-Net plan.
 
     The plan's block counts are cut in the deeper stages of the encoder and the finest of the decoder, the mixers walk
     one way only, in 2-D the last decoder stage gets no skip, and in variant "enc" channels become the tokens where
-    positions are no more than channels.
+    positions are no more than channels. The other numbers of a plan, `facts`, are taken as they are: in_channels,
+    num_classes, patch_size, strides, kernel_sizes and, where it is wanted, deep_supervision.
     Source: code released with arXiv 2407.01530. Raises ValueError for an unknown variant and for what does not fit.
     """
     one_of("variant", variant, ("bot", "enc"))
@@ -218,19 +213,14 @@ def published_config(
         mixers = ("none", "resblock", *alternating("vil")(stages)[2:])
     else:
         mixers = tuple("resblock" if s < 3 else "vil" for s in range(stages))
-    # Lists serve as well: UNetConfig makes tuples of them.
-    shapes: dict[str, Any] = {"patch_size": patch_size, "strides": strides, "kernel_sizes": kernel_sizes}
     cut_encoder, cut_decoder = math.ceil(stages / 2), math.ceil((stages - 1) / 2 + 0.5)
     return UNetConfig(
+        **facts,
         spatial_dims=spatial_dims,
-        in_channels=in_channels,
-        num_classes=num_classes,
         features=features,
-        **shapes,
         encoder_blocks=tuple(1 if s >= cut_encoder else blocks for s, blocks in enumerate(encoder_blocks)),
         decoder_blocks=tuple(1 if s >= cut_decoder else blocks for s, blocks in enumerate(decoder_blocks)),
         mixers=mixers,
-        deep_supervision=deep_supervision,
         directions="forward",
         full_resolution_skip=spatial_dims == 3,
         channel_tokens=variant == "enc",

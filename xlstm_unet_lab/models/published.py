@@ -23,8 +23,7 @@ IGNORED = (
 )
 
 LAYER = (
-    (r"\.proj_up\.", ".up."),
-    (r"\.proj_down\.", ".down."),
+    (r"\.proj_(up|down)\.", r".\1."),
     (r"\.([qkv])_proj\.", r".\1."),
     (r"\.conv1d\.conv\.", ".conv.conv."),
     (r"\.layer\.(?:conv|conv1d)\.(weight|bias)$", r".layer.conv.conv.\1"),
@@ -38,8 +37,7 @@ UNET = (
     (r"^xlstm\.vil\.", "encoder.mixers.LAST.VIL."),
     (r"^decoder\.seg_layers\.", "decoder.heads."),
     (r"^decoder\.upsample_layers\.", "decoder.upsamplings."),
-    (r"^((?:encoder|decoder)\..*)\.conv([12])\.conv\.", r"\1.conv\2."),
-    (r"^((?:encoder|decoder)\..*)\.conv([12])\.norm\.", r"\1.norm\2."),
+    (r"^((?:encoder|decoder)\..*)\.conv([12])\.(conv|norm)\.", r"\1.\3\2."),
     (r"\.conv3\.", ".projection."),
 )
 CLASSIFIER = (
@@ -56,6 +54,7 @@ CLASSIFIER_NORMS: dict[str, tuple[tuple[str, str], ...]] = {
     "v1": ((r"^post_blocks_norm\.", "second_norm."), (r"^head\.0\.", "norm.")),
     "v2": ((r"^post_blocks_norm\.", "norm."), (r"^head\.0\.", "second_norm.")),
 }
+PAIR = re.compile(r"^blocks\.(\d+)\.rowwise_from_(top_left|bot_right)\.")  # version 2 counts blocks in pairs
 WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")  # DistributedDataParallel, torch.compile
 
 
@@ -81,9 +80,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises pickle, runtime and zip errors alike
         first = (str(error).strip().splitlines() or ["it is cut short"])[0]  # what follows advises to open it unsafely
-        raise ValueError(
-            f"{path} is not a checkpoint that can be read safely ({type(error).__name__}): {first}"
-        ) from error
+        raise ValueError(f"{path} is not a checkpoint that can be read safely: {first}") from error
     return find_weights(checkpoint, path)
 
 
@@ -114,9 +111,7 @@ def translate(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor
         if inside:  # a mixer over channels holds one block, a mixer over positions a list of them
             single = f"{prefix}.block.{rest.replace('.gates.i.', '.gates.').replace('.gates.f.', '.gates.')}"
             name = f"{prefix}.block.{rest}" if single in wanted else f"{prefix}.blocks.0.{rest}"
-        name = re.sub(r"^blocks\.(\d+)\.rowwise_from_top_left\.", lambda m: f"blocks.{2 * int(m[1])}.", name)
-        name = re.sub(r"^blocks\.(\d+)\.rowwise_from_bot_right\.", lambda m: f"blocks.{2 * int(m[1]) + 1}.", name)
-        renamed[name] = tensor
+        renamed[PAIR.sub(lambda m: f"blocks.{2 * int(m[1]) + (m[2] == 'bot_right')}.", name)] = tensor
     for name in [name for name in renamed if ".gates.i." in name]:
         forget = name.replace(".gates.i.", ".gates.f.")
         if forget in renamed:

@@ -103,11 +103,8 @@ def check_patch_size(c: UNetConfig) -> None:
     """Instance norm has nothing to normalise where the deepest feature map is one position: refuse such a patch."""
     if math.prod(c.grid_sizes()[-1]) > 1:
         return
-    total = total_stride(c)
-    raise ValueError(
-        f"patch_size {c.patch_size} with total stride {total} leaves one position in the deepest of {len(c.features)} "
-        f"stages: use at least {smallest_size(c)}, better {tuple(2 * step for step in total)}, or fewer stages"
-    )
+    advice = f"use at least {smallest_size(c)}, better {tuple(2 * step for step in total_stride(c))}, or fewer stages"
+    raise ValueError(f"patch_size {c.patch_size} leaves one position in the deepest stage: {advice}")
 
 
 def total_stride(c: UNetConfig) -> tuple[int, ...]:

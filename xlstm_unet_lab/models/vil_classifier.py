@@ -122,10 +122,9 @@ class VisionLSTM(nn.Module):
         count = len(self.blocks)
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt is {output_fmt!r}, expected 'NCHW': the tokens of a map are a grid")
-        last = count if indices is None else indices
-        if isinstance(last, int) and not 0 <= last <= count:
-            raise ValueError(f"indices is {last}, expected 0 to {count}: the number of blocks, counted from the last")
-        wanted = range(count)[count - last :] if isinstance(last, int) else last
+        wanted = range(count) if indices is None else indices
+        if isinstance(wanted, int):
+            wanted = range(count - whole_number("indices", wanted, 0, count, fix=": a number of blocks"), count)
         if bad := [index for index in wanted if not -count <= index < count]:
             raise ValueError(f"indices holds {bad[0]}, expected numbers from {-count} to {count - 1}")
         chosen, maps = {index % count for index in wanted}, []
