@@ -80,8 +80,7 @@ def train(
     others = [field.name for field in fields(lab.TrainConfig) if field.name not in settings]
     settings |= {one_of("--setting", name, others): value for name, value in parse_pairs("--setting", setting).items()}
     config = lab.TrainConfig(**settings)
-    of_slices = "-slices" if slices else ""
-    folder = run_directory or Path("runs") / f"{recipe}{of_slices}-{model}-fold{fold}"
+    folder = run_directory or Path("runs") / f"{recipe}{'-slices' if slices else ''}-{model}-fold{fold}"
     _follow(lab.fit(network, *data, config, run_directory=folder), steps)
     if _speaks():
         print_facts(_end_of(folder), as_json)

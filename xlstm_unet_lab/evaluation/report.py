@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 import warnings
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xlstm_unet_lab.evaluation.metrics import dice, hausdorff95, instance_f1, surface_dice
-from xlstm_unet_lab.ops.checks import as_array, checked_spacing, members, number, of_kind, whole_number
+from xlstm_unet_lab.ops.checks import array_of, as_array, checked_spacing, members, number, of_kind, whole_number
 
 if TYPE_CHECKING:
     import pandas
@@ -146,16 +145,13 @@ def bootstrap_interval(
     `samples` sets of as many values are drawn with replacement, and the middle `level` of their means is given; with
     fewer than about 10 values it is too narrow. `groups` names the group of each value, such as the video of a frame:
     values of one group resemble each other, so whole groups are drawn, and it is their number that counts.
-    Raises ValueError for no values or one that is not finite, groups of another number, a level outside (0, 1) and
-    fewer than 1 sample. Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, ch. 13; of groups:
-    Davison and Hinkley 1997, Bootstrap Methods and their Application, sec. 3.8.
+    Raises TypeError for what are no numbers, ValueError for none or one that is not finite, groups of another number, a
+    level outside (0, 1) and fewer than 1 sample. Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap,
+    ch. 13; of groups: Davison and Hinkley 1997, Bootstrap Methods and their Application, sec. 3.8.
     """
-    try:
-        values = np.asarray(values, float)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"values {reprlib.repr(values)} must be numbers, one a case") from error
-    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
-        raise ValueError(f"values of shape {values.shape} must be one row of finite numbers, one a case, at least one")
+    values = array_of("values", values, "iuf", 1)
+    if len(bad := values[~np.isfinite(values)]):
+        raise ValueError(f"values holds {bad[:5]}, expected finite numbers, one a case: leave those cases out")
     number("level", level, above=0, below=1)
     whole_number("samples", samples, at_most=10**7)
     names = range(len(values)) if groups is None else as_array("groups", groups).astype(str).ravel().tolist()

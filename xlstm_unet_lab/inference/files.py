@@ -68,7 +68,7 @@ def find_cases(inputs: Source | Sequence[Source], channels: int | None = None) -
     return cases
 
 
-def _files_of(entry: str | Path) -> list[Path]:
+def _files_of(entry: object) -> list[Path]:
     path = as_path("an input", entry)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; give an image file or a folder of them")

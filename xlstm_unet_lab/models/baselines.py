@@ -8,14 +8,14 @@ import difflib
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from xlstm_unet_lab.models.plan import PerStage, plan
-from xlstm_unet_lab.models.unet import Decoder, UNetConfig, initialise_convolutions, total_stride
-from xlstm_unet_lab.nn.conv import CONV, ResBlock
+from xlstm_unet_lab.models.unet import Decoder, NetworkConfig, UNetConfig, check_image, total_stride
+from xlstm_unet_lab.nn.conv import CONV, ResBlock, initialise_convolutions
 
 NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 Divisor = Callable[[Mapping], int]  # from a network's options to what every axis is divided by on the way down
@@ -35,18 +35,12 @@ class Model:
 
 
 @dataclass(frozen=True)
-class BaselineConfig:
+class BaselineConfig(NetworkConfig):
     """What was asked for and which sizes the network takes; ValueError, with sizes that work, where they clash."""
 
-    spatial_dims: int
-    in_channels: int
-    num_classes: int
-    patch_size: tuple[int, ...]
     deep_supervision: bool
     multiple: tuple[int, ...]  # every axis of an image is a multiple of this, and one axis at least twice it
     any_size: bool = True  # False: images have the patch size and no other
-    built_by: Mapping | None = field(default=None, compare=False, repr=False)  # the arguments of `presets.build`
-    trained_on: Mapping | None = field(default=None, compare=False, repr=False)  # what a `Predictor` knows of it
 
     def __post_init__(self):
         self.check_size("patch_size", self.patch_size)
@@ -77,11 +71,8 @@ class Baseline(nn.Module):
         self.config, self.network = config, network
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
-        c = self.config
-        channels, dims = c.in_channels, c.spatial_dims
-        if image.ndim != dims + 2 or image.shape[1] != channels:
-            raise ValueError(f"image has shape {tuple(image.shape)}, expected (batch, {channels}, *size) in {dims}-D")
-        size = tuple(image.shape[2:])
+        c, size = self.config, tuple(image.shape[2:])
+        check_image(image, c.in_channels, c.spatial_dims)
         if not c.any_size and size != c.patch_size:
             raise ValueError(f"the image's size is {size}, expected {c.patch_size}: this network is tied to its patch")
         c.check_size("the image's size", size)
@@ -180,8 +171,7 @@ def encoder_is_tied(name: str) -> bool:
     """Whether timm builds this encoder for one size of image."""
     import timm
 
-    known = timm.get_pretrained_cfg(name)
-    return known is not None and bool(known.fixed_input_size)
+    return bool(getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False))
 
 
 def timm_encoder(name: str, pretrained: bool, in_channels: int, patch_size: tuple[int, ...]) -> Any:

@@ -14,6 +14,7 @@ from timm.layers import DropPath
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
+from xlstm_unet_lab.models.unet import check_image
 from xlstm_unet_lab.nn.layers import OffsetLayerNorm, require_divisible
 from xlstm_unet_lab.nn.vil import VERSIONS, ViLBlock
 from xlstm_unet_lab.ops.checks import WIDEST, one_of, sizes, whole_number
@@ -64,9 +65,7 @@ class VisionLSTM(nn.Module):
         self.embedding = nn.Conv2d(in_channels, dim, self.patch_size, self.patch_size)
         self.position = nn.Parameter(torch.empty(1, *self.grid_size(pair(image_size, "image_size")), dim))
         rates = [drop_path_rate * n / max(blocks - 1, 1) for n in range(blocks)]  # deeper blocks: left out more often
-        self.blocks = nn.ModuleList(
-            ViLBlock(dim, version, DropPath(rate) if rate else None, form=form) for rate in rates
-        )
+        self.blocks = nn.ModuleList(ViLBlock(dim, version, DropPath(rate), form=form) for rate in rates)
         self.num_features = self.head_hidden_size = dim * (2 if version == "v2" else 1)
         if version == "v2":
             self.norm: nn.Module = OffsetLayerNorm(dim, bias=True, eps=EPSILON)
@@ -88,17 +87,14 @@ class VisionLSTM(nn.Module):
         nn.init.zeros_(head.bias)
         return head
 
-    def grid_size(self, image_size: Sequence[int]) -> tuple[int, int]:
+    def grid_size(self, image_size: Sequence[int]) -> tuple[int, ...]:
         """Patches along y and x; ValueError where the patch size does not divide the image."""
         steps = enumerate(zip(image_size, self.patch_size, strict=True))
-        y, x = (require_divisible(extent, step, f"image_size[{axis}]") for axis, (extent, step) in steps)
-        return y, x
+        return tuple(require_divisible(extent, step, f"image_size[{axis}]") for axis, (extent, step) in steps)
 
-    def embed(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def embed(self, image: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         """Tokens (B, S, dim) with their positions added, and the grid they form."""
-        channels = self.embedding.in_channels
-        if image.ndim != 4 or image.shape[1] != channels:
-            raise ValueError(f"image has shape {tuple(image.shape)}, expected (batch, {channels}, y, x)")
+        check_image(image, self.embedding.in_channels, 2)
         grid = self.grid_size(image.shape[2:])
         position = self.position.movedim(-1, 1)  # (1, dim, y, x)
         if position.shape[2:] != grid:
@@ -176,7 +172,7 @@ PUBLISHED_FOR = {
 default_cfgs = generate_default_cfgs(dict.fromkeys(NAMED, PUBLISHED_FOR))
 
 
-def _in_timms_words(**options) -> VisionLSTM:
+def _from_timm(**options) -> VisionLSTM:
     words = {"in_chans": "in_channels", "img_size": "image_size"}
     return VisionLSTM(**{words.get(key, key): value for key, value in options.items()})
 
@@ -185,9 +181,7 @@ def _register(name: str, own: dict[str, Any]) -> None:
     def create(pretrained: bool = False, **options) -> nn.Module:
         if pretrained:
             raise ValueError("timm cannot fetch these weights: create the model, then lab.load_published(model, path)")
-        return build_model_with_cfg(
-            _in_timms_words, name, False, feature_cfg={"feature_cls": "getter"}, **own | options
-        )
+        return build_model_with_cfg(_from_timm, name, False, feature_cfg={"feature_cls": "getter"}, **own | options)
 
     create.__name__ = name
     create.__doc__ = f"Vision-LSTM {own['version']}, width {own['dim']}, {BLOCKS} blocks, patches of 16."
