@@ -11,18 +11,21 @@ import os
 import re
 import stat
 import tarfile
+import threading
 import time
 import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from xlstm_unet_lab.ops.files import is_plain
 
 TIMEOUT = 30  # seconds without a byte
+ANSWER = 60  # seconds until all that a server says before the first byte of a file is there, however it comes
 PATIENCE, SLOWEST = 60, 2**10  # seconds, and the bytes a second that must come in them
 BLOCK = 2**16  # bytes; a broken connection loses at most one block
 MOST = 2**38  # bytes of a download whose size is not known
@@ -51,13 +54,9 @@ def fetch(url: str, sha256: str | None, target: Path, progress: bool = True, siz
 
     target.parent.mkdir(parents=True, exist_ok=True)
     most = size + size // 10 + BLOCK
-    pooch.retrieve(
-        url,
-        known_hash=None if sha256 is None else f"sha256:{sha256}",
-        fname=target.name,
-        path=target.parent,
-        downloader=ResumingDownloader(target.with_name(target.name + ".part"), progress, most),
-    )
+    downloader = ResumingDownloader(target.with_name(target.name + ".part"), progress, most)
+    known = None if sha256 is None else f"sha256:{sha256}"
+    pooch.retrieve(url, known_hash=known, fname=target.name, path=target.parent, downloader=downloader)
     digest = sha256_of(target)
     if sha256 is None:
         found = f"the file that came has sha256 {digest}, recorded in recipe.json"
@@ -83,10 +82,9 @@ class ResumingDownloader:
             self._download(url)
         except (OSError, urllib3.exceptions.HTTPError) as error:  # those of requests are OSErrors
             arrived = self.part.stat().st_size if self.part.exists() else 0
-            raise OSError(
-                f"{url} could not be downloaded: {error}. {arrived:,} bytes arrived and are kept; call again to "
-                "continue, or download the file by hand and pass source= (in a shell --source)"
-            ) from error
+            kept = f"{arrived:,} bytes arrived and are kept; call again to continue"
+            by_hand = "download the file by hand and pass source= (in a shell --source)"
+            raise OSError(f"{url} could not be downloaded: {error}. {kept}, or {by_hand}") from error
         except ValueError:
             self._forget()
             raise
@@ -94,14 +92,12 @@ class ResumingDownloader:
         self.validator.unlink(missing_ok=True)
 
     def _download(self, url: str) -> None:
-        import requests
-
         version = self.validator.read_text() if self.part.exists() and self.validator.exists() else ""
         start = self.part.stat().st_size if version else 0
         headers = {"Accept-Encoding": "identity"}  # a compressed stream could not be continued
         if start:
             headers |= {"Range": f"bytes={start}-", "If-Range": version}
-        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+        with _answer(url, headers) as response:
             if response.status_code == 416:  # nothing left to ask for: what is here cannot be trusted
                 self._forget()
                 raise ConnectionError("the server has no bytes after those already here")
@@ -126,10 +122,8 @@ class ResumingDownloader:
         from tqdm.auto import tqdm
 
         arrived = start
-        bar = tqdm(
-            desc=self.part.stem, initial=start, total=whole, unit="B", unit_scale=True, disable=not self.progress
-        )
-        with bar, self.part.open("ab" if start else "wb") as file:
+        shown: dict[str, Any] = {"desc": self.part.stem, "unit": "B", "unit_scale": True, "disable": not self.progress}
+        with tqdm(initial=start, total=whole, **shown) as bar, self.part.open("ab" if start else "wb") as file:
             for block in _blocks(stream):
                 arrived += len(block)
                 if max(arrived, whole or 0) > self.most:
@@ -143,6 +137,29 @@ class ResumingDownloader:
     def _forget(self) -> None:
         for path in (self.part, self.validator):
             path.unlink(missing_ok=True)
+
+
+def _answer(url: str, headers: Mapping[str, str]):
+    """The response to a request, its file still to be read; ConnectionError once that takes longer than ANSWER.
+
+    In a thread of its own, which may be left behind: a server that sends its headers a byte at a time holds up whoever
+    reads them, and the timeout of requests begins anew with each byte.
+    """
+    import requests
+
+    found: Future = Future()
+
+    def ask() -> None:
+        try:
+            found.set_result(requests.get(url, headers=headers, stream=True, timeout=TIMEOUT))
+        except Exception as error:
+            found.set_exception(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        return found.result(ANSWER)
+    except TimeoutError as error:  # as those of requests are not
+        raise ConnectionError(f"the server did not say within {ANSWER} seconds what it sends") from error
 
 
 def _version(headers: Mapping[str, str]) -> str:

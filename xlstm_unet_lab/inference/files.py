@@ -18,7 +18,7 @@ from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.inference.instances import instances_from_classes
 from xlstm_unet_lab.inference.predictor import Predictor, Windows
 from xlstm_unet_lab.inference.uncertainty import entropy, mirrored_disagreement, predicted_probability
-from xlstm_unet_lab.ops.checks import of_kind
+from xlstm_unet_lab.ops.checks import of_kind, tracked
 from xlstm_unet_lab.ops.files import as_path
 
 RAW = ("imagesTr", "imagesTs")  # nnU-Net's folders, where the last number of a name is always that of a channel
@@ -111,7 +111,7 @@ def predict_files(
 
     def predicted() -> Iterator[Path]:
         failures = []
-        for name, files in track_cases(cases.items()):
+        for name, files in tracked(track_cases, list(cases.items())):
             try:
                 case = read_case(files, spatial_dims=predictor.spatial_dims)
                 found = _predicted_maps(predictor, case, uncertainty, options)

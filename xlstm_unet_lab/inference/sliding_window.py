@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 from xlstm_unet_lab.data.patches import PAD_IMAGE, check_windows, padding
 from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.data.resample import resized
-from xlstm_unet_lab.ops.checks import sizes
+from xlstm_unet_lab.ops.checks import sizes, tracked
 from xlstm_unet_lab.ops.tensors import widest
 
 PIECE = 2**24  # logits that are handed out at once, about
@@ -87,11 +88,11 @@ def sliding_slabs(
     weights = compute_importance_map(patch_size, mode="gaussian", dtype=dtype)
     windows = dense_patch_slices(padded.shape[1:], patch_size, [max(1, int(n * (1 - overlap))) for n in patch_size])
 
-    batches = [windows[first : first + batch_size] for first in range(0, len(windows), batch_size)]
+    batches: list[Any] = [windows[first : first + batch_size] for first in range(0, len(windows), batch_size)]
     height = max(batch[-1][0].stop - batch[0][0].start for batch in batches)
     totals, top = None, 0  # weighted logits of the rows from `top` on; the last channel adds up the weights
     with evaluation_mode(network):
-        for batch in track(batches):  # in the order of their rows
+        for batch in tracked(track, batches):  # in the order of their rows
             patches = torch.stack([padded[(slice(None), *window)] for window in batch])
             logits = first_output(network(patches.to(reference.device, reference.dtype))).to("cpu", dtype)
             if logits.shape[2:] != patch_size:

@@ -146,10 +146,10 @@ def list_models(
 def _measured(name: str, facts: dict) -> dict:
     try:
         network = build(name, spatial_dims=len(facts["patch_size"]), **facts)
-    except ValueError as error:
+        operations = multiply_adds(network, (1, facts["in_channels"], *facts["patch_size"]))
+    except (ValueError, RuntimeError) as error:  # torch's, for a size beyond any memory
         return {"parameters": math.nan, "multiply_adds": math.nan, "fits": str(error)}
     parameters = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-    operations = multiply_adds(network, (1, facts["in_channels"], *facts["patch_size"]))
     return {"parameters": parameters / 1e6, "multiply_adds": operations / 1e9, "fits": "yes"}
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from xlstm_unet_lab.models.presets import alternating, bottleneck
 from xlstm_unet_lab.models.unet import UNetConfig
 from xlstm_unet_lab.models.weights import differences, load_tensors
-from xlstm_unet_lab.ops.checks import of_kind, one_of, sizes
+from xlstm_unet_lab.ops.checks import checked_spatial_dims, of_kind, one_of, sizes
 from xlstm_unet_lab.ops.files import as_path
 
 # Parameters a released file repeats, or that no computation reads.
@@ -166,7 +166,7 @@ def published_config(
     stages = len(features)
     if variant == "bot":
         mixers = bottleneck("vil")(stages)
-    elif spatial_dims == 2:
+    elif checked_spatial_dims(spatial_dims) == 2:
         mixers = ("none", "resblock", *alternating("vil")(stages)[2:])
     else:
         mixers = tuple("resblock" if s < 3 else "vil" for s in range(stages))
@@ -179,6 +179,6 @@ def published_config(
         decoder_blocks=tuple(1 if s >= cut_decoder else blocks for s, blocks in enumerate(decoder_blocks)),
         mixers=mixers,
         directions="forward",
-        full_resolution_skip=spatial_dims == 3,
+        full_resolution_skip=checked_spatial_dims(spatial_dims) == 3,
         channel_tokens=variant == "enc",
     )
