@@ -28,6 +28,7 @@ PATIENCE = 2  # seconds without a sign of life that nobody minds
 
 @app.command()
 def train(
+    context: typer.Context,
     recipe: Annotated[str, typer.Argument(metavar="DATA", help="A data set: see `prepare --list`.")],
     model: Annotated[str, typer.Option(help="A network: see `models`.")] = "xlstm_unet_enc",
     model_option: Annotated[list[str] | None, pairs("Of the network: deep_supervision=true, ...")] = None,
@@ -68,16 +69,9 @@ def train(
     shape |= {"in_channels": len(facts.channel_names), "num_classes": facts.num_classes}
     torch.manual_seed(seed)
     network = lab.build(model, **shape, **parse_pairs("--model-option", model_option))
-    settings = {
-        "patch_size": size,
-        "steps": steps,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "precision": precision,
-        "accelerator": accelerator,
-        "seed": seed,
-    }
-    others = [field.name for field in fields(lab.TrainConfig) if field.name not in settings]
+    known = {field.name for field in fields(lab.TrainConfig)}  # some of them are options here, under the same name
+    settings = {name: value for name, value in context.params.items() if name in known} | {"patch_size": size}
+    others = sorted(known - settings.keys())
     settings |= {one_of("--setting", name, others): value for name, value in parse_pairs("--setting", setting).items()}
     config = lab.TrainConfig(**settings)
     folder = run_directory or Path("runs") / f"{recipe}{'-slices' if slices else ''}-{model}-fold{fold}"

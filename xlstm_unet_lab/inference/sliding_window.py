@@ -43,13 +43,12 @@ def first_output(outputs: Tensor | Sequence[Tensor]) -> Tensor:
 
 def whole_from_slabs(slabs: Iterable[Tensor], rows: int, axis: int) -> Tensor:
     """Successive slabs put together along `axis`, where they have `rows` in all; one slab at a time is in memory."""
-    whole, row = None, 0
+    whole, row = torch.empty(0), 0
     for slab in slabs:
-        if whole is None:
+        if row == 0:
             whole = slab.new_empty(*slab.shape[:axis], rows, *slab.shape[axis + 1 :])
         whole.narrow(axis, row, slab.shape[axis]).copy_(slab)
         row += slab.shape[axis]
-    assert whole is not None  # an image has rows
     return whole
 
 
@@ -90,7 +89,7 @@ def sliding_slabs(
 
     batches: list[Any] = [windows[first : first + batch_size] for first in range(0, len(windows), batch_size)]
     height = max(batch[-1][0].stop - batch[0][0].start for batch in batches)
-    totals, top = None, 0  # weighted logits of the rows from `top` on; the last channel adds up the weights
+    totals, top = torch.empty(0), 0  # weighted logits of the rows from `top` on; the last channel adds up the weights
     with evaluation_mode(network):
         for batch in tracked(track, batches):  # in the order of their rows
             patches = torch.stack([padded[(slice(None), *window)] for window in batch])
@@ -100,7 +99,7 @@ def sliding_slabs(
                 raise ValueError(f"{words}; expected (B, num_classes, *patch_size)")
             if not logits.isfinite().all():
                 raise ValueError("logits that are not finite: the network's weights are spoilt, or too large")
-            if totals is None:
+            if not len(totals):
                 totals = logits.new_zeros(logits.shape[1] + 1, height, *padded.shape[2:])
             finished = batch[0][0].start - top  # rows above the windows to come
             if finished:
@@ -112,7 +111,6 @@ def sliding_slabs(
                 place = (slice(window[0].start - top, window[0].stop - top), *window[1:])
                 totals[(slice(-1), *place)].addcmul_(answer, weights)
                 totals[(-1, *place)] += weights
-        assert totals is not None  # an image has windows
         yield from _weighted_means(totals, top, padded.shape[1], inside)
 
 

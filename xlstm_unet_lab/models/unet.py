@@ -80,7 +80,6 @@ class UNetConfig(NetworkConfig):
         one_of("vil_version", self.vil_version, VERSIONS)
         one_of("directions", self.directions, DIRECTIONS)
         check_form(self.mlstm_form)
-        check_patch_size(self)
 
     def grid_sizes(self, size: Sequence[int] | None = None) -> list[tuple[int, ...]]:
         """The feature map's size at every stage for an image of this size, by default `patch_size`."""
@@ -92,7 +91,7 @@ class UNetConfig(NetworkConfig):
 
 
 def check_stages(c: UNetConfig) -> None:
-    """Raise ValueError, naming the field, where the stages do not fit one another."""
+    """Raise ValueError, naming the field, where the stages do not fit one another or the patch."""
     stages = len(c.features)
     for name in PER_STAGE:
         length = stages - 1 if name == "decoder_blocks" else stages
@@ -104,14 +103,10 @@ def check_stages(c: UNetConfig) -> None:
         raise ValueError(f"strides[0] is {c.strides[0]}, expected all ones: the first stage keeps full resolution")
     if even := [size for kernel in c.kernel_sizes for size in kernel if size % 2 == 0]:
         raise ValueError(f"kernel_sizes holds {even[0]}, expected odd numbers, which keep a feature map's size")
-
-
-def check_patch_size(c: UNetConfig) -> None:
-    """Instance norm has nothing to normalise where the deepest feature map is one position: refuse such a patch."""
-    if math.prod(c.grid_sizes()[-1]) > 1:
-        return
-    advice = f"use at least {smallest_size(c)}, better {tuple(2 * step for step in total_stride(c))}, or fewer stages"
-    raise ValueError(f"patch_size {c.patch_size} leaves one position in the deepest stage: {advice}")
+    if math.prod(c.grid_sizes()[-1]) == 1:  # nothing is left that instance norm could normalise
+        better = tuple(2 * step for step in total_stride(c))
+        advice = f"use at least {smallest_size(c)}, better {better}, or fewer stages"
+        raise ValueError(f"patch_size {c.patch_size} leaves one position in the deepest stage: {advice}")
 
 
 def total_stride(c: UNetConfig) -> tuple[int, ...]:

@@ -61,7 +61,7 @@ class VisionLSTM(nn.Module):
         blocks = BLOCKS if depth is None else whole_number("depth", depth, at_most=1000) * (2 if version == "v2" else 1)
         for name, width in {"in_channels": in_channels, "dim": dim, "num_classes": num_classes}.items():
             whole_number(name, width, at_least=int(name != "num_classes"), at_most=WIDEST)
-        self.version, self.patch_size, self.num_classes = version, pair(patch_size, "patch_size"), num_classes
+        self.version, self.patch_size = version, pair(patch_size, "patch_size")
         self.embedding = nn.Conv2d(in_channels, dim, self.patch_size, self.patch_size)
         self.position = nn.Parameter(torch.empty(1, *self.grid_size(pair(image_size, "image_size")), dim))
         rates = [drop_path_rate * n / max(blocks - 1, 1) for n in range(blocks)]  # deeper blocks: left out more often
@@ -73,19 +73,11 @@ class VisionLSTM(nn.Module):
         else:
             self.norm = nn.LayerNorm(dim, eps=EPSILON)
             self.second_norm = OffsetLayerNorm(dim) if second_norm else nn.Identity()
-        self.head = self._make_head(num_classes)
+        self.reset_classifier(num_classes)
         self.feature_info = [
             {"num_chs": dim, "reduction": max(self.patch_size), "module": f"blocks.{n}"} for n in range(blocks)
         ]
         nn.init.trunc_normal_(self.position, std=0.02)
-
-    def _make_head(self, num_classes: int) -> nn.Module:
-        if num_classes == 0:
-            return nn.Identity()
-        head = nn.Linear(self.num_features, num_classes)
-        nn.init.normal_(head.weight, std=2e-5)
-        nn.init.zeros_(head.bias)
-        return head
 
     def grid_size(self, image_size: Sequence[int]) -> tuple[int, ...]:
         """Patches along y and x; ValueError where the patch size does not divide the image."""
@@ -151,8 +143,12 @@ class VisionLSTM(nn.Module):
         return self.head
 
     def reset_classifier(self, num_classes: int) -> None:
-        """A new head for another number of classes, as timm calls it."""
-        self.num_classes, self.head = num_classes, self._make_head(num_classes)
+        """A new head for this number of classes, as timm calls it; none for 0."""
+        self.num_classes = num_classes
+        self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        if isinstance(self.head, nn.Linear):
+            nn.init.normal_(self.head.weight, std=2e-5)
+            nn.init.zeros_(self.head.bias)
 
 
 NAMED = {  # timm's names -> what makes each another one
