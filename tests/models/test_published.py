@@ -268,7 +268,7 @@ def test_channels_are_tokens_where_positions_are_no_more():
     [
         ("both", {}, r"variant is 'both': .*there are bot, enc"),
         ("bot", {"strides": [[1, 1]] * 4}, "strides is .*expected 5 entries"),
-        ("enc", {"patch_size": [16, 16]}, r"patch_size \(16, 16\) leaves one position"),
+        ("enc", {"patch_size": [16, 16]}, r"patch_size \(16, 16\) with total stride \(16, 16\) leaves one position"),
     ],
 )
 def test_refused(variant, changes, message):

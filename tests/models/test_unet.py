@@ -188,7 +188,7 @@ def test_channel_tokens_tie_the_size_down():
         ({"vil_version": "v3"}, r"vil_version is 'v3': .*there are v1, v2"),
         ({"directions": "both"}, r"directions is 'both': .*there are forward, bidirectional, axes"),
         ({"mlstm_form": "chunked"}, r"form is 'chunked': did you mean 'chunkwise'\?"),
-        ({"patch_size": (8, 8)}, r"patch_size \(8, 8\) leaves one position"),
+        ({"patch_size": (8, 8)}, r"patch_size \(8, 8\) with total stride \(8, 8\) leaves one position"),
     ],
 )
 def test_refused(changes, message):

@@ -104,9 +104,10 @@ def check_stages(c: UNetConfig) -> None:
     if even := [size for kernel in c.kernel_sizes for size in kernel if size % 2 == 0]:
         raise ValueError(f"kernel_sizes holds {even[0]}, expected odd numbers, which keep a feature map's size")
     if math.prod(c.grid_sizes()[-1]) == 1:  # nothing is left that instance norm could normalise
-        better = tuple(2 * step for step in total_stride(c))
-        advice = f"use at least {smallest_size(c)}, better {better}, or fewer stages"
-        raise ValueError(f"patch_size {c.patch_size} leaves one position in the deepest stage: {advice}")
+        total = total_stride(c)
+        words = f"{c.patch_size} with total stride {total} leaves one position in the deepest of {stages} stages"
+        better = tuple(2 * step for step in total)
+        raise ValueError(f"patch_size {words}: use at least {smallest_size(c)}, better {better}, or fewer stages")
 
 
 def total_stride(c: UNetConfig) -> tuple[int, ...]:
