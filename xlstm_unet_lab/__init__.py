@@ -24,7 +24,7 @@ __version__ = "0.1.0"
 _HOME = {
     "build": "models.presets",
     "list_models": "models.presets",
-    "published_config": "models.presets",
+    "published_config": "models.published",
     "UNet": "models.unet",
     "UNetConfig": "models.unet",
     "VisionLSTM": "models.vil_classifier",

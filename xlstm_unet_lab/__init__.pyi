@@ -14,8 +14,8 @@ from xlstm_unet_lab.inference.predict import predict_probabilities as predict_pr
 from xlstm_unet_lab.inference.predictor import Predictor as Predictor
 from xlstm_unet_lab.models.presets import build as build
 from xlstm_unet_lab.models.presets import list_models as list_models
-from xlstm_unet_lab.models.presets import published_config as published_config
 from xlstm_unet_lab.models.published import load_published as load_published
+from xlstm_unet_lab.models.published import published_config as published_config
 from xlstm_unet_lab.models.unet import UNet as UNet
 from xlstm_unet_lab.models.unet import UNetConfig as UNetConfig
 from xlstm_unet_lab.models.vil_classifier import VisionLSTM as VisionLSTM

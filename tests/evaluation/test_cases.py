@@ -1,6 +1,7 @@
 """Predictions beside the truth, from folders: names that match, orientations, labels with and without a recipe."""
 
 import json
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -161,7 +162,8 @@ def test_a_run_is_scored_on_its_own_fold_unless_another_is_named(tmp_path, monke
     """Another fold's validation cases are training cases of the run."""
     (tmp_path / "config.json").write_text('{"patch_size": [16, 16]}')
     (tmp_path / "model.json").write_text('{"build": null, "recipe": "phantom_microscopy", "fold": 2}')
-    monkeypatch.setattr("xlstm_unet_lab.evaluation.cases.load_predictor", lambda path, which, root: None)
+    asked = SimpleNamespace(mirrored_along=lambda mirror: ())
+    monkeypatch.setattr("xlstm_unet_lab.evaluation.cases.load_predictor", lambda path, which, root: asked)
     wanted = {fold: load_dataset("phantom_microscopy", "val", fold=fold).names for fold in (1, 2)}
     assert wanted[1] != wanted[2]
     assert from_run(tmp_path, split="val").names == tuple(wanted[2])

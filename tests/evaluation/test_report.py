@@ -266,7 +266,7 @@ def test_notable_cases():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: bootstrap_interval([]), "at least one"),
+        (lambda: bootstrap_interval([]), "none empty"),
         (lambda: bootstrap_interval([1.0, np.inf]), "finite"),
         (lambda: bootstrap_interval([[1.0]]), r"shape \(1, 1\)"),
         (lambda: bootstrap_interval([1.0], level=1), "level is 1,"),

@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
+from whole_image import sliding_window
 
 from xlstm_unet_lab.data.normalise import normalise
 from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.evaluation.metrics import dice
 from xlstm_unet_lab.inference.predict import predict, predict_probabilities
 from xlstm_unet_lab.inference.predictor import Predictor
-from xlstm_unet_lab.inference.sliding_window import sliding_window
 
 WHOLE = {2: (13, 18), 3: (9, 11, 7)}
 

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.inferers import sliding_window_inference
 from torch import nn
+from whole_image import sliding_window
 
 from xlstm_unet_lab.data.patches import sample_patch
-from xlstm_unet_lab.inference.sliding_window import sliding_slabs, sliding_window, whole_from_slabs
+from xlstm_unet_lab.inference.sliding_window import sliding_slabs, whole_from_slabs
 
 
 def network(spatial_dims, num_classes=3):

@@ -100,7 +100,7 @@ def test_a_size_that_does_not_fit_is_refused_with_sizes_that_do(name, spatial_di
 @kinds
 def test_a_forward_pass_refuses_what_does_not_fit(name, spatial_dims):
     network = build(name, spatial_dims)
-    with pytest.raises(ValueError, match=r"image has shape .* expected \(batch, 2, \*size\)"):
+    with pytest.raises(ValueError, match=r"image has shape .* expected \(batch, 2, (z, )?y, x\)"):
         network(torch.zeros(1, 1, *patch(name, spatial_dims)))
     with pytest.raises(ValueError, match="the image's size is"):
         network(torch.zeros(1, 2, *(extent + 1 for extent in patch(name, spatial_dims))))

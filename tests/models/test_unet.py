@@ -142,9 +142,9 @@ def test_configuration_is_frozen():
 @dims
 def test_wrong_image(spatial_dims):
     network, size = UNet(make_config(spatial_dims)), PATCH[spatial_dims]
-    axes = r"\(batch, channels, y, x\)" if spatial_dims == 2 else r"\(batch, channels, z, y, x\)"
+    axes = r"\(batch, 2, y, x\)" if spatial_dims == 2 else r"\(batch, 2, z, y, x\)"
     for shape in ((2, *size), (1, 1, 2, *size), (1, 3, *size)):
-        with pytest.raises(ValueError, match=rf"image has shape .*, expected {axes} with 2 channels"):
+        with pytest.raises(ValueError, match=rf"image has shape .*, expected {axes}"):
             network(torch.zeros(shape))
 
 

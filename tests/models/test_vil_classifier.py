@@ -271,7 +271,7 @@ def test_forward_intermediates_refuses_what_it_cannot_give():
     image = torch.randn(1, 3, 8, 8)
     assert len(model.forward_intermediates(image, 0)[1]) == 0 and len(model.forward_intermediates(image, 3)[1]) == 3
     for wrong in (7, -2):
-        with pytest.raises(ValueError, match=f"indices is {wrong}, expected 0 to 4"):
+        with pytest.raises(ValueError, match=f"indices is {wrong}, expected a whole number from 0 to 4"):
             model.forward_intermediates(image, wrong)
     with pytest.raises(ValueError, match="output_fmt is 'NLC'"):
         model.forward_intermediates(image, 1, output_fmt="NLC")

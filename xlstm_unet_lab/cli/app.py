@@ -62,16 +62,6 @@ app = typer.Typer(
     "then xlstm-unet-lab report runs/phantom_microscopy-xlstm_unet_enc-fold0",
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-Root = Annotated[Path | None, typer.Option(help="Where prepared data lives.", show_default="LAB_DATA, else your cache")]
-Which = Annotated[str, typer.Option(help="Weights of the best validation, or the last ones: best, last.")]
-Mirror = Annotated[bool, typer.Option("--mirror", help="Average over mirror images, if allowed: better, slower.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...", show_default="a GPU where there is one")]
-Split = Annotated[str, typer.Option(help="Of a run's data set: test, val, train or all.")]
-Fold = Annotated[int, typer.Option(help="Which of the five splits into training and validation.")]
-RunFold = Annotated[int | None, typer.Option(help="Of a run's data set, for val and train.", show_default="its own")]
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, as `train` leaves it.")]
-
 
 @app.callback()
 def options(debug: Annotated[bool, typer.Option("--debug", help="Show where an error arose.")] = False) -> None:
@@ -95,11 +85,6 @@ def parse_sizes(option: str, text: str | None) -> tuple[int, ...] | None:
     if not all(part.strip().isdecimal() for part in parts):
         raise typer.BadParameter(f"{option} is {text!r}, expected whole numbers with commas between, such as 64,64")
     return tuple(int(part) for part in parts)
-
-
-def pairs(help: str) -> typer.models.OptionInfo:
-    """An option that may be given several times, each time as NAME=VALUE."""
-    return typer.Option(metavar="NAME=VALUE", help=help)
 
 
 def parse_pairs(option: str, texts: list[str] | None) -> dict:

@@ -80,7 +80,7 @@ def _versions(requirements: Collection[str]) -> tuple[str, list[str]]:
 
 
 def version_of(name: str) -> str | None:
-    """Of an installed distribution; without `training.machine`, which imports torch: it may be what is missing."""
+    """Of an installed distribution; None where it is not there."""
     return next((found.version for found in importlib.metadata.distributions(name=name)), None)
 
 

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from xlstm_unet_lab.cli.app import Json, Root, app, parse_sizes, print_json, print_table, say
+from xlstm_unet_lab.cli.app import app, parse_sizes, print_json, print_table, say
+from xlstm_unet_lab.cli.options import Json, Root
 from xlstm_unet_lab.ops.words import printable_lines
 
 

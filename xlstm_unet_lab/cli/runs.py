@@ -12,26 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xlstm_unet_lab.cli.app import (
-    Device,
-    Fold,
-    Json,
-    Mirror,
-    Root,
-    Run,
-    RunFold,
-    Split,
-    Which,
-    app,
-    chosen_device,
-    pairs,
-    parse_pairs,
-    parse_sizes,
-    print_facts,
-    print_table,
-    room_for,
-    say,
-)
+from xlstm_unet_lab.cli.app import app, chosen_device, parse_pairs, parse_sizes, print_facts, print_table, room_for, say
+from xlstm_unet_lab.cli.options import Device, Fold, Json, Mirror, Recipe, Root, Run, RunFold, Split, Which, pairs
 
 if TYPE_CHECKING:
     import pandas
@@ -46,6 +28,7 @@ PATIENCE = 2  # seconds without a sign of life that nobody minds
 
 @app.command()
 def train(
+    context: typer.Context,
     recipe: Annotated[str, typer.Argument(metavar="DATA", help="A data set: see `prepare --list`.")],
     model: Annotated[str, typer.Option(help="A network: see `models`.")] = "xlstm_unet_enc",
     model_option: Annotated[list[str] | None, pairs("Of the network: deep_supervision=true, ...")] = None,
@@ -86,20 +69,12 @@ def train(
     shape |= {"in_channels": len(facts.channel_names), "num_classes": facts.num_classes}
     torch.manual_seed(seed)
     network = lab.build(model, **shape, **parse_pairs("--model-option", model_option))
-    settings = {
-        "patch_size": size,
-        "steps": steps,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "precision": precision,
-        "accelerator": accelerator,
-        "seed": seed,
-    }
-    others = [field.name for field in fields(lab.TrainConfig) if field.name not in settings]
+    known = {field.name for field in fields(lab.TrainConfig)}  # some of them are options here, under the same name
+    settings = {name: value for name, value in context.params.items() if name in known} | {"patch_size": size}
+    others = sorted(known - settings.keys())
     settings |= {one_of("--setting", name, others): value for name, value in parse_pairs("--setting", setting).items()}
     config = lab.TrainConfig(**settings)
-    of_slices = "-slices" if slices else ""
-    folder = run_directory or Path("runs") / f"{recipe}{of_slices}-{model}-fold{fold}"
+    folder = run_directory or Path("runs") / f"{recipe}{'-slices' if slices else ''}-{model}-fold{fold}"
     _follow(lab.fit(network, *data, config, run_directory=folder), steps)
     if _speaks():
         print_facts(_end_of(folder), as_json)
@@ -175,7 +150,7 @@ def predict(
 def evaluate(
     predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="A folder of label files, or a run.")],
     truth: Annotated[Path | None, typer.Argument(metavar="TRUTH", help="Folder of true labels; not for a run.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="The data set that says what the labels mean.")] = None,
+    recipe: Recipe = None,
     split: Split = "test",
     fold: RunFold = None,
     which: Which = "best",
@@ -203,7 +178,7 @@ def report(
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
     truth: Annotated[Path | None, typer.Option(help="The folder of the true labels; not for runs.")] = None,
     images: Annotated[Path | None, typer.Option(help="The folder of the images, for pictures of cases.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="The data set that says what the labels mean.")] = None,
+    recipe: Recipe = None,
     split: Split = "test",
     fold: RunFold = None,
     which: Which = "best",

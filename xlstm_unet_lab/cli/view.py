@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from xlstm_unet_lab.cli.app import Device, Mirror, Root, RunFold, Split, Which, app, room_for, say
+from xlstm_unet_lab.cli.app import app, room_for, say
+from xlstm_unet_lab.cli.options import Device, Mirror, Root, RunFold, Split, Which
 from xlstm_unet_lab.cli.runs import predictions_of_run
 
 

@@ -63,10 +63,8 @@ def from_run(
     Raises ValueError for a run on data without a recipe, a split without cases and a data set whose labels are others,
     and as `load_predictor` and `load_dataset` do.
     """
-    windows, _ = (
-        Windows(**options),
-        one_of("split", split, SPLITS),
-    )  # what is refused is refused before files are opened
+    windows = Windows(**options)  # what is refused is refused before files are opened
+    one_of("split", split, SPLITS)
     predictor = load_predictor(run_directory, which, root)
     cases = cases_of_run(run_directory, split, fold, root)
     predictor.mirrored_along(windows.mirror)

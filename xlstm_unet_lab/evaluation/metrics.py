@@ -20,6 +20,8 @@ from xlstm_unet_lab.ops.checks import array_of, as_array, checked_spacing, numbe
 # What codes 1, 2, 3 of an error map are called, and the colour each is shown in.
 ERRORS = {"missed": YELLOW, "extra": VERMILION, "confused": PURPLE}
 ERROR_COLOURS = dict(enumerate(ERRORS.values(), start=1))  # code -> colour
+# Of every element of a surface: the distance to the other surface, in the unit of the spacing, and the area.
+Surface = tuple[np.ndarray, np.ndarray]
 
 
 class InstanceScore(NamedTuple):
@@ -29,13 +31,6 @@ class InstanceScore(NamedTuple):
     fp: int  # predicted instances without a partner
     fn: int  # instances of the truth without a partner
     f1: float  # 2 tp / (2 tp + fp + fn); 1.0 when there is nothing to find and nothing was predicted
-
-
-class Surface(NamedTuple):
-    """The surface of one mask, seen from the other mask; both arrays have one value a surface element."""
-
-    distances: np.ndarray  # to the nearest element of the other surface, in the unit of the spacing
-    areas: np.ndarray  # of the element, in that unit squared
 
 
 def dice(prediction: np.ndarray, truth: np.ndarray) -> float:
@@ -69,8 +64,8 @@ def surface_dice(prediction: np.ndarray, truth: np.ndarray, *, spacing: Sequence
     if not (prediction.any() and truth.any()):
         return float(prediction.any() == truth.any())
     surfaces = _surfaces(prediction, truth, spacing)
-    agreeing = sum(surface.areas[surface.distances <= tolerance].sum() for surface in surfaces)
-    return float(agreeing / sum(surface.areas.sum() for surface in surfaces))
+    agreeing = sum(areas[distances <= tolerance].sum() for distances, areas in surfaces)
+    return float(agreeing / sum(areas.sum() for _, areas in surfaces))
 
 
 def hausdorff95(prediction: np.ndarray, truth: np.ndarray, *, spacing: Sequence[float]) -> float:
@@ -105,10 +100,8 @@ def instance_f1(prediction: np.ndarray, truth: np.ndarray, *, iou: float = 0.5, 
     unions = truth_sizes[rows] + found_sizes[columns] - overlaps
     partners = (truth_ids[rows] > 0) & (found_ids[columns] > 0) & (overlaps / unions >= iou)
 
-    graph = csr_array(
-        (np.ones(partners.sum(), dtype=np.int8), (rows[partners], columns[partners])),
-        shape=(len(truth_ids), len(found_ids)),
-    )
+    ones, places = np.ones(partners.sum(), np.int8), (rows[partners], columns[partners])
+    graph = csr_array((ones, places), shape=(len(truth_ids), len(found_ids)))
     tp = int((maximum_bipartite_matching(graph, perm_type="column") >= 0).sum()) if graph.nnz else 0
     fp, fn = int((found_ids > 0).sum()) - tp, int((truth_ids > 0).sum()) - tp
     return InstanceScore(tp, fp, fn, 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else 1.0)
@@ -123,20 +116,18 @@ def _without_border(labels: np.ndarray, width: int) -> np.ndarray:
     return np.where(np.isin(labels, np.unique(border)), 0, labels)
 
 
-def _surfaces(prediction: np.ndarray, truth: np.ndarray, spacing: tuple[float, ...]) -> tuple[Surface, Surface]:
-    """The surfaces of two volumes that are not empty: prediction seen from truth, then truth seen from prediction."""
+def _surfaces(prediction: np.ndarray, truth: np.ndarray, spacing: tuple[float, ...]) -> list[Surface]:
+    """The surfaces of two volumes that are not empty: that of the prediction, then that of the truth."""
     from monai.metrics.utils import get_mask_edges
 
     where, true_where, areas, true_areas = get_mask_edges(prediction, truth, spacing=spacing)
-    # MONAI's own distances are float32. Those of SciPy come from whole numbers of voxels: one voxel is exactly one
-    # spacing, and so within a tolerance of one spacing.
-    to_prediction, to_truth = (
-        ndimage.distance_transform_edt(~elements, sampling=spacing) for elements in (where, true_where)
-    )
-    return (
-        Surface(to_truth[where], areas[where].astype(float)),
-        Surface(to_prediction[true_where], true_areas[true_where].astype(float)),
-    )
+    surfaces = []
+    for own, area, other in ((where, areas, true_where), (true_where, true_areas, where)):
+        # MONAI's own distances are float32. Those of SciPy come from whole numbers of voxels: one voxel is exactly one
+        # spacing, and so within a tolerance of one spacing.
+        distances = ndimage.distance_transform_edt(~other, sampling=spacing)
+        surfaces.append((distances[own], area[own].astype(float)))
+    return surfaces
 
 
 def _weighted_percentile(distances: np.ndarray, areas: np.ndarray, share: float) -> float:
@@ -155,8 +146,7 @@ def _checked_mask(name: str, mask: np.ndarray) -> np.ndarray:
     mask = as_array(name, mask)
     if mask.dtype == bool:
         return mask
-    other = np.unique(mask[(mask != 0) & (mask != 1)])
-    if other.size:
+    if (other := np.unique(mask[(mask != 0) & (mask != 1)])).size:
         raise ValueError(f"{name} is no mask: it holds {other[:5].tolist()}, not 0 and 1; take {name} == {other[0]}")
     return mask == 1
 

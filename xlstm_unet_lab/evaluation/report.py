@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 import warnings
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xlstm_unet_lab.evaluation.metrics import dice, hausdorff95, instance_f1, surface_dice
-from xlstm_unet_lab.ops.checks import as_array, checked_spacing, members, number, of_kind, whole_number
+from xlstm_unet_lab.ops.checks import array_of, as_array, checked_spacing, members, number, of_kind, whole_number
 
 if TYPE_CHECKING:
     import pandas
@@ -65,8 +64,7 @@ def evaluate(
     spacing = checked_spacing(spacing, truth.ndim)
     of_kind("labels", labels, Mapping, fix=": name -> label value, as in {'liver': 1}")
     every = {name: members(f"the label {name!r}", value) for name, value in labels.items()}
-    foreground = {name: values for name, values in every.items() if values != (0,)}
-    if not foreground:
+    if not (foreground := {name: values for name, values in every.items() if values != (0,)}):
         raise ValueError(f"labels={dict(labels)} names no label above 0: there is nothing to score")
     known = tuple(sorted({value for values in foreground.values() for value in values}))
     for what, array in (("prediction", prediction), ("truth", truth)):
@@ -81,7 +79,6 @@ def evaluate(
         warn_if_lenient(max(spacing), unit)
 
     size_name = {2: "area", 3: "volume"}.get(truth.ndim, "size")
-    size_unit = f"{unit}{truth.ndim}"
     rows = []
     for name, values in (foreground | {FOREGROUND: known}).items():
         found, wanted = np.isin(prediction, values), np.isin(truth, values)
@@ -97,8 +94,8 @@ def evaluate(
                 "surface_dice": surface_dice(found, wanted, spacing=spacing, tolerance=tolerances[name]),
                 f"tolerance_{unit}": tolerances[name],
                 f"hd95_{unit}": hausdorff95(found, wanted, spacing=spacing),
-                f"{size_name}_truth_{size_unit}": sizes[0],
-                f"{size_name}_prediction_{size_unit}": sizes[1],
+                f"{size_name}_truth_{unit}{truth.ndim}": sizes[0],
+                f"{size_name}_prediction_{unit}{truth.ndim}": sizes[1],
             }
         )
     return DataFrame(rows).astype({"value": "Int64"})
@@ -148,16 +145,13 @@ def bootstrap_interval(
     `samples` sets of as many values are drawn with replacement, and the middle `level` of their means is given; with
     fewer than about 10 values it is too narrow. `groups` names the group of each value, such as the video of a frame:
     values of one group resemble each other, so whole groups are drawn, and it is their number that counts.
-    Raises ValueError for no values or one that is not finite, groups of another number, a level outside (0, 1) and
-    fewer than 1 sample. Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, ch. 13; of groups:
-    Davison and Hinkley 1997, Bootstrap Methods and their Application, sec. 3.8.
+    Raises TypeError for what are no numbers, ValueError for none or one that is not finite, groups of another number, a
+    level outside (0, 1) and fewer than 1 sample. Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap,
+    ch. 13; of groups: Davison and Hinkley 1997, Bootstrap Methods and their Application, sec. 3.8.
     """
-    try:
-        values = np.asarray(values, float)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"values {reprlib.repr(values)} must be numbers, one a case") from error
-    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
-        raise ValueError(f"values of shape {values.shape} must be one row of finite numbers, one a case, at least one")
+    values = array_of("values", values, "iuf", 1)
+    if len(bad := values[~np.isfinite(values)]):
+        raise ValueError(f"values holds {bad[:5]}, expected finite numbers, one a case: leave those cases out")
     number("level", level, above=0, below=1)
     whole_number("samples", samples, at_most=10**7)
     names = range(len(values)) if groups is None else as_array("groups", groups).astype(str).ravel().tolist()
@@ -266,23 +260,18 @@ def notable_cases(table: pandas.DataFrame, score: str = "dice") -> dict[str, str
 def warn_if_lenient(tolerance: float, unit: str) -> None:
     """Warn of a tolerance of surface Dice that nobody chose, where it forgives much."""
     if unit == "mm" and tolerance > LENIENT:
-        warnings.warn(
-            f"surface Dice forgives {tolerance:g} mm, the longest side of a voxel: above {LENIENT:g} mm that is "
-            "lenient, give a tolerance that fits the structure",
-            stacklevel=3,
-        )
+        forgiven = f"surface Dice forgives {tolerance:g} mm, the longest side of a voxel"
+        warnings.warn(f"{forgiven}: above {LENIENT:g} mm give a tolerance that fits the structure", stacklevel=3)
 
 
 def _tolerances(
     tolerance: float | Mapping[str, float] | None, foreground: Collection[str], spacing: Sequence[float]
 ) -> dict[str, float]:
     names = [*foreground, FOREGROUND]
-    if tolerance is None:
-        return dict.fromkeys(names, float(np.max(spacing)))
     if not isinstance(tolerance, Mapping):
-        return dict.fromkeys(names, number("tolerance", tolerance, at_least=0))
-    missing = [name for name in foreground if name not in tolerance]
-    if missing:
+        tolerance = max(spacing) if tolerance is None else number("tolerance", tolerance, at_least=0)
+        return dict.fromkeys(names, tolerance)
+    if missing := [name for name in foreground if name not in tolerance]:
         raise ValueError(f"tolerance has no number for {missing}: give one for each label, or one number for all")
     given = {name: number(f"tolerance of {name!r}", tolerance[name], at_least=0) for name in names if name in tolerance}
     return {FOREGROUND: min(given[name] for name in foreground)} | given
@@ -291,6 +280,5 @@ def _tolerances(
 def _check_values(name: str, array: np.ndarray, labels: Mapping, known: Sequence[int]) -> None:
     if array.dtype.kind not in "iub":
         raise ValueError(f"{name} has dtype {array.dtype}; expected integer labels, as {name}.astype(int) gives")
-    unknown = sorted(set(np.unique(array).tolist()) - {0, *known})
-    if unknown:
+    if unknown := sorted(set(np.unique(array).tolist()) - {0, *known}):
         raise ValueError(f"{name} holds {unknown[:5]}, which no label has: known are {dict(labels)} and 0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from xlstm_unet_lab.data.colours import in_colour
+from xlstm_unet_lab.data.files import files_by_name
 from xlstm_unet_lab.data.images import ENDINGS, LABEL_ENDINGS, VOLUMES, Case, ending, read_case
 from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.inference.instances import instances_from_classes
@@ -20,7 +22,7 @@ from xlstm_unet_lab.ops.checks import of_kind, tracked
 from xlstm_unet_lab.ops.files import as_path
 
 RAW = ("imagesTr", "imagesTs")  # nnU-Net's folders, where the last number of a name is always that of a channel
-CHANNEL_DIGITS = 4  # nnU-Net's file names end in _0000, _0001, ... for the channels of a case
+NUMBERED = re.compile(r"(.+)_(\d{4})", re.S)  # nnU-Net's file names end in _0000, _0001, ... for channels of a case
 BESIDE = (  # folders of what is written beside labels, under the same names and on the same grids
     "coloured",  # if asked for, of pictures: the labels in colour
     "instances",  # of a network that learnt interior and boundary: a number for each object
@@ -45,11 +47,8 @@ def find_cases(inputs: Source | Sequence[Source], channels: int | None = None) -
     """
     of_kind("inputs", inputs, str, Path, list, tuple)
     entries = [inputs] if isinstance(inputs, str | Path) else list(inputs)
-    for entry in entries:
-        of_kind("an input", entry, str, Path, list, tuple)
-        for file in entry if isinstance(entry, list | tuple) else ():
-            of_kind("a channel's file", file, str, Path)
-    alone = [file for entry in entries if isinstance(entry, str | Path) for file in _files_of(Path(entry))]
+    together = [[as_path("a channel's file", file) for file in one] for one in entries if isinstance(one, list | tuple)]
+    alone = [file for one in entries if not isinstance(one, list | tuple) for file in _files_of(one)]
     cases: dict[str, list[Path]] = {}
     first_channels = {case_name(file) for file in alone if _stem(file).endswith("_0000")}
     for file in sorted(alone, key=lambda file: file.name):
@@ -58,23 +57,24 @@ def find_cases(inputs: Source | Sequence[Source], channels: int | None = None) -
         numbered = file.parent.name in RAW or (not is_frame and case_name(file) in first_channels)
         cases.setdefault(case_name(file) if numbered else _stem(file), []).append(file)
     for name, files in cases.items():
-        wanted = [f"{name}_{channel:0{CHANNEL_DIGITS}d}{ending(files[0])}" for channel in range(len(files))]
+        wanted = [f"{name}_{channel:04d}{ending(files[0])}" for channel in range(len(files))]
         if len(files) > 1 and [file.name for file in files] != wanted:
-            rule = f"the channels of one case must be named {wanted}, other cases need other names"
-            raise ValueError(f"case {name!r} has the files {[str(file) for file in files]}; {rule}")
-    for files in ([Path(file) for file in entry] for entry in entries if not isinstance(entry, str | Path)):
+            words = f"case {name!r} has the files {list(map(str, files))}: the channels of one case are {wanted}"
+            raise ValueError(f"{words}, other cases need other names")
+    for files in together:
         if not files or case_name(files[0]) in cases:
             raise ValueError(f"a list of channel files is empty or its case is there twice: {files}")
         cases[case_name(files[0])] = files
     return cases
 
 
-def _files_of(entry: Path) -> list[Path]:
-    if not entry.exists():
-        raise FileNotFoundError(f"{entry} does not exist; give an image file or a folder of them")
-    files = [entry] if entry.is_file() else [file for file in entry.iterdir() if _is_image(file)]
+def _files_of(entry: object) -> list[Path]:
+    path = as_path("an input", entry)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; give an image file or a folder of them")
+    files = [path] if path.is_file() else [*files_by_name(path, tuple(ENDINGS)).values()]
     if not files:
-        raise ValueError(f"{entry} holds no image: known endings are {', '.join(ENDINGS)}")
+        raise ValueError(f"{path} holds no image: known endings are {', '.join(ENDINGS)}")
     return files
 
 
@@ -150,17 +150,15 @@ def _channels_together(cases: dict[str, list[Path]], predictor: Predictor) -> di
     channels = predictor.in_channels or 1
     numbered: dict[str, list[str]] = {}
     for name in sorted(cases) if channels > 1 else ():
-        head, _, number = name.rpartition("_")
-        if head and len(number) == CHANNEL_DIGITS and number.isdecimal() and len(cases[name]) == 1:
-            numbered.setdefault(head, []).append(name)
+        if (found := NUMBERED.fullmatch(name)) and len(cases[name]) == 1:
+            numbered.setdefault(found[1], []).append(name)
     for head, names in numbered.items():
-        first, wanted = cases[names[0]], [f"{head}_{channel:0{CHANNEL_DIGITS}d}" for channel in range(channels)]
+        first, wanted = cases[names[0]], [f"{head}_{channel:04d}" for channel in range(channels)]
         if names[0] != wanted[0] or len(names) == 1 or ending(first[0]) in VOLUMES or _is_in_colour(first):
             continue
         if names != wanted:
-            rule = f"those of one picture are {', '.join(wanted)}; number other pictures without _0000"
-            grey = f"{first[0]} and {len(names) - 1} others so numbered are grey"
-            raise ValueError(f"{grey}, and the network reads {channels} channels: {rule}")
+            words = f"{first[0]} and {len(names) - 1} others so numbered are grey; the channels of one picture are"
+            raise ValueError(f"{words} {', '.join(wanted)}; number other pictures without _0000")
         cases[head] = [file for name in names for file in cases.pop(name)]
     return cases
 
@@ -202,15 +200,9 @@ def case_name(path: Path) -> str:
     Only NIfTI files come as one a channel; img_0001.png and img_0002.png are two pictures, img_0000.png is "img".
     """
     stem = _stem(path)
-    head, _, number = stem.rpartition("_")
-    is_channel = len(number) == CHANNEL_DIGITS and number.isdecimal()
-    is_channel = is_channel and (ending(path).startswith(".nii") or int(number) == 0)
-    return head if head and is_channel else stem
+    found = NUMBERED.fullmatch(stem)
+    return found[1] if found and (ending(path).startswith(".nii") or int(found[2]) == 0) else stem
 
 
 def _stem(path: Path) -> str:
     return unicodedata.normalize("NFC", path.name[: -len(ending(path))])
-
-
-def _is_image(path: Path) -> bool:
-    return path.is_file() and not path.name.startswith(".") and path.name.lower().endswith(tuple(ENDINGS))

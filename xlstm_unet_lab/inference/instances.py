@@ -27,7 +27,10 @@ def instances_from_classes(classes: np.ndarray, *, smallest: int = SMALLEST) -> 
 
     classes = array_of("classes", classes, "iubf", 2, 3, 4)
     if classes.dtype.kind in "iub":
-        interior, foreground = _split_labels(classes)
+        unknown = sorted(set(np.unique(classes).tolist()) - set(LABELS.values()))
+        if unknown or classes.ndim not in (2, 3):
+            raise ValueError(f"labels {classes.shape} hold {unknown[:5]}; expected 2-D or 3-D, values {LABELS}")
+        interior, foreground = classes == INTERIOR, classes != 0
         relief = ndimage.distance_transform_edt(~interior)
     else:
         if len(classes) != len(LABELS) or classes.ndim not in (3, 4):
@@ -43,13 +46,6 @@ def instances_from_classes(classes: np.ndarray, *, smallest: int = SMALLEST) -> 
     kept = sizes >= max(smallest, 1)
     numbers = np.where(kept, np.cumsum(kept), 0)
     return numbers[objects].astype(np.int32)
-
-
-def _split_labels(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    unknown = sorted(set(np.unique(labels).tolist()) - set(LABELS.values()))
-    if unknown or labels.ndim not in (2, 3):
-        raise ValueError(f"labels of shape {labels.shape} hold {unknown[:5]}; expected 2-D or 3-D, values {LABELS}")
-    return labels == INTERIOR, labels != 0
 
 
 def check_shares(probabilities: np.ndarray) -> None:

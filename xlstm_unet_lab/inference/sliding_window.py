@@ -41,23 +41,14 @@ def first_output(outputs: Tensor | Sequence[Tensor]) -> Tensor:
     return outputs if isinstance(outputs, Tensor) else outputs[0]
 
 
-def sliding_window(
-    network: nn.Module, image: Tensor, *, patch_size: Sequence[int], overlap: float = 0.5, batch_size: int = 1
-) -> Tensor:
-    """Logits of the whole image, (num_classes, *spatial), from overlapping windows. Arguments as `sliding_slabs`."""
-    slabs = sliding_slabs(network, image, patch_size=patch_size, overlap=overlap, batch_size=batch_size)
-    return whole_from_slabs(slabs, rows=image.shape[1], axis=1)
-
-
 def whole_from_slabs(slabs: Iterable[Tensor], rows: int, axis: int) -> Tensor:
     """Successive slabs put together along `axis`, where they have `rows` in all; one slab at a time is in memory."""
-    whole, row = None, 0
+    whole, row = torch.empty(0), 0
     for slab in slabs:
-        if whole is None:
+        if row == 0:
             whole = slab.new_empty(*slab.shape[:axis], rows, *slab.shape[axis + 1 :])
         whole.narrow(axis, row, slab.shape[axis]).copy_(slab)
         row += slab.shape[axis]
-    assert whole is not None  # an image has rows
     return whole
 
 
@@ -87,8 +78,7 @@ def sliding_slabs(
     check_rank(image.shape, patch_size)
     channels = getattr(getattr(network, "config", None), "in_channels", len(image))
     if len(image) != channels:
-        given = f"{len(image)} channels (shape {tuple(image.shape)})"
-        raise ValueError(f"image has {given}, the network was built with in_channels={channels}")
+        raise ValueError(f"image has {len(image)} channels, the network was built with in_channels={channels}")
     from monai.data.utils import compute_importance_map, dense_patch_slices
 
     reference = next(network.parameters(), torch.empty(0))
@@ -99,17 +89,17 @@ def sliding_slabs(
 
     batches: list[Any] = [windows[first : first + batch_size] for first in range(0, len(windows), batch_size)]
     height = max(batch[-1][0].stop - batch[0][0].start for batch in batches)
-    totals, top = None, 0  # weighted logits of the rows from `top` on; the last channel adds up the weights
+    totals, top = torch.empty(0), 0  # weighted logits of the rows from `top` on; the last channel adds up the weights
     with evaluation_mode(network):
         for batch in tracked(track, batches):  # in the order of their rows
             patches = torch.stack([padded[(slice(None), *window)] for window in batch])
             logits = first_output(network(patches.to(reference.device, reference.dtype))).to("cpu", dtype)
             if logits.shape[2:] != patch_size:
-                found = f"the network answers windows of {patch_size} with logits of shape {tuple(logits.shape)}"
-                raise ValueError(f"{found}; expected (B, num_classes, *patch_size)")
+                words = f"the network answers windows of {patch_size} with logits of shape {tuple(logits.shape)}"
+                raise ValueError(f"{words}; expected (B, num_classes, *patch_size)")
             if not logits.isfinite().all():
                 raise ValueError("logits that are not finite: the network's weights are spoilt, or too large")
-            if totals is None:
+            if not len(totals):
                 totals = logits.new_zeros(logits.shape[1] + 1, height, *padded.shape[2:])
             finished = batch[0][0].start - top  # rows above the windows to come
             if finished:
@@ -121,7 +111,6 @@ def sliding_slabs(
                 place = (slice(window[0].start - top, window[0].stop - top), *window[1:])
                 totals[(slice(-1), *place)].addcmul_(answer, weights)
                 totals[(-1, *place)] += weights
-        assert totals is not None  # an image has windows
         yield from _weighted_means(totals, top, padded.shape[1], inside)
 
 
@@ -169,6 +158,5 @@ def resized_slabs(slabs: Iterator[Tensor], size: Sequence[int], wanted: Sequence
 def check_rank(shape: Sequence[int], patch_size: Sequence[int]) -> None:
     """ValueError unless an image of this shape has a channel axis and as many spatial ones as the patch."""
     if len(shape) != len(patch_size) + 1:
-        wanted = f"patch_size={tuple(patch_size)} needs (C, *spatial) with {len(patch_size)} spatial dimensions"
-        advice = "image[None] adds the channel axis, image[0] drops a batch axis"
-        raise ValueError(f"image has shape {tuple(shape)}; {wanted}: {advice}")
+        words = f"image has shape {tuple(shape)}, expected (C, *spatial) for patch_size={tuple(patch_size)}"
+        raise ValueError(f"{words}: image[None] adds the channel axis, image[0] drops a batch axis")

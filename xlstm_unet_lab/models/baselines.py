@@ -5,18 +5,17 @@ module, so its weights load there.
 """
 
 import difflib
-import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from xlstm_unet_lab.models.plan import PerStage, plan
-from xlstm_unet_lab.models.unet import Decoder, UNetConfig, initialise_convolutions, total_stride
-from xlstm_unet_lab.nn.conv import CONV, ResBlock
+from xlstm_unet_lab.models.unet import Decoder, NetworkConfig, UNetConfig, check_image, total_stride
+from xlstm_unet_lab.nn.conv import CONV, ResBlock, initialise_convolutions
 
 NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 Divisor = Callable[[Mapping], int]  # from a network's options to what every axis is divided by on the way down
@@ -36,18 +35,12 @@ class Model:
 
 
 @dataclass(frozen=True)
-class BaselineConfig:
+class BaselineConfig(NetworkConfig):
     """What was asked for and which sizes the network takes; ValueError, with sizes that work, where they clash."""
 
-    spatial_dims: int
-    in_channels: int
-    num_classes: int
-    patch_size: tuple[int, ...]
     deep_supervision: bool
     multiple: tuple[int, ...]  # every axis of an image is a multiple of this, and one axis at least twice it
     any_size: bool = True  # False: images have the patch size and no other
-    built_by: Mapping | None = field(default=None, compare=False, repr=False)  # the arguments of `presets.build`
-    trained_on: Mapping | None = field(default=None, compare=False, repr=False)  # what a `Predictor` knows of it
 
     def __post_init__(self):
         self.check_size("patch_size", self.patch_size)
@@ -78,68 +71,71 @@ class Baseline(nn.Module):
         self.config, self.network = config, network
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
-        c = self.config
-        channels, dims = c.in_channels, c.spatial_dims
-        if image.ndim != dims + 2 or image.shape[1] != channels:
-            raise ValueError(f"image has shape {tuple(image.shape)}, expected (batch, {channels}, *size) in {dims}-D")
-        size = tuple(image.shape[2:])
+        c, size = self.config, tuple(image.shape[2:])
+        check_image(image, c.in_channels, c.spatial_dims)
         if not c.any_size and size != c.patch_size:
             raise ValueError(f"the image's size is {size}, expected {c.patch_size}: this network is tied to its patch")
         c.check_size("the image's size", size)
         return self.network(image)
 
 
-def nnunet(architecture: str, blocks: str, defaults: Mapping[str, PerStage], facts: Mapping, options: Mapping):
+def of_nnunet(architecture: str, blocks: str, defaults: Mapping[str, PerStage], paper: str) -> Model:
     """A U-Net as nnU-Net builds it, planned for the patch; `blocks` is the architecture's word for encoder_blocks."""
-    from dynamic_network_architectures.architectures import unet
 
-    c = plan(facts, options, **defaults)
-    network = getattr(unet, architecture)(
-        input_channels=c.in_channels,
-        n_stages=len(c.features),
-        features_per_stage=c.features,
-        conv_op=CONV[c.spatial_dims],
-        kernel_sizes=c.kernel_sizes,
-        strides=c.strides,
-        num_classes=c.num_classes,
-        n_conv_per_stage_decoder=c.decoder_blocks,
-        conv_bias=True,
-        norm_op=NORM[c.spatial_dims],
-        norm_op_kwargs={"eps": 1e-5, "affine": True},
-        nonlin=nn.LeakyReLU,
-        nonlin_kwargs={"inplace": True},
-        deep_supervision=c.deep_supervision,
-        **{blocks: c.encoder_blocks},
-    )
-    network.apply(network.initialize)
-    # The heads of the other resolutions always exist. Weights that no output depends on must not be trained: several
-    # devices would wait for their gradients.
-    network.decoder.seg_layers[:-1].requires_grad_(c.deep_supervision)
-    return Baseline(BaselineConfig(**facts, multiple=total_stride(c)), network)
+    def make(facts: Mapping, options: Mapping) -> Baseline:
+        from dynamic_network_architectures.architectures import unet
+
+        c = plan(facts, options, **defaults)
+        network = getattr(unet, architecture)(
+            input_channels=c.in_channels,
+            n_stages=len(c.features),
+            features_per_stage=c.features,
+            conv_op=CONV[c.spatial_dims],
+            kernel_sizes=c.kernel_sizes,
+            strides=c.strides,
+            num_classes=c.num_classes,
+            n_conv_per_stage_decoder=c.decoder_blocks,
+            conv_bias=True,
+            norm_op=NORM[c.spatial_dims],
+            norm_op_kwargs={"eps": 1e-5, "affine": True},
+            nonlin=nn.LeakyReLU,
+            nonlin_kwargs={"inplace": True},
+            deep_supervision=c.deep_supervision,
+            **{blocks: c.encoder_blocks},
+        )
+        network.apply(network.initialize)
+        # The heads of the other resolutions always exist. Weights that no output depends on must not be trained:
+        # several devices would wait for their gradients.
+        network.decoder.seg_layers[:-1].requires_grad_(c.deep_supervision)
+        return Baseline(BaselineConfig(**facts, multiple=total_stride(c)), network)
+
+    return Model("nnU-Net", f"dynamic-network-architectures; Isensee et al., {paper}", make, PLANNED)
 
 
-def monai_network(
-    network: str, divisor: Divisor, any_size: bool, defaults: Mapping, facts: Mapping, options: Mapping
-) -> Baseline:
+def of_monai(family: str, paper: str, defaults: Mapping, divisor: Divisor, any_size: bool = True) -> Model:
     """A network of MONAI; images have any size that `divisor` allows, or the patch size only."""
-    from monai.networks import nets
 
-    dims = facts["spatial_dims"]
-    defaults = {key: value[dims] if isinstance(value, dict) else value for key, value in defaults.items()}
-    options = {**defaults, **options}
-    multiples = (divisor(options),) * dims
-    config = BaselineConfig(**facts, multiple=multiples, any_size=any_size)  # first: its errors say what would work
-    made = getattr(nets, network)(
-        spatial_dims=dims,
-        in_channels=config.in_channels,
-        out_channels=config.num_classes,
-        **({} if any_size else {"img_size": config.patch_size}),
-        **{key: tuple(value) if isinstance(value, list) else value for key, value in options.items()},
-    )
-    for name, parameter in made.named_parameters():
-        if "cross_attn" in name:  # MONAI's transformer blocks hold this layer even where nothing calls it
-            parameter.requires_grad_(False)
-    return Baseline(config, made)
+    def make(facts: Mapping, options: Mapping) -> Baseline:
+        from monai.networks import nets
+
+        dims = facts["spatial_dims"]
+        own = {key: value[dims] if isinstance(value, dict) else value for key, value in defaults.items()}
+        options = {**own, **options}
+        multiple = (divisor(options),) * dims
+        config = BaselineConfig(**facts, multiple=multiple, any_size=any_size)  # first: its errors say what would work
+        network = getattr(nets, family.replace(" ", ""))(
+            spatial_dims=dims,
+            in_channels=config.in_channels,
+            out_channels=config.num_classes,
+            **({} if any_size else {"img_size": config.patch_size}),
+            **{key: tuple(value) if isinstance(value, list) else value for key, value in options.items()},
+        )
+        for name, parameter in network.named_parameters():
+            if "cross_attn" in name:  # MONAI's transformer blocks hold this layer even where nothing calls it
+                parameter.requires_grad_(False)
+        return Baseline(config, network)
+
+    return Model(family, f"MONAI; {paper}", make, tuple(defaults), deep_supervision=False)
 
 
 class TimmUNet(nn.Module):
@@ -175,8 +171,7 @@ def encoder_is_tied(name: str) -> bool:
     """Whether timm builds this encoder for one size of image."""
     import timm
 
-    known = timm.get_pretrained_cfg(name)
-    return known is not None and bool(known.fixed_input_size)
+    return bool(getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False))
 
 
 def timm_encoder(name: str, pretrained: bool, in_channels: int, patch_size: tuple[int, ...]) -> Any:
@@ -197,10 +192,8 @@ def timm_encoder(name: str, pretrained: bool, in_channels: int, patch_size: tupl
         return timm.create_model(name, pretrained=pretrained, features_only=True, in_chans=in_channels, **size)
     except Exception as error:  # timm and the hub below it raise errors of a dozen libraries
         if pretrained:
-            raise OSError(
-                f"the trained weights of encoder={name!r} could not be had ({type(error).__name__}: {error}): connect "
-                "to the internet once, after which they are kept, or use pretrained=False"
-            ) from error
+            words = f"the trained weights of encoder={name!r} could not be had ({error!r})"
+            raise OSError(f"{words}: connect to the internet once, or use pretrained=False") from error
         raise ValueError(f"encoder={name!r} gives no feature maps at several depths ({error}): try another") from error
 
 
@@ -223,23 +216,13 @@ SWIN = {
 }
 
 
-def _of_nnunet(architecture: str, blocks: str, defaults: Mapping[str, PerStage], paper: str) -> Model:
-    make = functools.partial(nnunet, architecture, blocks, defaults)
-    return Model("nnU-Net", f"dynamic-network-architectures; Isensee et al., {paper}", make, PLANNED)
-
-
-def _of_monai(family: str, paper: str, divisor: Divisor, any_size: bool, defaults: Mapping) -> Model:
-    make = functools.partial(monai_network, family.replace(" ", ""), divisor, any_size, defaults)
-    return Model(family, f"MONAI; {paper}", make, tuple(defaults), deep_supervision=False)
-
-
 BASELINES = {
-    "nnunet": _of_nnunet("PlainConvUNet", "n_conv_per_stage", NNUNET, "doi 10.1038/s41592-020-01008-z"),
-    "nnunet_res_enc": _of_nnunet("ResidualEncoderUNet", "n_blocks_per_stage", RESIDUAL, "arXiv 2404.09556"),
-    "segresnet": _of_monai(
-        "SegResNet", "Myronenko, arXiv 1810.11654", lambda o: 2 ** (len(o["blocks_down"]) - 1), True, SEGRESNET
+    "nnunet": of_nnunet("PlainConvUNet", "n_conv_per_stage", NNUNET, "doi 10.1038/s41592-020-01008-z"),
+    "nnunet_res_enc": of_nnunet("ResidualEncoderUNet", "n_blocks_per_stage", RESIDUAL, "arXiv 2404.09556"),
+    "segresnet": of_monai(
+        "SegResNet", "Myronenko, arXiv 1810.11654", SEGRESNET, lambda o: 2 ** (len(o["blocks_down"]) - 1)
     ),
-    "unetr": _of_monai("UNETR", "Hatamizadeh et al., arXiv 2103.10504", lambda _: 16, False, UNETR),
-    "swin_unetr": _of_monai("Swin UNETR", "Hatamizadeh et al., arXiv 2201.01266", lambda _: 32, True, SWIN),
+    "unetr": of_monai("UNETR", "Hatamizadeh et al., arXiv 2103.10504", UNETR, lambda _: 16, any_size=False),
+    "swin_unetr": of_monai("Swin UNETR", "Hatamizadeh et al., arXiv 2201.01266", SWIN, lambda _: 32),
     "timm_unet": Model("U-Net on a classifier", "timm's encoders, our decoder", timm_unet, tuple(TIMM), (2,)),
 }

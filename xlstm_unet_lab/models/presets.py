@@ -1,28 +1,19 @@
 """Networks by name: from a few facts (dimensions, channels, classes, patch size) to a network.
 
-Each preset says only where its mixers stand. `published_config` follows the released code to the letter.
+Each preset says only where its mixers stand. `published.published_config` follows the released code to the letter.
 """
 
 import dataclasses
 import json
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from xlstm_unet_lab.models.baselines import BASELINES, Model
 from xlstm_unet_lab.models.plan import PerStage, plan
 from xlstm_unet_lab.models.unet import UNet, UNetConfig
-from xlstm_unet_lab.ops.checks import (
-    WIDEST,
-    checked_spatial_dims,
-    did_you_mean,
-    flag,
-    of_kind,
-    one_of,
-    sizes,
-    whole_number,
-)
+from xlstm_unet_lab.ops.checks import WIDEST, checked_spatial_dims, did_you_mean, flag, of_kind, sizes, whole_number
 
 if TYPE_CHECKING:
     import pandas
@@ -34,11 +25,11 @@ def bottleneck(kind: str) -> PerStage:
     return lambda stages: ("none",) * (stages - 1) + (kind,)
 
 
-def alternating(kind: str, first: int = 2) -> PerStage:
-    """A mixer at every second stage from `first` on, counted from the deepest, which always has one."""
+def alternating(kind: str) -> PerStage:
+    """A mixer at every second stage from the third on, counted from the deepest, which always has one."""
 
     def mixers(stages: int) -> tuple[str, ...]:
-        chosen = {stages - 1, *range(stages - 1, first - 1, -2)}
+        chosen = {stages - 1, *range(stages - 1, 1, -2)}
         return tuple(kind if s in chosen else "none" for s in range(stages))
 
     return mixers
@@ -49,11 +40,7 @@ OPTIONS = tuple(field.name for field in dataclasses.fields(UNetConfig) if field.
 
 def preset(mixers: PerStage, family: str, source: str) -> Model:
     """A row of the table for a network of the family built here."""
-
-    def make(facts: Mapping, options: Mapping) -> UNet:
-        return UNet(plan(facts, options, mixers=mixers))
-
-    return Model(family, source, make, OPTIONS)
+    return Model(family, source, lambda facts, options: UNet(plan(facts, options, mixers=mixers)), OPTIONS)
 
 
 OURS = "after arXiv 2407.01530, both directions"
@@ -151,16 +138,15 @@ def list_models(
         if set(known) & set(model.spatial_dims):
             dimensions = ", ".join(map(str, model.spatial_dims))
             row = {"name": name, "family": model.family, "spatial_dims": dimensions, "source": model.source}
-            rows.append(row | (_measured(name, in_channels, num_classes, patch_size) if patch_size else {}))
+            facts = {"in_channels": in_channels, "num_classes": num_classes, "patch_size": patch_size}
+            rows.append(row | (_measured(name, facts) if patch_size else {}))
     return pandas.DataFrame(rows)
 
 
-def _measured(name: str, in_channels: int, num_classes: int, patch_size: tuple[int, ...]) -> dict:
+def _measured(name: str, facts: dict) -> dict:
     try:
-        network = build(
-            name, spatial_dims=len(patch_size), in_channels=in_channels, num_classes=num_classes, patch_size=patch_size
-        )
-        operations = multiply_adds(network, (1, in_channels, *patch_size))
+        network = build(name, spatial_dims=len(facts["patch_size"]), **facts)
+        operations = multiply_adds(network, (1, facts["in_channels"], *facts["patch_size"]))
     except (ValueError, RuntimeError) as error:  # torch's, for a size beyond any memory
         return {"parameters": math.nan, "multiply_adds": math.nan, "fits": str(error)}
     parameters = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
@@ -185,53 +171,3 @@ def multiply_adds(network: "nn.Module", shape: Sequence[int]) -> int:
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), counter:
         network(torch.empty(tuple(shape)))
     return counter.get_total_flops() // 2
-
-
-def published_config(
-    variant: str,
-    *,
-    spatial_dims: int,
-    in_channels: int,
-    num_classes: int,
-    patch_size: Sequence[int],
-    features: Sequence[int],
-    strides: Sequence[Sequence[int]],
-    kernel_sizes: Sequence[Sequence[int]],
-    encoder_blocks: Sequence[int],
-    decoder_blocks: Sequence[int],
-    deep_supervision: bool = False,
-) -> UNetConfig:
-    """The released xLSTM-UNet, variant "bot" or "enc", with its quirks, from the numbers of an nnU-Net plan.
-
-    The plan's block counts are cut in the deeper stages of the encoder and the finest of the decoder, the mixers walk
-    one way only, in 2-D the last decoder stage gets no skip, and in variant "enc" channels become the tokens where
-    positions are no more than channels.
-    Source: code released with arXiv 2407.01530. Raises ValueError for an unknown variant and for what does not fit.
-    """
-    one_of("variant", variant, ("bot", "enc"))
-    features = sizes("features", features)
-    encoder_blocks, decoder_blocks = sizes("encoder_blocks", encoder_blocks), sizes("decoder_blocks", decoder_blocks)
-    stages = len(features)
-    if variant == "bot":
-        mixers = bottleneck("vil")(stages)
-    elif checked_spatial_dims(spatial_dims) == 2:
-        mixers = ("none", "resblock", *alternating("vil")(stages)[2:])
-    else:
-        mixers = tuple("resblock" if s < 3 else "vil" for s in range(stages))
-    # Lists serve as well: UNetConfig makes tuples of them.
-    shapes: dict[str, Any] = {"patch_size": patch_size, "strides": strides, "kernel_sizes": kernel_sizes}
-    cut_encoder, cut_decoder = math.ceil(stages / 2), math.ceil((stages - 1) / 2 + 0.5)
-    return UNetConfig(
-        spatial_dims=spatial_dims,
-        in_channels=in_channels,
-        num_classes=num_classes,
-        features=features,
-        **shapes,
-        encoder_blocks=tuple(1 if s >= cut_encoder else blocks for s, blocks in enumerate(encoder_blocks)),
-        decoder_blocks=tuple(1 if s >= cut_decoder else blocks for s, blocks in enumerate(decoder_blocks)),
-        mixers=mixers,
-        deep_supervision=deep_supervision,
-        directions="forward",
-        full_resolution_skip=checked_spatial_dims(spatial_dims) == 3,
-        channel_tokens=variant == "enc",
-    )

@@ -1,17 +1,20 @@
-"""Released weights into our networks: the paper's xLSTM-UNet checkpoints and Vision-LSTM's classifiers.
+"""The released networks: the paper's xLSTM-UNet with its quirks, its weights and Vision-LSTM's in our networks.
 
 Our modules carry other names than the released ones. The rules below are that dictionary, applied in order.
 """
 
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from xlstm_unet_lab.models.presets import alternating, bottleneck
+from xlstm_unet_lab.models.unet import UNetConfig
 from xlstm_unet_lab.models.weights import differences, load_tensors
-from xlstm_unet_lab.ops.checks import of_kind
+from xlstm_unet_lab.ops.checks import checked_spatial_dims, of_kind, one_of, sizes
 from xlstm_unet_lab.ops.files import as_path
 
 # Parameters a released file repeats, or that no computation reads.
@@ -23,8 +26,7 @@ IGNORED = (
 )
 
 LAYER = (
-    (r"\.proj_up\.", ".up."),
-    (r"\.proj_down\.", ".down."),
+    (r"\.proj_(up|down)\.", r".\1."),
     (r"\.([qkv])_proj\.", r".\1."),
     (r"\.conv1d\.conv\.", ".conv.conv."),
     (r"\.layer\.(?:conv|conv1d)\.(weight|bias)$", r".layer.conv.conv.\1"),
@@ -38,8 +40,7 @@ UNET = (
     (r"^xlstm\.vil\.", "encoder.mixers.LAST.VIL."),
     (r"^decoder\.seg_layers\.", "decoder.heads."),
     (r"^decoder\.upsample_layers\.", "decoder.upsamplings."),
-    (r"^((?:encoder|decoder)\..*)\.conv([12])\.conv\.", r"\1.conv\2."),
-    (r"^((?:encoder|decoder)\..*)\.conv([12])\.norm\.", r"\1.norm\2."),
+    (r"^((?:encoder|decoder)\..*)\.conv([12])\.(conv|norm)\.", r"\1.\3\2."),
     (r"\.conv3\.", ".projection."),
 )
 CLASSIFIER = (
@@ -56,6 +57,7 @@ CLASSIFIER_NORMS: dict[str, tuple[tuple[str, str], ...]] = {
     "v1": ((r"^post_blocks_norm\.", "second_norm."), (r"^head\.0\.", "norm.")),
     "v2": ((r"^post_blocks_norm\.", "norm."), (r"^head\.0\.", "second_norm.")),
 }
+PAIR = re.compile(r"^blocks\.(\d+)\.rowwise_from_(top_left|bot_right)\.")  # version 2 counts blocks in pairs
 WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")  # DistributedDataParallel, torch.compile
 
 
@@ -81,9 +83,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises pickle, runtime and zip errors alike
         first = (str(error).strip().splitlines() or ["it is cut short"])[0]  # what follows advises to open it unsafely
-        raise ValueError(
-            f"{path} is not a checkpoint that can be read safely ({type(error).__name__}): {first}"
-        ) from error
+        raise ValueError(f"{path} is not a checkpoint that can be read safely: {first}") from error
     return find_weights(checkpoint, path)
 
 
@@ -112,11 +112,8 @@ def translate(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor
         name = name.replace(".LAST.", f".{last}.")
         prefix, inside, rest = name.partition(".VIL.")
         if inside:  # a mixer over channels holds one block, a mixer over positions a list of them
-            single = f"{prefix}.block.{rest.replace('.gates.i.', '.gates.').replace('.gates.f.', '.gates.')}"
-            name = f"{prefix}.block.{rest}" if single in wanted else f"{prefix}.blocks.0.{rest}"
-        name = re.sub(r"^blocks\.(\d+)\.rowwise_from_top_left\.", lambda m: f"blocks.{2 * int(m[1])}.", name)
-        name = re.sub(r"^blocks\.(\d+)\.rowwise_from_bot_right\.", lambda m: f"blocks.{2 * int(m[1]) + 1}.", name)
-        renamed[name] = tensor
+            name = f"{prefix}.block.{rest}" if f"{prefix}.block.norm.weight" in wanted else f"{prefix}.blocks.0.{rest}"
+        renamed[PAIR.sub(lambda m: f"blocks.{2 * int(m[1]) + (m[2] == 'bot_right')}.", name)] = tensor
     for name in [name for name in renamed if ".gates.i." in name]:
         forget = name.replace(".gates.i.", ".gates.f.")
         if forget in renamed:
@@ -144,3 +141,44 @@ def load_published(model: nn.Module, path_or_state_dict: str | Path | Mapping[st
         raise ValueError(f"the checkpoint is for another configuration, {len(lines)} parameters differ:\n  {listed}")
     model.load_state_dict(state)
     return model
+
+
+def published_config(
+    variant: str,
+    *,
+    spatial_dims: int,
+    features: Sequence[int],
+    encoder_blocks: Sequence[int],
+    decoder_blocks: Sequence[int],
+    **facts,
+) -> UNetConfig:
+    """The released xLSTM-UNet, variant "bot" or "enc", with its quirks, from the numbers of an nnU-Net plan.
+
+    The plan's block counts are cut in the deeper stages of the encoder and the finest of the decoder, the mixers walk
+    one way only, in 2-D the last decoder stage gets no skip, and in variant "enc" channels become the tokens where
+    positions are no more than channels. The other numbers of a plan, `facts`, are taken as they are: in_channels,
+    num_classes, patch_size, strides, kernel_sizes and, where it is wanted, deep_supervision.
+    Source: code released with arXiv 2407.01530. Raises ValueError for an unknown variant and for what does not fit.
+    """
+    one_of("variant", variant, ("bot", "enc"))
+    features = sizes("features", features)
+    encoder_blocks, decoder_blocks = sizes("encoder_blocks", encoder_blocks), sizes("decoder_blocks", decoder_blocks)
+    stages = len(features)
+    if variant == "bot":
+        mixers = bottleneck("vil")(stages)
+    elif checked_spatial_dims(spatial_dims) == 2:
+        mixers = ("none", "resblock", *alternating("vil")(stages)[2:])
+    else:
+        mixers = tuple("resblock" if s < 3 else "vil" for s in range(stages))
+    cut_encoder, cut_decoder = math.ceil(stages / 2), math.ceil((stages - 1) / 2 + 0.5)
+    return UNetConfig(
+        **facts,
+        spatial_dims=spatial_dims,
+        features=features,
+        encoder_blocks=tuple(1 if s >= cut_encoder else blocks for s, blocks in enumerate(encoder_blocks)),
+        decoder_blocks=tuple(1 if s >= cut_decoder else blocks for s, blocks in enumerate(decoder_blocks)),
+        mixers=mixers,
+        directions="forward",
+        full_resolution_skip=checked_spatial_dims(spatial_dims) == 3,
+        channel_tokens=variant == "enc",
+    )

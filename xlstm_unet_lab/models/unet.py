@@ -37,13 +37,22 @@ def checked_per_stage(name: str, entries: Sequence, spatial_dims: int) -> tuple:
 
 
 @dataclass(frozen=True)
-class UNetConfig:
-    """Everything that defines a U-Net. Sizes are in the order (z, y, x) or (y, x); n is the number of stages."""
+class NetworkConfig:
+    """What every network says of itself, ours and those of others. Sizes are in the order (z, y, x) or (y, x)."""
 
     spatial_dims: int  # 2 or 3
     in_channels: int
     num_classes: int
-    patch_size: tuple[int, ...]  # the size trained on; any other size runs too, unless channel_tokens ties it down
+    patch_size: tuple[int, ...]  # the size trained on; most networks take others too
+    built_by: Mapping | None = field(default=None, compare=False, repr=False, kw_only=True)  # arguments of `build`
+    # What a `Predictor` knows of it:
+    trained_on: Mapping | None = field(default=None, compare=False, repr=False, kw_only=True)
+
+
+@dataclass(frozen=True)
+class UNetConfig(NetworkConfig):
+    """Everything that defines a U-Net; n is the number of stages. Only `channel_tokens` ties it to its patch size."""
+
     features: tuple[int, ...]  # n channel widths, highest resolution first
     strides: tuple[tuple[int, ...], ...]  # n, the first all ones: what each stage divides the resolution by
     kernel_sizes: tuple[tuple[int, ...], ...]  # n
@@ -58,8 +67,6 @@ class UNetConfig:
     full_resolution_skip: bool = True  # False: the last decoder stage gets no skip, so fine detail must come from below
     mamba_residual: bool = True  # False: as in U-Mamba's code, the scan's output replaces the feature map
     channel_tokens: bool = False  # True: where positions are no more than channels they swap roles, for one patch size
-    built_by: Mapping | None = field(default=None, compare=False, repr=False)  # the arguments of `presets.build`
-    trained_on: Mapping | None = field(default=None, compare=False, repr=False)  # what a `Predictor` knows of it
 
     def __post_init__(self):
         checked: dict[str, object] = {"spatial_dims": checked_spatial_dims(self.spatial_dims)}
@@ -73,7 +80,6 @@ class UNetConfig:
         one_of("vil_version", self.vil_version, VERSIONS)
         one_of("directions", self.directions, DIRECTIONS)
         check_form(self.mlstm_form)
-        check_patch_size(self)
 
     def grid_sizes(self, size: Sequence[int] | None = None) -> list[tuple[int, ...]]:
         """The feature map's size at every stage for an image of this size, by default `patch_size`."""
@@ -85,7 +91,7 @@ class UNetConfig:
 
 
 def check_stages(c: UNetConfig) -> None:
-    """Raise ValueError, naming the field, where the stages do not fit one another."""
+    """Raise ValueError, naming the field, where the stages do not fit one another or the patch."""
     stages = len(c.features)
     for name in PER_STAGE:
         length = stages - 1 if name == "decoder_blocks" else stages
@@ -97,17 +103,11 @@ def check_stages(c: UNetConfig) -> None:
         raise ValueError(f"strides[0] is {c.strides[0]}, expected all ones: the first stage keeps full resolution")
     if even := [size for kernel in c.kernel_sizes for size in kernel if size % 2 == 0]:
         raise ValueError(f"kernel_sizes holds {even[0]}, expected odd numbers, which keep a feature map's size")
-
-
-def check_patch_size(c: UNetConfig) -> None:
-    """Instance norm has nothing to normalise where the deepest feature map is one position: refuse such a patch."""
-    if math.prod(c.grid_sizes()[-1]) > 1:
-        return
-    total = total_stride(c)
-    raise ValueError(
-        f"patch_size {c.patch_size} with total stride {total} leaves one position in the deepest of {len(c.features)} "
-        f"stages: use at least {smallest_size(c)}, better {tuple(2 * step for step in total)}, or fewer stages"
-    )
+    if math.prod(c.grid_sizes()[-1]) == 1:  # nothing is left that instance norm could normalise
+        total = total_stride(c)
+        words = f"{c.patch_size} with total stride {total} leaves one position in the deepest of {stages} stages"
+        better = tuple(2 * step for step in total)
+        raise ValueError(f"patch_size {words}: use at least {smallest_size(c)}, better {better}, or fewer stages")
 
 
 def total_stride(c: UNetConfig) -> tuple[int, ...]:
@@ -118,6 +118,13 @@ def smallest_size(c: UNetConfig) -> tuple[int, ...]:
     """The smallest image whose deepest feature map keeps two positions, on its last axis."""
     *others, last = total_stride(c)
     return (*others, last + 1)
+
+
+def check_image(image: Tensor, channels: int, spatial_dims: int) -> None:
+    """ValueError unless these are images (batch, channels, *size)."""
+    if image.ndim != spatial_dims + 2 or image.shape[1] != channels:
+        axes = ", ".join("zyx"[-spatial_dims:])
+        raise ValueError(f"image has shape {tuple(image.shape)}, expected (batch, {channels}, {axes})")
 
 
 def residual_blocks(count: int, in_channels: int, channels: int, kernel, stride=None) -> nn.Sequential:
@@ -206,9 +213,7 @@ class UNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         c = self.config
-        if image.ndim != c.spatial_dims + 2 or image.shape[1] != c.in_channels:
-            axes = "(batch, channels, y, x)" if c.spatial_dims == 2 else "(batch, channels, z, y, x)"
-            raise ValueError(f"image has shape {tuple(image.shape)}, expected {axes} with {c.in_channels} channels")
+        check_image(image, c.in_channels, c.spatial_dims)
         if math.prod(c.grid_sizes(image.shape[2:])[-1]) == 1:
             raise ValueError(f"image {tuple(image.shape)} ends as one position: pad it to at least {smallest_size(c)}")
         logits = self.decoder(self.encoder(image))

@@ -14,6 +14,7 @@ from timm.layers import DropPath
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
+from xlstm_unet_lab.models.unet import check_image
 from xlstm_unet_lab.nn.layers import OffsetLayerNorm, require_divisible
 from xlstm_unet_lab.nn.vil import VERSIONS, ViLBlock
 from xlstm_unet_lab.ops.checks import WIDEST, one_of, sizes, whole_number
@@ -60,13 +61,11 @@ class VisionLSTM(nn.Module):
         blocks = BLOCKS if depth is None else whole_number("depth", depth, at_most=1000) * (2 if version == "v2" else 1)
         for name, width in {"in_channels": in_channels, "dim": dim, "num_classes": num_classes}.items():
             whole_number(name, width, at_least=int(name != "num_classes"), at_most=WIDEST)
-        self.version, self.patch_size, self.num_classes = version, pair(patch_size, "patch_size"), num_classes
+        self.version, self.patch_size = version, pair(patch_size, "patch_size")
         self.embedding = nn.Conv2d(in_channels, dim, self.patch_size, self.patch_size)
         self.position = nn.Parameter(torch.empty(1, *self.grid_size(pair(image_size, "image_size")), dim))
         rates = [drop_path_rate * n / max(blocks - 1, 1) for n in range(blocks)]  # deeper blocks: left out more often
-        self.blocks = nn.ModuleList(
-            ViLBlock(dim, version, DropPath(rate) if rate else None, form=form) for rate in rates
-        )
+        self.blocks = nn.ModuleList(ViLBlock(dim, version, DropPath(rate), form=form) for rate in rates)
         self.num_features = self.head_hidden_size = dim * (2 if version == "v2" else 1)
         if version == "v2":
             self.norm: nn.Module = OffsetLayerNorm(dim, bias=True, eps=EPSILON)
@@ -74,31 +73,20 @@ class VisionLSTM(nn.Module):
         else:
             self.norm = nn.LayerNorm(dim, eps=EPSILON)
             self.second_norm = OffsetLayerNorm(dim) if second_norm else nn.Identity()
-        self.head = self._make_head(num_classes)
+        self.reset_classifier(num_classes)
         self.feature_info = [
             {"num_chs": dim, "reduction": max(self.patch_size), "module": f"blocks.{n}"} for n in range(blocks)
         ]
         nn.init.trunc_normal_(self.position, std=0.02)
 
-    def _make_head(self, num_classes: int) -> nn.Module:
-        if num_classes == 0:
-            return nn.Identity()
-        head = nn.Linear(self.num_features, num_classes)
-        nn.init.normal_(head.weight, std=2e-5)
-        nn.init.zeros_(head.bias)
-        return head
-
-    def grid_size(self, image_size: Sequence[int]) -> tuple[int, int]:
+    def grid_size(self, image_size: Sequence[int]) -> tuple[int, ...]:
         """Patches along y and x; ValueError where the patch size does not divide the image."""
         steps = enumerate(zip(image_size, self.patch_size, strict=True))
-        y, x = (require_divisible(extent, step, f"image_size[{axis}]") for axis, (extent, step) in steps)
-        return y, x
+        return tuple(require_divisible(extent, step, f"image_size[{axis}]") for axis, (extent, step) in steps)
 
-    def embed(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def embed(self, image: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         """Tokens (B, S, dim) with their positions added, and the grid they form."""
-        channels = self.embedding.in_channels
-        if image.ndim != 4 or image.shape[1] != channels:
-            raise ValueError(f"image has shape {tuple(image.shape)}, expected (batch, {channels}, y, x)")
+        check_image(image, self.embedding.in_channels, 2)
         grid = self.grid_size(image.shape[2:])
         position = self.position.movedim(-1, 1)  # (1, dim, y, x)
         if position.shape[2:] != grid:
@@ -122,10 +110,9 @@ class VisionLSTM(nn.Module):
         count = len(self.blocks)
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt is {output_fmt!r}, expected 'NCHW': the tokens of a map are a grid")
-        last = count if indices is None else indices
-        if isinstance(last, int) and not 0 <= last <= count:
-            raise ValueError(f"indices is {last}, expected 0 to {count}: the number of blocks, counted from the last")
-        wanted = range(count)[count - last :] if isinstance(last, int) else last
+        wanted = range(count) if indices is None else indices
+        if isinstance(wanted, int):
+            wanted = range(count - whole_number("indices", wanted, 0, count, fix=": a number of blocks"), count)
         if bad := [index for index in wanted if not -count <= index < count]:
             raise ValueError(f"indices holds {bad[0]}, expected numbers from {-count} to {count - 1}")
         chosen, maps = {index % count for index in wanted}, []
@@ -156,8 +143,12 @@ class VisionLSTM(nn.Module):
         return self.head
 
     def reset_classifier(self, num_classes: int) -> None:
-        """A new head for another number of classes, as timm calls it."""
-        self.num_classes, self.head = num_classes, self._make_head(num_classes)
+        """A new head for this number of classes, as timm calls it; none for 0."""
+        self.num_classes = num_classes
+        self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        if isinstance(self.head, nn.Linear):
+            nn.init.normal_(self.head.weight, std=2e-5)
+            nn.init.zeros_(self.head.bias)
 
 
 NAMED = {  # timm's names -> what makes each another one
@@ -177,7 +168,7 @@ PUBLISHED_FOR = {
 default_cfgs = generate_default_cfgs(dict.fromkeys(NAMED, PUBLISHED_FOR))
 
 
-def _in_timms_words(**options) -> VisionLSTM:
+def _from_timm(**options) -> VisionLSTM:
     words = {"in_chans": "in_channels", "img_size": "image_size"}
     return VisionLSTM(**{words.get(key, key): value for key, value in options.items()})
 
@@ -186,9 +177,7 @@ def _register(name: str, own: dict[str, Any]) -> None:
     def create(pretrained: bool = False, **options) -> nn.Module:
         if pretrained:
             raise ValueError("timm cannot fetch these weights: create the model, then lab.load_published(model, path)")
-        return build_model_with_cfg(
-            _in_timms_words, name, False, feature_cfg={"feature_cls": "getter"}, **own | options
-        )
+        return build_model_with_cfg(_from_timm, name, False, feature_cfg={"feature_cls": "getter"}, **own | options)
 
     create.__name__ = name
     create.__doc__ = f"Vision-LSTM {own['version']}, width {own['dim']}, {BLOCKS} blocks, patches of 16."

@@ -72,12 +72,9 @@ class TrainConfig:
             raise ValueError(f"targets is {self.targets!r}, expected None or Targets")
         if self.warmup_steps is not None and self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps={self.warmup_steps} must be below steps={self.steps}")
-        processes = self.devices * self.num_nodes
-        if self.batch_size % processes:
-            raise ValueError(
-                f"batch_size={self.batch_size} cannot be shared by devices={self.devices} on num_nodes="
-                f"{self.num_nodes}: make it a multiple of {processes}"
-            )
+        if self.batch_size % (processes := self.devices * self.num_nodes):
+            words = f"num_nodes={self.num_nodes} of devices={self.devices} cannot share batch_size={self.batch_size}"
+            raise ValueError(f"{words}: make it a multiple of {processes}")
 
 
 def learning_rate_at(step: int, config: TrainConfig) -> float:

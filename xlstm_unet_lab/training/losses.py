@@ -31,9 +31,12 @@ def segmentation_loss(
     if _overlap(targets):
         truth = targets.one_hot(label).to(logits.dtype)
         return _dice_loss(logits.sigmoid(), truth, add_up) + F.binary_cross_entropy_with_logits(logits, truth)
-    _check_label_values(label, num_classes=logits.shape[1])
+    num_classes = logits.shape[1]
+    if unknown := label[(label < 0) | (label >= num_classes)].unique().tolist():
+        words = f"label holds {unknown[:5]}, the logits have classes 0..{num_classes - 1}"
+        raise ValueError(f"{words}: build the network with num_classes={max(unknown) + 1} or map those values")
     label = label.long()
-    classes = torch.arange(1, logits.shape[1], device=label.device).view(-1, *[1] * (label.ndim - 1))
+    classes = torch.arange(1, num_classes, device=label.device).view(-1, *[1] * (label.ndim - 1))
     truth = label[:, None] == classes  # (B, classes, *spatial)
     return _dice_loss(logits.softmax(1)[:, 1:], truth, add_up) + F.cross_entropy(logits, label)
 
@@ -78,16 +81,9 @@ def _check_shapes(logits: Tensor, label: Tensor, targets: Targets | None) -> Non
     else:
         fits, expected = channels >= 2, "at least 2 classes, background included"
     if not fits:
-        rule = f"expected (B, channels, *spatial), 2-D or 3-D, and {expected}"
-        raise ValueError(f"logits have shape {tuple(logits.shape)}; {rule}")
+        raise ValueError(f"logits have shape {tuple(logits.shape)}; expected (B, channels, *spatial) and {expected}")
     if label.is_floating_point() or label.is_complex() or label.dtype == torch.bool:
         raise ValueError(f"label has dtype {label.dtype}; expected integers, as label.long() gives")
     wanted = (logits.shape[0], *logits.shape[2:])
     if tuple(label.shape) != wanted:
         raise ValueError(f"label has shape {tuple(label.shape)}; logits {tuple(logits.shape)} need {wanted}")
-
-
-def _check_label_values(label: Tensor, num_classes: int) -> None:
-    if unknown := label[(label < 0) | (label >= num_classes)].unique().tolist():
-        advice = f"build the network with num_classes={max(unknown) + 1} or map those values to a class"
-        raise ValueError(f"label holds {unknown[:5]}, the logits have classes 0..{num_classes - 1}: {advice}")

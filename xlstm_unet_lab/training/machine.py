@@ -1,6 +1,5 @@
 """What training needs to know of the machine: devices, memory, versions."""
 
-import importlib.metadata
 import logging
 import os
 import platform
@@ -9,11 +8,13 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import distributions
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from xlstm_unet_lab.nn.conv import CHANNELS_LAST
 from xlstm_unet_lab.ops.devices import (
     available_devices,
     best_precision,
@@ -89,9 +90,7 @@ def quiet_lightning() -> Iterator[None]:
 
 def memory_format(config: TrainConfig) -> torch.memory_format:
     """The layout of images and weights that `config` asks for."""
-    if not config.channels_last:
-        return torch.contiguous_format
-    return torch.channels_last if len(config.patch_size) == 2 else torch.channels_last_3d
+    return CHANNELS_LAST[2 + len(config.patch_size)] if config.channels_last else torch.contiguous_format
 
 
 def sum_over_processes(fabric) -> Callable[[Tensor], Tensor] | None:
@@ -139,7 +138,6 @@ def peak_memory(device: torch.device) -> int | None:
 
 def environment(fabric) -> dict:
     """What a run was computed with: versions, devices, processor. Nothing that names a person or a machine."""
-    installed = {name: installed_version(name) for name in LIBRARIES}
     on_gpu = fabric.device.type == "cuda"
     return {
         "python": platform.python_version(),
@@ -150,13 +148,8 @@ def environment(fabric) -> dict:
         "device": torch.cuda.get_device_name(fabric.device) if on_gpu else fabric.device.type,
         "cuda": torch.version.cuda if on_gpu else None,
         "processes": fabric.world_size,
-        "versions": {name: version for name, version in installed.items() if version is not None},
+        "versions": {name: found.version for name in LIBRARIES for found in distributions(name=name)},
     }
-
-
-def installed_version(name: str) -> str | None:
-    """The version of an installed distribution, None when it is not there."""
-    return next((found.version for found in importlib.metadata.distributions(name=name)), None)
 
 
 def _processor() -> str:

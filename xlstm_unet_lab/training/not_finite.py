@@ -61,9 +61,8 @@ def check_bfloat16(model: nn.Module, image: Tensor) -> None:
     with evaluation_mode(model), register_module_forward_pre_hook(note), torch.no_grad():
         model(image)
     if shallow:
-        problem = "in precision 'bf16-mixed' torch computes wrong gradients on this CPU"
-        advice = "Train in '32-true', or with deeper patches, fewer stages or flatter kernels"
-        raise ValueError(f"{problem}: the input of {shallow[0]} is shallower than the kernel. {advice}")
+        words = f"on this CPU 'bf16-mixed' gives wrong gradients where a kernel is deeper than its input: {shallow[0]}"
+        raise ValueError(f"{words}. Train in '32-true', or with deeper patches or fewer stages")
 
 
 def not_finite(
