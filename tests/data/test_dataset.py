@@ -157,7 +157,7 @@ def test_a_spoilt_folder_is_named(colour_set):
         SegmentationDataset(wrong, dataset.folder, "Tr", dataset.names)[0]
     fewer = {"background": 0, "interior": 1}
     wrong = dataclasses.replace(recipe, labels=fewer, colours={"interior": "#0072B2"}, tolerances={"interior": 1.0})
-    with pytest.raises(ValueError, match=r"case_00\.png holds label values \[2\]; the recipe knows"):
+    with pytest.raises(ValueError, match=r"case_00\.png holds \[2\]; known are"):
         SegmentationDataset(wrong, dataset.folder, "Tr", dataset.names)[0]
     with pytest.raises(FileNotFoundError, match=r"nobody_0000\.png is missing"):
         SegmentationDataset(recipe, dataset.folder, "Tr", ["nobody"])[0]

@@ -94,11 +94,11 @@ def whole_numbers(what: str, label: np.ndarray) -> np.ndarray:
 
 
 def whole_label(what: str, label: np.ndarray, values: set[int]) -> np.ndarray:
-    """The label as uint8; ValueError when it holds anything but the whole numbers in `values`, all below 256."""
+    """The label as uint8, or int32 where values pass 255; ValueError for a number that is not among `values`."""
     numbers = whole_numbers(what, label)
     if unknown := set(np.unique(numbers).tolist()) - values:
         raise ValueError(f"{what} holds {sorted(unknown)[:5]}; known are {sorted(values)}")
-    return numbers.astype(np.uint8)
+    return numbers.astype(np.uint8 if max(values) < 256 else np.int32)
 
 
 def ending(path: Path) -> str:

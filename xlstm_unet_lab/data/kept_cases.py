@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import errno
 import json
+import operator
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.utils.data import Dataset
 
 from xlstm_unet_lab.data.files import whole_folder
 from xlstm_unet_lab.data.patches import Foreground
@@ -28,27 +30,42 @@ class Place(NamedTuple):
     made_of: list  # anything JSON holds
 
 
-class KeptCases:
-    """What a data set has made of its cases: in memory until they fill `memory` bytes, then in memory-mapped files.
+class KeptCases(Dataset):
+    """A data set that makes its cases ready once: in memory until they fill `memory` bytes, then in mapped files.
 
-    A case is a dict of name, spacing, image and label; "foreground" and "place" are added. Another process that is
-    handed this starts with nothing in memory. Where the disk refuses a case, this warns once, and from then on makes
-    such cases whenever they are asked for.
+    `_found(position)` says where a case may be kept, None for in memory only, and what makes it: a dict of name,
+    spacing, image and label. Another process that is handed this starts with nothing in memory. Where the disk refuses
+    a case, this warns once, and from then on makes such cases whenever they are asked for.
     """
+
+    names: Sequence[str]
 
     def __init__(self, memory: int):
         self.memory = self._left = memory
         self._cases: dict[int, dict] = {}
         self._writes = True
 
-    def __reduce__(self) -> tuple:
-        return KeptCases, (self.memory,)
+    def __getstate__(self) -> dict:
+        return vars(self) | {"_left": self.memory, "_cases": {}, "_writes": True}
 
-    def get(self, index: int, make: Callable[[], dict], where: Callable[[], Place | None]) -> dict:
-        """The case that `make` gives, made when it is not kept yet; in memory only, unless `where` names a place."""
-        if index in self._cases:
-            return self._cases[index]
-        place = where()
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> dict:
+        case = {what: value for what, value in self.view(index).items() if what not in ("foreground", "place")}
+        # Copies: who changes an item must not change what the next epoch sees.
+        return case | {"image": case["image"].clone(), "label": case["label"].long()}
+
+    def view(self, index: int) -> dict:
+        """`self[index]` without a copy, to read pieces from and never to change, as `cases.Cases` says.
+
+        label is uint8 (int32 where values pass 255); "foreground" (`patches.Foreground`) says where it is not 0, and
+        "place" where it is kept.
+        """
+        position = self._position(index)
+        if position in self._cases:
+            return self._cases[position]
+        place, make = self._found(position)
         case = _opened(place) if place else None
         if case is None:
             case = make()
@@ -60,15 +77,25 @@ class KeptCases:
                 case = written
             else:
                 return case
-        self._cases[index] = case
+        self._cases[position] = case
         return case
+
+    def _position(self, index: int) -> int:
+        position = operator.index(index)
+        position += len(self) if position < 0 else 0
+        if not 0 <= position < len(self):
+            raise IndexError(f"case {index} was asked for; the data set has {len(self)} cases, counted from 0")
+        return position
+
+    def _found(self, position: int) -> tuple[Place | None, Callable[[], dict]]:
+        raise NotImplementedError
 
     def _written(self, case: dict, place: Place, size: int) -> dict | None:
         """The case as it lies on disk now; None where the disk refuses it, now or before."""
-        if not self._writes:
-            return None
         try:
-            _write(case, place, size)
+            if self._writes:
+                _write(case, place, size)
+                return _opened(place)
         except OSError as error:
             self._writes = False
             warnings.warn(
@@ -76,8 +103,7 @@ class KeptCases:
                 "every patch, which is slow; free disk space, or pass a larger cache_bytes to load_dataset",
                 stacklevel=4,
             )
-            return None
-        return _opened(place)
+        return None
 
 
 def _tensors(case: dict) -> dict[str, torch.Tensor]:
