@@ -122,13 +122,6 @@ def augment(
     """
     check_pair(image, label)
     settings = settings or Augmentation()
-    image, label = _move(image, label, generator, settings)
-    return _recolour(image, generator, settings), label
-
-
-def _move(
-    image: torch.Tensor, label: torch.Tensor, generator: torch.Generator, settings: Augmentation
-) -> tuple[torch.Tensor, torch.Tensor]:
     axes = tuple(range(label.ndim)) if settings.flip_axes is None else settings.flip_axes
     if not set(axes) <= set(range(label.ndim)):
         raise ValueError(f"flip_axes is {axes}; a label of {label.ndim} axes has axes 0 to {label.ndim - 1}")
@@ -139,7 +132,7 @@ def _move(
         turns = int(torch.randint(4, (), generator=generator))
         turns -= turns % 2 if label.shape[-1] != label.shape[-2] else 0
         image, label = torch.rot90(image, turns, (-2, -1)), torch.rot90(label, turns, (-2, -1))
-    return image.contiguous(), label.contiguous()
+    return _recolour(image.contiguous(), generator, settings), label.contiguous()
 
 
 def _recolour(image: torch.Tensor, generator: torch.Generator, settings: Augmentation) -> torch.Tensor:

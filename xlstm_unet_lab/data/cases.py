@@ -130,16 +130,15 @@ def check_cases(name: str, cases: Cases, patch_size: Sequence[int], network_conf
         of_kind(f"the {what} of the first case of {name}", first.get(what), torch.Tensor)
     image, label = first["image"], first["label"]
     if image.ndim != len(patch_size) + 1 or image.shape[1:] != label.shape:
-        raise ValueError(
-            f"the first case of {name} has image {tuple(image.shape)} and label {tuple(label.shape)}; patch_size="
-            f"{tuple(patch_size)} needs (C, *spatial) and (*spatial) with {len(patch_size)} spatial dimensions"
-        )
-    needed = {"spatial_dims": len(patch_size), "in_channels": len(image)}
+        shapes = f"image {tuple(image.shape)} and label {tuple(label.shape)}"
+        needed = f"patch_size={tuple(patch_size)} needs (C, *spatial) and (*spatial), one axis for each of its sizes"
+        raise ValueError(f"the first case of {name} has {shapes}; {needed}")
+    wanted = {"spatial_dims": len(patch_size), "in_channels": len(image)}
     if targets is not None:
-        needed["num_classes"] = len(targets.names)
+        wanted["num_classes"] = len(targets.names)
         if targets.exclusive and targets.values != tuple((value,) for value in range(len(targets.names))):
             raise ValueError(f"targets has the values {targets.values}; classes must have (0,), (1,), ... in order")
-    for option, value in needed.items():
+    for option, value in wanted.items():
         built = getattr(network_config, option, value)
         if built != value:
             raise ValueError(f"the model was built with {option}={built}, {name} needs {option}={value}")

@@ -102,16 +102,10 @@ def load_dataset(
     folder = prepared_folder(recipe, root)
     if folder is None:
         if not recipe.made_here:
-            raise FileNotFoundError(
-                f"{recipe.name} is not prepared in {recipe.folder(root)}; to get it {recipe.calls()}, with source= or "
-                "--source if you have its folder or archive"
-            )
+            how = f"{recipe.calls()}, with source= or --source if you have its folder or archive"
+            raise FileNotFoundError(f"{recipe.name} is not prepared in {recipe.folder(root)}; to get it {how}")
         folder = prepare(recipe, root=root, progress=False)
-    folds = read_splits(folder)
-    if split == "test":
-        names = sorted(path.name.removesuffix(recipe.file_ending) for path in (folder / "labelsTs").iterdir())
-    elif split == "all":
-        names = sorted(folds[fold]["train"] + folds[fold]["val"])
-    else:
-        names = folds[fold][split]
-    return SegmentationDataset(recipe, folder, "Ts" if split == "test" else "Tr", names, cache_bytes, fold)
+    names = read_splits(folder)[fold]
+    names["all"] = sorted(names["train"] + names["val"])
+    names["test"] = sorted(path.name.removesuffix(recipe.file_ending) for path in (folder / "labelsTs").glob("*.*"))
+    return SegmentationDataset(recipe, folder, "Ts" if split == "test" else "Tr", names[split], cache_bytes, fold)

@@ -98,11 +98,9 @@ class KeptCases(Dataset):
                 return _opened(place)
         except OSError as error:
             self._writes = False
-            warnings.warn(
-                f"{place.folder} cannot be written ({error}): cases beyond {self.memory:,} bytes are read anew for "
-                "every patch, which is slow; free disk space, or pass a larger cache_bytes to load_dataset",
-                stacklevel=4,
-            )
+            slow = f"cases beyond {self.memory:,} bytes are made anew for every patch, which is slow"
+            fix = "free disk space, or pass a larger cache_bytes to load_dataset"
+            warnings.warn(f"{place.folder} cannot be written ({error}): {slow}; {fix}", stacklevel=4)
         return None
 
 

@@ -64,10 +64,8 @@ def _check_source(recipe: Recipe, source: Path | None) -> None:
     if source is None and recipe.of_own_files:
         raise ValueError(f"{recipe.name} is made of your own files: {recipe.calls('your folder')}")
     if source is None and recipe.registration:
-        raise ValueError(
-            f"{recipe.name} may not be downloaded without registering: register at {recipe.registration}, accept its "
-            f"terms, download the files, then {recipe.calls('the folder or archive')}"
-        )
+        how = f"register at {recipe.registration}, accept its terms, download the files"
+        raise ValueError(f"{recipe.name} asks for registering: {how}, then {recipe.calls('the folder or archive')}")
     if source is not None and recipe.made_here:
         raise ValueError(f"{recipe.name} is made here from a seed and takes no source; got {source}")
     if source is not None and not source.exists():
@@ -143,7 +141,7 @@ def _unpacked(recipe: Recipe, archives: list[Path], origin: dict, partial: Path)
     """Unpack the archives into a folder in `partial`; one that is refused leaves nothing to go on from."""
     for number, archive in enumerate(archives):
         try:
-            unpack(archive, partial / "unpacked", recipe.unpack_limits)
+            unpack(archive, partial / "unpacked")
         except ValueError as error:
             shutil.rmtree(partial)
             # What came may be a page that says the server is busy, or half the file: kept, it would be met every time.
@@ -170,9 +168,7 @@ def _describe(recipe: Recipe, made: Path, origin: dict, facts: dict) -> None:
     counts = write_dataset_json(made, recipe)
     write_splits(made, recipe.file_ending, recipe.group)
     marker = {"name": recipe.name, "version": recipe.version, "source": origin, "counts": counts, "facts": facts}
-    marker["read_as"] = NORMALISED
-    marker |= {"own": own_facts(recipe)} if recipe.of_own_files else {}
-    marker["found"] = look_over(recipe, made)
+    marker |= {"read_as": NORMALISED, "own": own_facts(recipe), "found": look_over(recipe, made)}
     (made / MARKER).write_text(json.dumps(marker, indent=2) + "\n")
 
 
