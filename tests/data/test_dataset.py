@@ -65,9 +65,9 @@ def test_channels_are_normalised_apart():
         (np.zeros((1, 0, 6)), ValueError, r"shape \(1, 0, 6\)"),
         (np.full((1, 2, 2), np.nan), ValueError, r"4 values that are NaN or infinite, the first at \(0, 0, 0\)"),
         (np.array([[[0, 1], [np.inf, 2]]]), ValueError, r"1 values .* first at \(0, 1, 0\)"),
-        (np.zeros((1, 2, 2), bool), TypeError, "bool array"),
-        (np.zeros((1, 2, 2), complex), TypeError, "complex128 array"),
-        (torch.zeros(1, 2, 2), TypeError, "is a Tensor; give a NumPy array"),
+        (np.zeros((1, 2, 2), bool), TypeError, "of dtype bool, expected an array of integers or floats"),
+        (np.zeros((1, 2, 2), complex), TypeError, "of dtype complex128, expected an array"),
+        (torch.zeros(1, 2, 2), TypeError, "is tensor.*expected ndarray of NumPy's"),
     ],
 )
 def test_normalise_bad_input(image, error, message):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import bz2
 import functools
 import gzip
-import hashlib
 import lzma
 import os
 import re
@@ -36,12 +35,6 @@ LONG_NUMBER = re.compile(rb"\d{256}")  # longer than any name
 OPENERS: dict[bytes, Callable] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 
 
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def fetch(url: str, sha256: str | None, target: Path, progress: bool = True, size: int = MOST) -> tuple[Path, str]:
     """Download a file unless it is there already; returns its path and sha256.
 
@@ -52,12 +45,11 @@ def fetch(url: str, sha256: str | None, target: Path, progress: bool = True, siz
     """
     import pooch
 
-    target.parent.mkdir(parents=True, exist_ok=True)
     most = size + size // 10 + BLOCK
     known = None if sha256 is None else f"sha256:{sha256}"
     downloader = ResumingDownloader(target.with_name(target.name + ".part"), progress, most)
     pooch.retrieve(url, known, target.name, target.parent, downloader=downloader)
-    digest = sha256_of(target)
+    digest = pooch.file_hash(target)
     if sha256 is None:
         warnings.warn(f"no checksum is known for {url}; what came has sha256 {digest}, as recorded", stacklevel=2)
     return target, digest

@@ -42,10 +42,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 def fingerprint(file: Path) -> list:
     """What tells whether a file is still the one it was: path, size and date; a missing one has neither."""
-    if not file.exists():
-        return [str(file), None, None]
-    facts = file.stat()
-    return [str(file), facts.st_size, facts.st_mtime_ns]
+    facts = file.stat() if file.exists() else None
+    return [str(file), facts and facts.st_size, facts and facts.st_mtime_ns]
 
 
 def files_by_name(folder: Path, endings: Sequence[str]) -> dict[str, Path]:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import operator
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
+from xlstm_unet_lab.data.cases import Cases
 from xlstm_unet_lab.data.files import whole_folder
 from xlstm_unet_lab.data.patches import Foreground
 from xlstm_unet_lab.ops.stored import read_json
@@ -30,15 +28,13 @@ class Place(NamedTuple):
     made_of: list  # anything JSON holds
 
 
-class KeptCases(Dataset):
+class KeptCases(Cases):
     """A data set that makes its cases ready once: in memory until they fill `memory` bytes, then in mapped files.
 
     `_found(position)` says where a case may be kept, None for in memory only, and what makes it: a dict of name,
     spacing, image and label. Another process that is handed this starts with nothing in memory. Where the disk refuses
     a case, this warns once, and from then on makes such cases whenever they are asked for.
     """
-
-    names: Sequence[str]
 
     def __init__(self, memory: int):
         self.memory = self._left = memory
@@ -47,9 +43,6 @@ class KeptCases(Dataset):
 
     def __getstate__(self) -> dict:
         return vars(self) | {"_left": self.memory, "_cases": {}, "_writes": True}
-
-    def __len__(self) -> int:
-        return len(self.names)
 
     def __getitem__(self, index: int) -> dict:
         case = {what: value for what, value in self.view(index).items() if what not in ("foreground", "place")}
@@ -81,11 +74,10 @@ class KeptCases(Dataset):
         return case
 
     def _position(self, index: int) -> int:
-        position = operator.index(index)
-        position += len(self) if position < 0 else 0
-        if not 0 <= position < len(self):
-            raise IndexError(f"case {index} was asked for; the data set has {len(self)} cases, counted from 0")
-        return position
+        try:
+            return range(len(self))[index]
+        except IndexError:
+            raise IndexError(f"case {index} was asked for; the data set has {len(self)} cases, from 0 on") from None
 
     def _found(self, position: int) -> tuple[Place | None, Callable[[], dict]]:
         raise NotImplementedError
@@ -115,10 +107,8 @@ def _opened(place: Place) -> dict | None:
         if facts["made_of"] != place.made_of:
             return None
         # "c": a change stays with whoever makes it and never reaches the file
-        image, label, places = (
-            torch.from_numpy(np.load(place.folder / f"{name}.npy", mmap_mode="c", allow_pickle=False))
-            for name in ("image", "label", "places")
-        )
+        arrays = [np.load(place.folder / f"{name}.npy", mmap_mode="c") for name in ("image", "label", "places")]
+        image, label, places = map(torch.from_numpy, arrays)
         foreground = Foreground(tuple(facts["classes"]), tuple(facts["ends"]), places)
         own = {"name": facts["name"], "spacing": tuple(facts["spacing"])}
     except (OSError, ValueError, KeyError, TypeError):  # not there, or spoilt: it is made anew
@@ -137,7 +127,7 @@ def _write(case: dict, place: Place, size: int) -> None:
             return
         shutil.rmtree(place.folder, ignore_errors=True)
         if shutil.disk_usage(beside).free < size + SPARE_DISK:
-            raise OSError(errno.ENOSPC, f"less than {SPARE_DISK:,} bytes would be left free")
+            raise OSError(f"less than {SPARE_DISK:,} bytes would be left free")
         with whole_folder(place.folder) as folder:
             for name, tensor in _tensors(case).items():
                 np.save(folder / f"{name}.npy", tensor.numpy(), allow_pickle=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from xlstm_unet_lab.data.files import without_path
-from xlstm_unet_lab.ops.checks import finite, number
+from xlstm_unet_lab.ops.checks import array_of, finite, number
 
 TIFF = (".tif", ".tiff")
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", *TIFF)
@@ -40,9 +40,9 @@ def read_channels(path: Path, spatial_dims: int | None = None, *, stored: bool =
         array, orientation = _read_tiff(path, spatial_dims, stored) if is_tiff else _read_with_pillow(path, stored)
         if array.dtype == bool:
             array = array.astype(np.uint8) * np.uint8(1 if stored else 255)
-        if array.dtype.kind not in "uif":
-            raise ValueError(f"it holds values of type {array.dtype}; integers or floats are expected")
-        return finite("it", _upright(array, orientation))
+        swapped, down, right = TURNS.get(orientation, TURNS[1])  # an orientation that there is not is none
+        array = array.swapaxes(-2, -1) if swapped else array
+        return finite("it", np.ascontiguousarray(array_of("it", array, "uif")[..., ::down, ::right]))
     except Exception as error:  # the decoders raise errors of many kinds, few of which name the file
         raise ValueError(f"{path} cannot be read: {without_path(error, path)}") from error
 
@@ -55,13 +55,6 @@ def resolution_of(path: Path) -> dict:
         page = file.pages.first
         swapped, *_ = TURNS.get(page.tags.valueof(ORIENTATION), TURNS[1])
         return {"resolution": page.resolution[:: -1 if swapped else 1], "resolutionunit": page.resolutionunit}
-
-
-def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
-    """(..., y, x) as stored -> as viewers show it; an orientation that there is not is none."""
-    swapped, down, right = TURNS.get(orientation, TURNS[1])
-    array = array.swapaxes(-2, -1) if swapped else array
-    return np.ascontiguousarray(array[..., ::down, ::right])
 
 
 def _read_with_pillow(path: Path, stored: bool) -> tuple[np.ndarray, int]:

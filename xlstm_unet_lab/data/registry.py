@@ -182,8 +182,7 @@ def prepared_folder(recipe: Recipe, root: str | Path | None = None) -> Path | No
     """
     if recipe.from_source is not None:
         own = ", ".join(own_recipes(root)) or "none yet"
-        how = "prepares folders of your own, each under the folder's name; ask for it by that name"
-        raise ValueError(f"{recipe.name!r} {how}. Prepared so far: {own}")
+        raise ValueError(f"{recipe.name!r} takes the name of a folder: ask for it by that name. Prepared so far: {own}")
     folder = recipe.folder(root)
     if not folder.exists():
         return None
@@ -195,6 +194,5 @@ def prepared_folder(recipe: Recipe, root: str | Path | None = None) -> Path | No
         why = ", because the files are others or have changed since" if recipe.read_by else ""
         raise FileExistsError(f"{folder} was made by recipe {found}, this is {expected}{why}: {MAKE_ROOM}")
     if recipe.of_own_files and facts["read_as"] != NORMALISED:
-        words = "was prepared by a version of this package that read some files in another way"
-        raise FileExistsError(f"{folder} {words}: delete it and prepare it again from the same files")
+        raise FileExistsError(f"{folder}: old versions read some files in another way: delete it and prepare it again")
     return folder

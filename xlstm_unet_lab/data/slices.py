@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
+from xlstm_unet_lab.data.cases import Cases
 from xlstm_unet_lab.data.dataset import SegmentationDataset
 from xlstm_unet_lab.data.normalise import normalise
 from xlstm_unet_lab.ops.checks import flag, whole_number
@@ -15,7 +15,7 @@ from xlstm_unet_lab.ops.checks import flag, whole_number
 AXES = "zyx"
 
 
-class SliceDataset(Dataset):
+class SliceDataset(Cases):
     """Every slice of every case across one axis, or only those in which something is labelled.
 
     dataset: cases in 3-D, as `load_dataset` gives them; `axis` 0, 1 or 2 is the one that goes: z, y or x. Items are as
@@ -42,9 +42,6 @@ class SliceDataset(Dataset):
             raise ValueError(f"no slice of the {len(dataset)} cases holds a label above 0")
         self.names = [f"{dataset.names[case]}_{AXES[axis]}{position:03d}" for case, position in self._places]
 
-    def __len__(self) -> int:
-        return len(self._places)
-
     def __getitem__(self, index: int) -> dict:
         case, position = self._places[index]
         item = self.dataset.view(case)
@@ -53,8 +50,6 @@ class SliceDataset(Dataset):
         spacing = tuple(size for axis, size in enumerate(item["spacing"]) if axis != self.axis)
         label = item["label"].select(self.axis, position).long()
         return {"image": torch.from_numpy(image), "label": label, "spacing": spacing, "name": self.names[index]}
-
-    view = __getitem__
 
     def raw(self, index: int) -> np.ndarray:
         """The slice as stored, (C, *spatial), not normalised: to look at."""
