@@ -70,8 +70,7 @@ def draw_turn(settings: Augmentation, spatial_dims: int, generator: torch.Genera
     from monai.transforms import create_rotate
 
     axes = 2 if settings.in_plane else spatial_dims
-    planes = 1 if axes == 2 else 3
-    angles = [math.radians(_uniform(-settings.angle, settings.angle, generator)) for _ in range(planes)]
+    angles = [math.radians(_uniform(-settings.angle, settings.angle, generator)) for _ in range(3 if axes == 3 else 1)]
     matrix = torch.as_tensor(create_rotate(axes, angles)[:axes, :axes], dtype=torch.float32)
     low, high = map(math.log, settings.scale)  # so that twice as large is as likely as half
     return matrix / math.exp(_uniform(low, high, generator))

@@ -45,10 +45,9 @@ def fetch(url: str, sha256: str | None, target: Path, progress: bool = True, siz
     """
     import pooch
 
-    most = size + size // 10 + BLOCK
-    known = None if sha256 is None else f"sha256:{sha256}"
-    downloader = ResumingDownloader(target.with_name(target.name + ".part"), progress, most)
-    pooch.retrieve(url, known, target.name, target.parent, downloader=downloader)
+    part = target.with_name(target.name + ".part")
+    downloader = ResumingDownloader(part, progress, most=size + size // 10 + BLOCK)
+    pooch.retrieve(url, sha256, target.name, target.parent, downloader=downloader)
     digest = pooch.file_hash(target)
     if sha256 is None:
         warnings.warn(f"no checksum is known for {url}; what came has sha256 {digest}, as recorded", stacklevel=2)

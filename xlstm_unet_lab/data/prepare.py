@@ -117,8 +117,7 @@ def _original_files(recipe: Recipe, source: Path | None, downloads: Path, progre
         for file in recipe.files:
             path, digest = fetch(file.address, file.sha256, downloads / file.name, progress, file.size)
             archives[path] = {"name": file.name, "address": file.address, "sha256": digest}
-    where = None if source is None else str(source)
-    return list(archives), {"kind": kind, "path": where, "files": list(archives.values())}
+    return list(archives), {"kind": kind, "path": source and str(source), "files": list(archives.values())}
 
 
 def _continue_or_start(partial: Path, task: dict) -> None:

@@ -135,6 +135,5 @@ def data_root(root: str | Path | None = None) -> Path:
     """Where prepared data lives: `root`, else the environment variable LAB_DATA, else a folder in the user's cache."""
     import pooch
 
-    if root is None or (isinstance(root, str) and not root):
-        root = os.environ.get("LAB_DATA") or pooch.os_cache("xlstm-unet-lab")
-    return as_path("root", root).absolute()
+    usual = os.environ.get("LAB_DATA") or pooch.os_cache("xlstm-unet-lab")
+    return as_path("root", usual if root in (None, "") else root).absolute()
