@@ -113,3 +113,21 @@ def test_nothing_at_all_is_given_up(server, tmp_path, monkeypatch):
     server.says_length, server.pieces, server.pause = False, b"a", 1.0
     with pytest.raises(OSError, match=r"timed out.*call again"):
         get(server, tmp_path)
+
+
+def test_headers_that_come_a_byte_at_a_time_are_given_up(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "ANSWER", 0.2)
+    server.drips = 0.02
+    with pytest.raises(OSError, match=r"did not say within 0.2 seconds what it sends.* 0 bytes arrived .*call again"):
+        get(server, tmp_path)
+    server.drips = 0.0
+    monkeypatch.setattr(download, "ANSWER", 60)
+    assert get(server, tmp_path).read_bytes() == ONE
+
+
+def test_what_an_interrupted_download_has_outlives_headers_that_never_end(server, tmp_path, monkeypatch):
+    begun(server, tmp_path)
+    monkeypatch.setattr(download, "ANSWER", 0.2)
+    server.drips = 0.02
+    with pytest.raises(OSError, match=f"{3 * BLOCK:,} bytes arrived and are kept; call again"):
+        get(server, tmp_path)

@@ -19,6 +19,7 @@ class Server(http.server.ThreadingHTTPServer):
     content_range = None  # in place of the right one
     pieces, pause = None, 0.0  # bytes sent at a time, and seconds between them; the last piece again and again
 
+    drips = 0.0  # seconds between the bytes of a header that never ends
     closing = False
 
     def __init__(self):
@@ -46,6 +47,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Range", place)
         else:
             self.send_response(200)
+        if server.drips:
+            self.end_headers = self._drip
         if server.says_length:
             self.send_header("Content-Length", str(len(content) - start))
         if server.etag:
@@ -58,6 +61,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
             except OSError:  # the other side has had enough
                 return
             time.sleep(server.pause)
+
+    def _drip(self):
+        self.flush_headers()
+        self.wfile.write(b"Slow: ")
+        while not self.server.closing:
+            try:
+                self.wfile.write(b"a")
+            except OSError:
+                return
+            time.sleep(self.server.drips)
 
     def log_message(self, *arguments):
         pass

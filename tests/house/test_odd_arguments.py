@@ -25,12 +25,15 @@ KINDS = (ValueError, TypeError, KeyError, OSError)
 EXAMPLES = 200  # of several odd arguments at once
 TRIES = 16  # of the odd values, for each argument of a call that takes time
 NUMBERS = (None, True, False, 0, -1, 3, 2**63, 10**400, 1.5, -0.0, np.nan, np.inf, 1e300, 1e-300, 1j, np.float32(2))
-WORDS = ("", "a", "\0", "../x", "$", b"a", object, len, range(3), np.array("a"))
+WORDS = ("", "a", "\0", "../x", "$", b"a", object, range(3), np.array("a"))
+FUNCTIONS = (len, list, reversed, str, lambda *all_of_it: None, lambda *all_of_it: iter(()))
 GROUPS = ((), [], {}, set(), [1], [None], ("a",), [1e300], [[1]], {"a": None}, {"a": 1.5}, {1: 3}, [True], (1, 2))
 SIZES = ((0, 0), (-1, 4), (10**9, 10**9))
 TENSORS = (torch.tensor(1.0), torch.zeros(2, 3), torch.zeros(0), torch.zeros(1, 2, 5, 4, dtype=torch.int64))
 ARRAYS = (np.zeros(3), np.zeros((2, 3), complex), np.array([None]), np.zeros((2, 8, 8)), np.full((1, 8, 8), np.nan))
-ODD = (*NUMBERS, *WORDS, *GROUPS, *SIZES, *TENSORS, *ARRAYS, np.zeros((8, 8), int))
+IMAGES = [np.zeros((1, 8, 8), kind) for kind in (bool, complex, object, "U1", "M8[s]", np.float16, np.longdouble)]
+IMAGES += [np.zeros((0, 8, 8)), np.zeros((1, 0, 8)), np.zeros((1,) * 40), np.full((1, 8, 8), 1e300), [[[0, 1], [2]]]]
+ODD = (*NUMBERS, *WORDS, *FUNCTIONS, *GROUPS, *SIZES, *TENSORS, *ARRAYS, *IMAGES, np.zeros((8, 8), int))
 
 
 def tokens(*shape):
@@ -66,6 +69,7 @@ RESAMPLED = {"values": [1.0, 0.5], "groups": None, "level": 0.95, "samples": 9, 
 OPENED = {"recipe": "hippocampus", "split": "train", "root": None, "fold": 0, "cache_bytes": 0}
 CASES = [{"image": torch.zeros(1, 8, 8), "label": torch.zeros(8, 8, dtype=torch.long), "spacing": (1.0, 1.0)}]
 SHORT, PREDICTOR = lab.TrainConfig((8, 8), steps=1, batch_size=1, accelerator="cpu"), lab.Predictor(NETWORK, (8, 8))
+ASKED = {name: value for name, value in WINDOWS.items() if name != "patch_size"} | {"track": iter}
 CALLS = {
     "mlstm.run": (mlstm.run, SEQUENCE | {"form": "auto"}),
     "mlstm.recurrent": (mlstm.recurrent, SEQUENCE),
@@ -82,6 +86,8 @@ CALLS = {
     "predict": (lab.predict, case(model=NETWORK, **WINDOWS)),
     "predict_probabilities": (lab.predict_probabilities, case(model=NETWORK, **WINDOWS)),
     "Predictor": (lab.Predictor, FACTS | {"network": NETWORK, "unit": "mm", "credit": "", "card": {}}),
+    "predictor": (PREDICTOR, case(**ASKED)),
+    "predictor.probabilities": (PREDICTOR.probabilities, case(**ASKED)),
     "evaluate": (lab.evaluate, SCORED),
     "dice": (dice, PAIR),
     "error_map": (error_map, PAIR),
@@ -98,6 +104,9 @@ CALLS = {
     "load_predictor": (lab.load_predictor, {"path": "nowhere", "which": None}),
     "fit": (lab.fit, {"model": NETWORK, "train": CASES, "val": CASES, "config": SHORT, "run_directory": None}),
     "predict_files": (lab.predict_files, {"predictor": PREDICTOR, "inputs": "nowhere", "out_folder": "out"}),
+    "predictor.save": (PREDICTOR.save, {"path": "a.safetensors"}),
+    "list_models": (lab.list_models, {"spatial_dims": None, "in_channels": 1, "num_classes": 2, "patch_size": None}),
+    "UNet": (lab.UNet, {"config": NETWORK.config}),
     "write_report": (lab.write_report, {"path": "a.html", "tables": {}, "overlays": None, "notes": ()}),
     "overlay_case": (lab.overlay_case, {"dataset": CASES, "index": 0, "prediction": None}),
     "load_published": (lab.load_published, {"model": NETWORK, "path_or_state_dict": "nowhere"}),

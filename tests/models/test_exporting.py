@@ -58,13 +58,42 @@ def traced(network):
 
 def to_onnx(network):
     def export():
-        torch.onnx.export(network, (images(1, 1, 16, 16),), io.BytesIO(), dynamo=False)
+        file = io.BytesIO()
+        torch.onnx.export(network, (images(1, 1, 16, 12),), file, dynamo=False)
+        return file.getvalue()
 
     if importlib.util.find_spec("onnx"):
-        export()
+        assert_answers_in_onnx(export(), network, images(1, 1, 16, 12))
     else:  # the package is asked for once every operation is converted
         with pytest.raises(torch.onnx.OnnxExporterError, match="onnx is not installed"):
             export()
+
+
+def to_onnx_through_export(network, shapes=((2, 1, 16, 12),), **options):
+    pytest.importorskip("onnxscript", reason="dynamo=True needs onnxscript, which does not come with this kit")
+    with torch.no_grad():
+        try:
+            program = torch.onnx.export(network, (images(2, 1, 16, 12),), dynamo=True, verbose=False, **options)
+        except torch.onnx.OnnxExporterError as error:
+            raise error.__cause__ from None
+    for shape in shapes:
+        assert_answers_in_onnx(program.model_proto.SerializeToString(), network, images(*shape))
+
+
+def to_onnx_with_open_sizes(network):
+    open_sizes = {0: Dim("batch", min=1, max=16), 2: Dim("height", min=8, max=64), 3: Dim("width", min=8, max=64)}
+    shapes = (1, 1, 16, 12), (5, 1, 16, 12), (3, 1, 17, 22), (2, 1, 9, 40)
+    to_onnx_through_export(network, shapes, dynamic_shapes=(open_sizes,))
+
+
+def assert_answers_in_onnx(model: bytes, network, x):
+    if importlib.util.find_spec("onnxruntime") is None:
+        return
+    from onnxruntime import InferenceSession
+
+    session = InferenceSession(model, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    assert_same(torch.from_numpy(found), network(x).detach())
 
 
 def mapped(network):
@@ -96,6 +125,8 @@ TOOLS = {
     "`torch.export`, batch, height and width left open": exported_with_open_sizes,
     "`torch.jit.trace`, then another batch size": traced,
     "`torch.onnx.export`, `dynamo=False`": to_onnx,
+    "`torch.onnx.export`, `dynamo=True`": to_onnx_through_export,
+    "`torch.onnx.export`, `dynamo=True`, batch, height and width left open": to_onnx_with_open_sizes,
     "`torch.func.vmap`": mapped,
     "`torch.func.grad`": gradient_taken,
     "`torch.func.jvp`": pushed_forward,

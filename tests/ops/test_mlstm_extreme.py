@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import xlstm_unet_lab as lab
 from xlstm_unet_lab.ops import mlstm, slstm
 
 LOWEST = torch.finfo(torch.float32).min
@@ -57,6 +58,45 @@ def test_every_form_agrees_with_the_recurrence_whatever_the_gates(gates, dtype, 
     wanted = outputs_and_gradients(mlstm.recurrent, inputs)
     for form in (mlstm.parallel, mlstm.chunkwise, FORMS["chunks of 3"]):
         assert_near(outputs_and_gradients(form, inputs), wanted, max(DTYPES[dtype], 1e-5))
+
+
+unseen = st.floats(-3, 3, width=32) | st.sampled_from([size for size in SIZES if size < 1e4])
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(st.lists(st.tuples(unseen, gate), min_size=1, max_size=12), st.sampled_from(list(DTYPES)), st.integers(0, 99))
+def test_forget_gates_of_any_size_need_no_look_at_values(gates, dtype, seed):
+    inputs = make_inputs(len(gates), dtype, seed)
+    bounds = torch.finfo(dtype)
+    drawn = torch.tensor(gates, dtype=torch.float64).T.clamp(bounds.min, bounds.max)
+    inputs[3:] = [x.expand(1, 2, -1).to(dtype) for x in drawn]
+    h, *_, dq, dk, dv, di, df = outputs_and_gradients(mlstm.recurrent, inputs)
+    for form in (mlstm.parallel, mlstm.chunkwise, FORMS["chunks of 3"]):
+        found, *_, gq, gk, gv, gi, gf = outputs_and_gradients(partial(form, check_values=False), inputs)
+        wanted = [h, dq, dk, dv, di, df]  # states may be the same memory at another scale
+        assert_near([found, gq, gk, gv, gi, gf], wanted, max(DTYPES[dtype], 1e-5))
+
+
+@every_dtype
+@pytest.mark.parametrize("form", ["parallel", "chunkwise"])
+@pytest.mark.parametrize(("i", "f"), [(1e30, -1e30), (-1e30, 1e30), (LOWEST, LOWEST), (-LOWEST, LOWEST)])
+def test_without_a_look_gates_of_any_size_give_finite_numbers(form, dtype, i, f):
+    bounds, inputs = torch.finfo(dtype), make_inputs(200, dtype)
+    inputs[3][..., 3::5] = min(max(i, bounds.min), bounds.max)
+    inputs[4][..., 4::7] = min(max(f, bounds.min), bounds.max)
+    assert all(x.isfinite().all() for x in outputs_and_gradients(partial(FORMS[form], check_values=False), inputs))
+
+
+@pytest.mark.parametrize("form", ["auto", "parallel", "chunkwise"])
+def test_a_network_with_huge_gates_says_what_the_recurrence_says(form):
+    options = {"spatial_dims": 2, "in_channels": 1, "num_classes": 2, "patch_size": (16, 16), "features": (4, 8)}
+    network, plain = (lab.build("xlstm_unet_bot", mlstm_form=one, **options).eval() for one in (form, "recurrent"))
+    weights = {name: x * 1e12 if name.endswith("gates.bias") else x for name, x in plain.state_dict().items()}
+    weights |= {name: x - 2e13 for name, x in weights.items() if name.endswith("gates.bias")}
+    for one in (network, plain):
+        one.load_state_dict(weights)
+    image = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(network(image), plain(image), rtol=1e-4, atol=1e-5)
 
 
 @every_form

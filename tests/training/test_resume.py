@@ -238,7 +238,7 @@ def test_a_folder_without_permission(tmp_path):
 def test_unwritable_places(tmp_path):
     (tmp_path / "file").write_text("")
     for place in ("file", "file/run"):
-        with pytest.raises(OSError, match=r"file.* cannot be written .*nothing is lost yet.*another one"):
+        with pytest.raises(OSError, match=r"file.* cannot be written .*the first is to come.*another one"):
             fit(Tiny(), cases([0]), None, config(), tmp_path / place)
 
 

@@ -211,4 +211,4 @@ class PatchDataset(Dataset):
             image, label = turned(image, label, turn, size)
         if settings is not None:
             image, label = augment(image, label, generator, settings)
-        return {"image": image, "label": label, "name": case["name"]}
+        return {"image": image, "label": label, "name": case.get("name", "")}

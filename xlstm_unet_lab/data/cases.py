@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, Subset
 
 from xlstm_unet_lab.data.recipe import Recipe
 from xlstm_unet_lab.data.targets import Targets
-from xlstm_unet_lab.ops.checks import of_kind
+from xlstm_unet_lab.ops.checks import checked_spacing, of_kind
 
 SPACING_CASES = 20  # that are read for the median spacing
 
@@ -126,15 +126,21 @@ def check_cases(name: str, cases: Cases, patch_size: Sequence[int], network_conf
         of_kind(f"the {what} of the first case of {name}", first.get(what), torch.Tensor)
     image, label = first["image"], first["label"]
     if image.ndim != len(patch_size) + 1 or image.shape[1:] != label.shape:
-        shapes = f"image {tuple(image.shape)} and label {tuple(label.shape)}"
-        needed = f"patch_size={tuple(patch_size)} needs (C, *spatial) with {len(patch_size)} spatial dimensions"
-        raise ValueError(f"the first case of {name} has {shapes}; {needed}")
-    wanted = {"spatial_dims": len(patch_size), "in_channels": len(image)}
+        found = f"the first case of {name} has image {tuple(image.shape)} and label {tuple(label.shape)}"
+        needs = f"needs (C, *spatial) and (*spatial) with {len(patch_size)} spatial dimensions"
+        raise ValueError(f"{found}; patch_size={tuple(patch_size)} {needs}")
+    checked_spacing(first.get("spacing"), len(patch_size), f" in the first case of {name}")
+    needed = {"spatial_dims": len(patch_size), "in_channels": len(image)}
     if targets is not None:
-        wanted["num_classes"] = len(targets.names)
+        needed["num_classes"] = len(targets.names)
         if targets.exclusive and targets.values != tuple((value,) for value in range(len(targets.names))):
             raise ValueError(f"targets has the values {targets.values}; classes must have (0,), (1,), ... in order")
-    for option, value in wanted.items():
+    check_built(network_config, needed, f"{name} needs")
+
+
+def check_built(network_config: object, needed: Mapping[str, int], who: str) -> None:
+    """ValueError where a network was built with another number of dimensions, channels or classes; see check_cases."""
+    for option, value in needed.items():
         built = getattr(network_config, option, value)
         if built != value:
-            raise ValueError(f"the model was built with {option}={built}, {name} needs {option}={value}")
+            raise ValueError(f"the model was built with {option}={built}, {who} {option}={value}")

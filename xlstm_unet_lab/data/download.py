@@ -10,26 +10,29 @@ import os
 import re
 import stat
 import tarfile
+import threading
 import time
 import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from xlstm_unet_lab.ops.files import is_plain
 
 TIMEOUT = 30  # seconds without a byte
+ANSWER = 60  # seconds until all that a server says before the first byte of a file is there, however it comes
 PATIENCE, SLOWEST = 60, 2**10  # seconds, and the bytes a second that must come in them
 BLOCK = 2**16  # bytes; a broken connection loses at most one block
 MOST = 2**38  # bytes of a download whose size is not known
 HEADERS = 2**14  # bytes of all that stands in a tar archive before a member; what is read in one piece
+DIRECTORY = 2**25  # bytes of a zip archive's list of its members, which is read in one piece
 # What an archive may grow to; past any of these it is taken for a bomb.
 MOST_UNPACKED, MOST_MEMBERS = 2**36, 200_000  # bytes
 RATIO = 200  # unpacked bytes for each byte of the archive
 SMALL = 2**24  # bytes; below this the ratio is not looked at, for a few empty masks pack very well
-DIRECTORY = 2**25  # bytes of a zip archive's list of its members, which is read in one piece
 RECORD = re.compile(rb"(\d{1,5}) [^=]{1,255}=")
 LONG_NUMBER = re.compile(rb"\d{256}")  # longer than any name
 OPENERS: dict[bytes, Callable] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
@@ -81,13 +84,11 @@ class ResumingDownloader:
         self.validator.unlink(missing_ok=True)
 
     def _download(self, url: str) -> None:
-        import requests
-
         version = self.validator.read_text() if self.part.exists() and self.validator.exists() else ""
         start = self.part.stat().st_size if version else 0
         rest = {"Range": f"bytes={start}-", "If-Range": version} if start else {}
         headers = {"Accept-Encoding": "identity"} | rest  # a compressed stream could not be continued
-        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+        with _answer(url, headers) as response:
             if response.status_code == 416:  # nothing left to ask for: what is here cannot be trusted
                 self._forget()
                 raise ConnectionError("the server has no bytes after those already here")
@@ -111,9 +112,9 @@ class ResumingDownloader:
         """Write what comes to `part`, whose first `start` bytes are there; `whole`: bytes of the file, where known."""
         from tqdm.auto import tqdm
 
-        arrived, shown = start, {"unit": "B", "unit_scale": True, "disable": not self.progress}
-        bar = tqdm(desc=self.part.stem, initial=start, total=whole, **shown)
-        with bar, self.part.open("ab" if start else "wb") as file:
+        arrived = start
+        shown: dict[str, Any] = {"desc": self.part.stem, "unit": "B", "unit_scale": True, "disable": not self.progress}
+        with tqdm(initial=start, total=whole, **shown) as bar, self.part.open("ab" if start else "wb") as file:
             for block in _blocks(stream):
                 arrived += len(block)
                 if max(arrived, whole or 0) > self.most:
@@ -127,6 +128,29 @@ class ResumingDownloader:
     def _forget(self) -> None:
         for path in (self.part, self.validator):
             path.unlink(missing_ok=True)
+
+
+def _answer(url: str, headers: Mapping[str, str]):
+    """The response to a request, its file still to be read; ConnectionError once that takes longer than ANSWER.
+
+    In a thread of its own, which may be left behind: a server that sends its headers a byte at a time holds up whoever
+    reads them, and the timeout of requests begins anew with each byte.
+    """
+    import requests
+
+    found: Future = Future()
+
+    def ask() -> None:
+        try:
+            found.set_result(requests.get(url, headers=headers, stream=True, timeout=TIMEOUT))
+        except Exception as error:
+            found.set_exception(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        return found.result(ANSWER)
+    except TimeoutError as error:  # as those of requests are not
+        raise ConnectionError(f"the server did not say within {ANSWER} seconds what it sends") from error
 
 
 def _version(headers: Mapping[str, str]) -> str:

@@ -16,7 +16,7 @@ from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.inference.instances import instances_from_classes
 from xlstm_unet_lab.inference.predictor import Predictor, Windows
 from xlstm_unet_lab.inference.uncertainty import entropy, mirrored_disagreement, predicted_probability
-from xlstm_unet_lab.ops.checks import of_kind
+from xlstm_unet_lab.ops.checks import of_kind, tracked
 from xlstm_unet_lab.ops.files import as_path
 
 RAW = ("imagesTr", "imagesTs")  # nnU-Net's folders, where the last number of a name is always that of a channel
@@ -60,10 +60,8 @@ def find_cases(inputs: Source | Sequence[Source], channels: int | None = None) -
     for name, files in cases.items():
         wanted = [f"{name}_{channel:0{CHANNEL_DIGITS}d}{ending(files[0])}" for channel in range(len(files))]
         if len(files) > 1 and [file.name for file in files] != wanted:
-            raise ValueError(
-                f"case {name!r} has the files {[str(file) for file in files]}; the channels of one case must be named "
-                f"{wanted}, other cases need other names"
-            )
+            rule = f"the channels of one case must be named {wanted}, other cases need other names"
+            raise ValueError(f"case {name!r} has the files {[str(file) for file in files]}; {rule}")
     for files in ([Path(file) for file in entry] for entry in entries if not isinstance(entry, str | Path)):
         if not files or case_name(files[0]) in cases:
             raise ValueError(f"a list of channel files is empty or its case is there twice: {files}")
@@ -113,7 +111,7 @@ def predict_files(
 
     def predicted() -> Iterator[Path]:
         failures = []
-        for name, files in track_cases(cases.items()):
+        for name, files in tracked(track_cases, list(cases.items())):
             try:
                 case = read_case(files, spatial_dims=predictor.spatial_dims)
                 found = _predicted_maps(predictor, case, uncertainty, options)
@@ -160,10 +158,9 @@ def _channels_together(cases: dict[str, list[Path]], predictor: Predictor) -> di
         if names[0] != wanted[0] or len(names) == 1 or ending(first[0]) in VOLUMES or _is_in_colour(first):
             continue
         if names != wanted:
-            raise ValueError(
-                f"{first[0]} and {len(names) - 1} others so numbered are grey, and the network reads {channels} "
-                f"channels: those of one picture are {', '.join(wanted)}; number other pictures without _0000"
-            )
+            rule = f"those of one picture are {', '.join(wanted)}; number other pictures without _0000"
+            grey = f"{first[0]} and {len(names) - 1} others so numbered are grey"
+            raise ValueError(f"{grey}, and the network reads {channels} channels: {rule}")
         cases[head] = [file for name in names for file in cases.pop(name)]
     return cases
 

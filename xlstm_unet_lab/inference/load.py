@@ -89,10 +89,9 @@ def _checkpoint(folder: Path, which: str | None) -> Path:
     there = [name for name in CHECKPOINTS if (folder / f"{name}.safetensors").is_file()]
     which = which or (there or CHECKPOINTS)[0]
     if which not in there:
-        raise FileNotFoundError(
-            f"{folder} has no {which}.safetensors; it has {there or 'no checkpoint yet'}. The best weights come with "
-            "the first validation; until then, and where there is none, use which='last', in a shell --which last"
-        )
+        missing = f"{folder} has no {which}.safetensors; it has {there or 'no checkpoint yet'}. The best weights come"
+        advice = "until then, and where there is none, use which='last', in a shell --which last"
+        raise FileNotFoundError(f"{missing} with the first validation; {advice}")
     return folder / f"{which}.safetensors"
 
 

@@ -6,9 +6,11 @@ labels = predictor(image, spacing)            image (C, *spatial) as stored -> l
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
+import reprlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -20,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from xlstm_unet_lab.data.cases import Cases, median_spacing
+from xlstm_unet_lab.data.cases import Cases, check_built, median_spacing
 from xlstm_unet_lab.data.instance_labels import LABELS
 from xlstm_unet_lab.data.normalise import normalise
 from xlstm_unet_lab.data.patches import check_windows
@@ -33,12 +35,13 @@ from xlstm_unet_lab.inference.sliding_window import check_rank, resized_slabs, s
 from xlstm_unet_lab.inference.trained import DONE, EIGHT_BITS, NORMALISATIONS, Z_SCORE, known_of
 from xlstm_unet_lab.models.presets import arguments_of
 from xlstm_unet_lab.models.weights import save_weights
-from xlstm_unet_lab.ops.checks import as_array, checked_spacing, of_kind, one_of, sizes
+from xlstm_unet_lab.ops.checks import as_array, checked_spacing, of_kind, one_of, sizes, tracked
 from xlstm_unet_lab.ops.devices import checked_device
+from xlstm_unet_lab.ops.files import as_path
 from xlstm_unet_lab.ops.stored import check_fields
 
 WINDOWS_AT_ONCE = {2: 4, 3: 1}  # by spatial dimensions
-LARGEST_PATCH = 2**30  # voxels, far beyond any memory
+LARGEST_PATCH = 2**27  # voxels: 512 a side, or 11,585 of a picture, whose logits fill a memory
 # What is known of networks that were trained or loaded here, for those who hand on the network alone. Networks of this
 # package carry it in their config, so that copies of them have it too; these are the others.
 _KNOWN: WeakKeyDictionary[nn.Module, dict] = WeakKeyDictionary()
@@ -97,10 +100,23 @@ class Predictor:
         for label, colour in self.colours.items():  # they end in pages of HTML
             if not re.fullmatch("#[0-9A-Fa-f]{6}", colour):
                 raise ValueError(f'colours has {label!r}: {colour!r}; expected a colour like "#0072B2"')
-        if self.slice_axis is not None and (self.slice_axis not in (0, 1, 2) or len(patch_size) != 2):
-            raise ValueError(
-                f"slice_axis is {self.slice_axis!r} with patch_size={patch_size}; slices are cut across axis 0, 1 or 2"
-            )
+        if (axis := self.slice_axis) is not None and (axis not in (0, 1, 2) or len(patch_size) != 2):
+            raise ValueError(f"slice_axis is {axis!r} with patch_size={patch_size}; slices are cut across 0, 1 or 2")
+        needed = {"spatial_dims": len(patch_size), "in_channels": len(self.channel_names)}
+        needed["num_classes"] = 0 if self.targets is None else len(self.targets.names)
+        check_built(getattr(self.network, "config", None), {k: n for k, n in needed.items() if n}, "its data need")
+        self._check_labels()
+
+    def _check_labels(self) -> None:
+        """ValueError unless every label that it gives has a number of its own, where labels have, and no other one a
+        colour."""
+        given = None if self.targets is None else {*self.targets.painted, *itertools.chain(*self.targets.values)} - {0}
+        if given is not None and (strangers := self.colours.keys() - given):
+            raise ValueError(f"colours has the labels {sorted(strangers)[:3]}, and targets the labels {sorted(given)}")
+        numbers, labels = [*self.label_numbers.values()], given or {len(self.label_numbers)}
+        if numbers and (max(labels) != len(numbers) or len({*numbers} - {0}) < len(numbers)):
+            wanted = f"a number above 0 of its own for each of the labels 1 to {max(labels)}"
+            raise ValueError(f"label_numbers is {dict(self.label_numbers)}, expected {wanted}")
 
     @classmethod
     def trained_on(
@@ -129,6 +145,8 @@ class Predictor:
         Raises ValueError, naming the file, for facts that are none.
         """
         try:
+            if not isinstance(facts, Mapping):
+                raise ValueError(f"{reprlib.repr(facts)} is there, expected facts by name")
             read: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in facts.items()}
             read["targets"] = read.get("targets") and Targets.from_json(read["targets"])
             if isinstance(colours := read.get("colours", {}), Mapping):
@@ -236,7 +254,7 @@ class Predictor:
         facts = self.to_json()
         if facts["build"] is None:
             raise ValueError("the network does not say how it was built: keep its weights alone, with save_weights")
-        return save_weights(self.network, path, facts)
+        return save_weights(self.network, as_path("path", path), facts)
 
     def remembered(self) -> Self:
         """Let `predict` know these facts when it is handed this network alone; returns the predictor."""
@@ -270,7 +288,7 @@ class Predictor:
             slabs = map(made_of, self._slabs(image, spacing, windows))
             return whole_from_slabs(slabs, rows=image.shape[1], axis=rows_axis).numpy()
         left = None if spacing is None else (*spacing[:axis], *spacing[axis + 1 :])
-        slices, alone = windows.track(list(np.moveaxis(image, axis + 1, 0))), replace(windows, track=iter)
+        slices, alone = tracked(windows.track, [*np.moveaxis(image, axis + 1, 0)]), replace(windows, track=iter)
         return np.stack([self._predicted(made_of, rows_axis, one, left, alone) for one in slices], rows_axis + axis)
 
     def _slabs(self, image: np.ndarray, spacing: tuple[float, ...] | None, windows: Windows) -> Iterator[Tensor]:
@@ -284,14 +302,10 @@ class Predictor:
             image = resized(torch.from_numpy(image.astype(np.float32)), working_size).numpy()
         if self.normalisation != DONE or working_size != size:  # resampling may have changed mean and deviation
             image = normalise(image)
-        slabs = sliding_slabs(
-            Mirrored(self.network, axes, self.exclusive) if axes else self.network,
-            torch.from_numpy(image),
-            patch_size=self.patch_size,
-            overlap=windows.overlap,
-            batch_size=WINDOWS_AT_ONCE[len(size)] if windows.batch_size is None else windows.batch_size,
-            track=windows.track,
-        )
+        network = Mirrored(self.network, axes, self.exclusive) if axes else self.network
+        at_once = WINDOWS_AT_ONCE[len(size)] if windows.batch_size is None else windows.batch_size
+        options: dict[str, Any] = {"overlap": windows.overlap, "batch_size": at_once, "track": windows.track}
+        slabs = sliding_slabs(network, torch.from_numpy(image), patch_size=self.patch_size, **options)
         # map and not a generator: that would hold on to a slab while the windows of the next one are computed
         probabilities = map(self._probabilities_of, slabs)
         return probabilities if working_size == size else resized_slabs(probabilities, working_size, size)
@@ -304,10 +318,7 @@ class Predictor:
         if spacing is None:
             return size
         if self.spacing is None:
-            warnings.warn(
-                f"spacing={spacing} was not used: the spacing this network was trained at is not known here; give it "
-                "to the Predictor, as load_predictor does",
-                stacklevel=5,
-            )
+            unused = f"spacing={spacing} was not used: the spacing this network was trained at is not known here"
+            warnings.warn(f"{unused}; give it to the Predictor, as load_predictor does", stacklevel=5)
             return size
         return resampled_size(size, spacing, self.spacing)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 from xlstm_unet_lab.data.patches import PAD_IMAGE, check_windows, padding
 from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.data.resample import resized
-from xlstm_unet_lab.ops.checks import sizes
+from xlstm_unet_lab.ops.checks import sizes, tracked
 from xlstm_unet_lab.ops.tensors import widest
 
 PIECE = 2**24  # logits that are handed out at once, about
@@ -96,18 +97,16 @@ def sliding_slabs(
     weights = compute_importance_map(patch_size, mode="gaussian", dtype=dtype)
     windows = dense_patch_slices(padded.shape[1:], patch_size, [max(1, int(n * (1 - overlap))) for n in patch_size])
 
-    batches = [windows[first : first + batch_size] for first in range(0, len(windows), batch_size)]
+    batches: list[Any] = [windows[first : first + batch_size] for first in range(0, len(windows), batch_size)]
     height = max(batch[-1][0].stop - batch[0][0].start for batch in batches)
     totals, top = None, 0  # weighted logits of the rows from `top` on; the last channel adds up the weights
     with evaluation_mode(network):
-        for batch in track(batches):  # in the order of their rows
+        for batch in tracked(track, batches):  # in the order of their rows
             patches = torch.stack([padded[(slice(None), *window)] for window in batch])
             logits = first_output(network(patches.to(reference.device, reference.dtype))).to("cpu", dtype)
             if logits.shape[2:] != patch_size:
-                raise ValueError(
-                    f"the network answers windows of {patch_size} with logits of shape {tuple(logits.shape)}; "
-                    "expected (B, num_classes, *patch_size)"
-                )
+                found = f"the network answers windows of {patch_size} with logits of shape {tuple(logits.shape)}"
+                raise ValueError(f"{found}; expected (B, num_classes, *patch_size)")
             if not logits.isfinite().all():
                 raise ValueError("logits that are not finite: the network's weights are spoilt, or too large")
             if totals is None:
@@ -170,7 +169,6 @@ def resized_slabs(slabs: Iterator[Tensor], size: Sequence[int], wanted: Sequence
 def check_rank(shape: Sequence[int], patch_size: Sequence[int]) -> None:
     """ValueError unless an image of this shape has a channel axis and as many spatial ones as the patch."""
     if len(shape) != len(patch_size) + 1:
-        raise ValueError(
-            f"image has shape {tuple(shape)}; patch_size={tuple(patch_size)} needs (C, *spatial) with "
-            f"{len(patch_size)} spatial dimensions: image[None] adds the channel axis, image[0] drops a batch axis"
-        )
+        wanted = f"patch_size={tuple(patch_size)} needs (C, *spatial) with {len(patch_size)} spatial dimensions"
+        advice = "image[None] adds the channel axis, image[0] drops a batch axis"
+        raise ValueError(f"image has shape {tuple(shape)}; {wanted}: {advice}")

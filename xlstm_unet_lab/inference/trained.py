@@ -15,10 +15,12 @@ def known_of(facts: Facts, targets: Targets | None = None) -> dict[str, Any]:
     recipe = facts.recipe
     if recipe is None:
         return {"targets": targets}
+    targets = targets or recipe.targets
+    learnt = {value for values in (targets.painted, *targets.values) for value in values}
     return {
-        "targets": targets or recipe.targets,
+        "targets": targets,
         "channel_names": tuple(recipe.channel_names),
-        "colours": recipe.shown_colours,
+        "colours": {value: colour for value, colour in recipe.shown_colours.items() if value in learnt},
         "label_numbers": dict(recipe.label_numbers),
         "slice_axis": facts.slice_axis,
         "mirror_axes": facts.flip_axes,

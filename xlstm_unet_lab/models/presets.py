@@ -160,10 +160,10 @@ def _measured(name: str, in_channels: int, num_classes: int, patch_size: tuple[i
         network = build(
             name, spatial_dims=len(patch_size), in_channels=in_channels, num_classes=num_classes, patch_size=patch_size
         )
-    except ValueError as error:
+        operations = multiply_adds(network, (1, in_channels, *patch_size))
+    except (ValueError, RuntimeError) as error:  # torch's, for a size beyond any memory
         return {"parameters": math.nan, "multiply_adds": math.nan, "fits": str(error)}
     parameters = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-    operations = multiply_adds(network, (1, in_channels, *patch_size))
     return {"parameters": parameters / 1e6, "multiply_adds": operations / 1e9, "fits": "yes"}
 
 
@@ -214,7 +214,7 @@ def published_config(
     stages = len(features)
     if variant == "bot":
         mixers = bottleneck("vil")(stages)
-    elif spatial_dims == 2:
+    elif checked_spatial_dims(spatial_dims) == 2:
         mixers = ("none", "resblock", *alternating("vil")(stages)[2:])
     else:
         mixers = tuple("resblock" if s < 3 else "vil" for s in range(stages))
@@ -232,6 +232,6 @@ def published_config(
         mixers=mixers,
         deep_supervision=deep_supervision,
         directions="forward",
-        full_resolution_skip=spatial_dims == 3,
+        full_resolution_skip=checked_spatial_dims(spatial_dims) == 3,
         channel_tokens=variant == "enc",
     )

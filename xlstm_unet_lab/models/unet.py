@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from xlstm_unet_lab.nn.conv import CONV, ResBlock, Upsample, initialise_convolutions
 from xlstm_unet_lab.nn.mixer import SEQUENCE_KINDS, BlockChoice, ChannelMixer, Mixer
 from xlstm_unet_lab.nn.vil import VERSIONS
-from xlstm_unet_lab.ops.checks import WIDEST, checked_spatial_dims, flag, one_of, sizes, whole_number
+from xlstm_unet_lab.ops.checks import WIDEST, checked_spatial_dims, flag, of_kind, one_of, sizes, whole_number
 from xlstm_unet_lab.ops.mlstm import check_form
 from xlstm_unet_lab.ops.scan_order import DIRECTIONS
 
@@ -195,6 +195,7 @@ class UNet(nn.Module):
     """
 
     def __init__(self, config: UNetConfig):
+        of_kind("config", config, UNetConfig)
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)

@@ -10,16 +10,18 @@ import math
 import operator
 import reprlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from numbers import Integral, Real
-from typing import TypeGuard
+from typing import TypeGuard, TypeVar
 
 import numpy as np
 
 LARGEST = sys.float_info.max  # of a number: Python's whole ones may be larger
+MOST = 2**63 - 1  # of a whole number, in all libraries that count in 64 bits
 VOXELS = {"at_least": 1e-6, "at_most": 1e6}  # mm: from a nanometre to a kilometre, squares of which float32 can hold
 WIDEST = 2**16  # channels of a layer: more are a mistake, and more memory than there is
 KINDS = {"i": "integers", "f": "floats"}  # by NumPy's letters
+Item = TypeVar("Item")
 BOUNDS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
 
 
@@ -28,6 +30,25 @@ def did_you_mean(word: object, known: Iterable[str]) -> str:
     known = list(known)
     nearest = difflib.get_close_matches(str(word), known, n=1, cutoff=0.4)
     return f"{f'did you mean {nearest[0]!r}? ' if nearest else ''}there are {', '.join(known)}"
+
+
+def tracked(track: Callable, items: Sequence[Item]) -> Iterator[Item]:
+    """The items in their order, while what `track` makes of them, to draw a progress bar, is gone through as well.
+
+    Raises TypeError where that is nothing to go through, ValueError where it ends before the items.
+    """
+    of_kind("track", track, Callable, fix=": a function of a list, such as tqdm or iter")  # type: ignore[arg-type]
+    try:
+        steps, nothing = iter(track(items)), object()
+    except TypeError as error:
+        raise TypeError(
+            f"track is {reprlib.repr(track)}, expected a function from a list to its items ({error})"
+        ) from error
+    for item in items:
+        if next(steps, nothing) is nothing:
+            raise ValueError(f"what track gives ends before the {len(items)} items that it gets: let it leave none out")
+        yield item
+    next(steps, None)  # a bar is finished
 
 
 def one_of(name: str, value: object, known: Iterable[str]) -> str:
@@ -79,16 +100,17 @@ def flag(name: str, value: object) -> bool:
     raise ValueError(f"{name} is {value!r}, expected True or False")
 
 
-def is_whole(value: object, at_least: int = 1, at_most: float = math.inf) -> TypeGuard[Integral]:
+def is_whole(value: object, at_least: int = 1, at_most: float = MOST) -> TypeGuard[Integral]:
     """Whether this is a whole number within bounds."""
     return isinstance(value, Integral) and not isinstance(value, bool) and at_least <= int(value) <= at_most
 
 
-def whole_number(name: str, value: object, at_least: int = 1, at_most: float = math.inf, fix: str = "") -> int:
+def whole_number(name: str, value: object, at_least: int = 1, at_most: float = MOST, fix: str = "") -> int:
     """The value, which is a whole number within bounds."""
     if is_whole(value, at_least, at_most):
         return int(value)
-    bounds = f"of at least {at_least}" if at_most == math.inf else f"from {at_least} to {at_most}"
+    open_end = at_most == MOST and not is_whole(value, MOST, math.inf)
+    bounds = f"of at least {at_least}" if open_end else f"from {at_least} to {at_most}"
     raise ValueError(f"{name} is {value!r}, expected a whole number {bounds}{fix}")
 
 
@@ -101,12 +123,9 @@ def checked_spatial_dims(spatial_dims: object) -> int:
 
 def sizes(name: str, values: object, *dimensions: int) -> tuple[int, ...]:
     """A list or tuple of whole numbers of at least 1, as many as one of `dimensions` says; any number without."""
-    if (
-        isinstance(values, list | tuple)
-        and (not dimensions or len(values) in dimensions)
-        and all(map(is_whole, values))
-    ):
-        return tuple(map(int, values))
+    is_sequence = isinstance(values, list | tuple) and (not dimensions or len(values) in dimensions)
+    if is_sequence and all(map(is_whole, values)):  # type: ignore[call-overload]
+        return tuple(map(int, values))  # type: ignore[call-overload]
     count = f"{' or '.join(map(str, dimensions))} " if dimensions else ""
     order = ", in the order (z, y, x)" if dimensions else ""
     raise ValueError(f"{name} is {values!r}, expected a tuple of {count}whole numbers of at least 1{order}")
@@ -138,10 +157,10 @@ def members(name: str, value: object) -> tuple[int, ...]:
     raise ValueError(f"{name} is {value!r}, expected a whole number of at least 0, or several of a region")
 
 
-def checked_spacing(spacing: object, dimensions: int) -> tuple[float, ...]:
+def checked_spacing(spacing: object, dimensions: int, where: str = "") -> tuple[float, ...]:
     """A sequence of sizes of a voxel, one for each of `dimensions`: numbers from 1e-6 to 1e6."""
     values = spacing.tolist() if isinstance(spacing, np.ndarray) else spacing
     if isinstance(values, list | tuple) and len(values) == dimensions and all(is_number(x, **VOXELS) for x in values):
         return tuple(map(float, values))
     wanted = f"{dimensions} finite numbers above 0, one a spatial axis, from 1e-6 to 1e6"
-    raise ValueError(f"spacing is {spacing!r}, expected {wanted}")
+    raise ValueError(f"spacing{where} is {spacing!r}, expected {wanted}")

@@ -1,5 +1,6 @@
 """Files that are either whole or not there, and names out of files, which must lead nowhere else."""
 
+import errno
 import os
 import secrets
 import stat
@@ -13,6 +14,9 @@ LONGEST_NAME = 240  # bytes; systems take 255, and endings and numbers of channe
 # Opened only if it is new: a link that was laid at the name is not followed. Not every system has all of these.
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
+# What file systems without second names for a file say, of memory cards, over networks and in containers.
+NO_LINKS = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK, errno.EINVAL)
+
 
 def write_whole(path: str | Path, content: bytes) -> Path:
     """Write beside the place, flush to the disk, then rename: a crash leaves the old file or the new one.
@@ -21,6 +25,8 @@ def write_whole(path: str | Path, content: bytes) -> Path:
     last counts. Returns the path. Raises OSError when the disk refuses; nothing half-written stays behind.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, expected the name of a file to write")
     mode = stat.S_IMODE(path.stat().st_mode) & 0o777 if path.is_file() else None
     partial = path.with_name(f".partial-{secrets.token_hex(8)}")
     handle = os.open(partial, NEW, 0o666 if mode is None else mode)
@@ -37,12 +43,31 @@ def write_whole(path: str | Path, content: bytes) -> Path:
     return path
 
 
+def link_whole(source: Path, path: Path) -> None:
+    """Let `path` name the file that `source` names, in one step; where the system cannot, it becomes a copy.
+
+    For files that are only ever replaced whole: what is written into one stands in the other. Errors as `write_whole`.
+    """
+    partial = path.with_name(f".partial-{secrets.token_hex(8)}")
+    try:
+        os.link(source, partial)
+        partial.replace(path)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        write_whole(path, source.read_bytes())
+    finally:
+        partial.unlink(missing_ok=True)  # two names of one file are not renamed into each other
+
+
 def as_path(name: str, value: object) -> Path:
     """The path, ~ resolved; TypeError for what is no text, ValueError for text that no system takes for a path."""
     of_kind(name, value, str, Path)
     try:
         path = Path(value).expanduser()  # type: ignore[arg-type]  # just checked
         path.exists()
+        if "\0" in str(path):
+            raise ValueError("embedded null byte")
     except (ValueError, RuntimeError, OSError) as error:
         raise ValueError(f"{name} is {short(value)}, expected a path that this system can hold ({error})") from error
     return path
@@ -58,7 +83,5 @@ def plain_name(what: str, name: object) -> str:
     """The name, which stands in a file and becomes part of a path; ValueError for one that could lead elsewhere."""
     if is_plain(name) and len(os.fsencode(name)) <= LONGEST_NAME:
         return name
-    raise ValueError(
-        f"{what} is {short(name)}, expected a plain file name of at most {LONGEST_NAME} bytes, without folders or a "
-        "drive: rename it, or do not trust the file it comes from"
-    )
+    wanted = f"a plain file name of at most {LONGEST_NAME} bytes, without folders or a drive"
+    raise ValueError(f"{what} is {short(name)}, expected {wanted}: rename it, or do not trust the file it comes from")

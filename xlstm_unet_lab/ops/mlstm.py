@@ -31,10 +31,11 @@ from xlstm_unet_lab.ops.mlstm_chunkwise import CHUNK_SIZE, EPSILON, Chunkwise, s
 from xlstm_unet_lab.ops.mlstm_triton import obstacle, triton
 from xlstm_unet_lab.ops.tensors import check_tensors, has_values, is_recorded, largest, widest, without_autocast
 
-# Values up to here have products that float32 holds, and gates up to here have running sums that float64 holds to the
-# digit; beyond, both are computed in another way.
+# Values up to here have products that float32 holds, and input gates up to here have running sums that float64 holds to
+# the digit; beyond, both are computed in another way.
 LARGE = 1e4
 ZERO_BELOW = -1000.0  # exp of it is 0 in float64, too
+HIGHEST = 1e8  # input gates beyond, which float32 knows to within 8, count as this where nobody looks at values
 
 
 class MLSTMState(NamedTuple):
@@ -85,10 +86,11 @@ def _computed(form, inputs, initial_state, return_state, check_values):
     with without_autocast(q):
         q, k, v, i, f = (x.to(dtype) for x in inputs)
         state, a = _start(initial_state, q, v), F.logsigmoid(f)
-        if form is not _recurrent and check_values and has_values(q) and largest(i, a) > LARGE:
-            h, state = _with_large_gates(form, q, k, v, i, a, state)
-        else:
-            h, state = form(q, k, v, i, a, state)
+        if check_values and has_values(q) and largest(i, state.m.clamp(min=-LARGE)) > LARGE:
+            form = _recurrent  # which adds up nothing that large
+        if form is not _recurrent:
+            i, a = _cut(i, a, state.m)
+        h, state = form(q, k, v, i, a, state)
     return (h.to(given), state) if return_state else h.to(given)
 
 
@@ -99,23 +101,16 @@ def _computing_dtype(q, k, v, state, check_values=True) -> torch.dtype:
     return gate_dtype(q) if look and largest(q, k, v, *(state or ())[:2]) > LARGE else dtype
 
 
-def _with_large_gates(form, q, k, v, i, a, state) -> tuple[Tensor, MLSTMState]:
-    """Run a form on smaller gates that give the same function: a running sum that holds -1e30 holds nothing else.
+def _cut(i: Tensor, a: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
+    """Gates of any finite size, small enough for sums, without a look at them that a GPU would have to wait for.
 
-    Adding c_t to i_t and to m_t, and c_t - c_{t-1} to a_t, changes no weight. c_t pulls m_t to where exp(-m_t) is 0 or
-    as large as it is let; what is left of a gate is the exponent of a weight, and is 0 or a weight of 0. m_t itself
-    comes from the recurrence, whose rounding decides what 1e30 - 1e30 leaves.
+    What is cut away is the exponent of a weight that is 0 either way: of an input below exp(-LARGE), and of all that
+    was there before a forget gate which leaves less than that of the largest beside the smallest input.
     """
+    i = i.clamp(-LARGE, HIGHEST)
     with torch.no_grad():
-        m = [state.m]
-        for i_t, a_t in zip(i.unbind(-1), a.unbind(-1), strict=True):
-            m.append(torch.maximum(a_t + m[-1], i_t))
-        before, after = torch.stack(m[:-1], -1), torch.stack(m[1:], -1)
-        bounded = torch.stack(m, -1).to(gate_dtype(q)).clamp(ZERO_BELOW, -ZERO_BELOW)
-    i = (i - after).clamp(min=ZERO_BELOW) + bounded[..., 1:]
-    a = (a + before - after).clamp(min=ZERO_BELOW) + bounded.diff()
-    h, last = form(q, k, v, i, a, state._replace(m=state.m.clamp(ZERO_BELOW, -ZERO_BELOW)))
-    return h, last._replace(m=last.m + (after[..., -1] - bounded[..., -1].to(last.m.dtype)))
+        least = ZERO_BELOW - torch.maximum(i.amax(-1), m) + i.amin(-1)
+    return i, torch.maximum(a, least[..., None])
 
 
 def recurrent(q, k, v, i, f, *, initial_state=None, return_state=False, check_values=True):
@@ -222,10 +217,9 @@ def gate_dtype(q: Tensor) -> torch.dtype:
 
 def _must_not_be_recorded(form: str) -> None:
     if is_recorded():
-        raise ValueError(
-            f"form {form!r} has a gradient written by hand, which torch.export, torch.jit.trace, the export to ONNX "
-            'and torch.func cannot follow: use form="parallel" (in build mlstm_form="parallel"), or "auto"'
-        )
+        tools = "torch.export, torch.jit.trace, the export to ONNX and torch.func cannot follow"
+        advice = 'use form="parallel" (in build mlstm_form="parallel"), or "auto"'
+        raise ValueError(f"form {form!r} has a gradient written by hand, which {tools}: {advice}")
 
 
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
@@ -242,7 +236,8 @@ def run(q, k, v, i, f, form="auto", *, initial_state=None, return_state=False, c
     q, k (B, H, S, D), v (B, H, S, V), i, f (B, H, S) -> h (B, H, S, V) in q's dtype; with `return_state` a pair of h
     and the MLSTMState after the last token. `initial_state` continues from such a state, None from an empty memory.
     `check_values=False` leaves out the look at values, which a GPU would have to wait for: for NaN and infinity, which
-    are refused, and for sizes from LARGE on, which are computed with more care, and more time.
+    are refused, and for sizes from LARGE on, which are computed with more care, and more time. Forget gates may then be
+    of any finite size still, input gates count as `HIGHEST` beyond it.
 
     "auto" takes the Triton kernels on an NVIDIA GPU where they fit, and chunkwise everywhere else; parallel under
     torch.export, torch.jit.trace, the export to ONNX and torch.func. The kernels leave the normaliser out of the

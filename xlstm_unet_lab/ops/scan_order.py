@@ -66,7 +66,8 @@ def _flatten(walked: Tensor) -> Tensor:
     places: list[slice | Tensor] = [slice(None)]
     rest = torch.arange(math.prod(size), device=walked.device)
     for extent in reversed(size):
-        rest, place = rest // extent, rest % extent
+        above = rest // extent
+        rest, place = above, rest - above * extent  # ONNX has no remainder by an open size
         places.insert(1, place)
     return walked[tuple(places)]
 

@@ -55,10 +55,8 @@ def check_tensors(
         if not isinstance(tensor, Tensor):
             raise ValueError(f"{name} is a {type(tensor).__name__}, expected a tensor: use torch.as_tensor({name})")
         if tuple(tensor.shape) != tuple(expected[name]):
-            raise ValueError(
-                f"{name} has shape {tuple(tensor.shape)}, expected {tuple(expected[name])} to fit {lead} "
-                f"{tuple(first.shape)}: {layout}"
-            )
+            wanted = f"{tuple(expected[name])} to fit {lead} {tuple(first.shape)}: {layout}"
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {wanted}")
         if tensor.dtype not in FLOATS:
             raise ValueError(f"{name} has dtype {tensor.dtype}, expected floating point: call {name}.float()")
         if tensor.device != first.device:

@@ -15,11 +15,11 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 OPTIONAL = ("validate_every", "validation_cases", "save_every", "warmup_steps", "gradient_clip", "ema_decay")
 # What checks a field, from its name and value, and gives it back as a plain number.
 RULES: dict[str, Callable[[str, object], object]] = {
-    **dict.fromkeys(("steps", "batch_size", "devices", "num_nodes"), whole_number),
-    **dict.fromkeys(("validate_every", "validation_cases", "save_every"), whole_number),
+    **dict.fromkeys(("batch_size", "devices", "num_nodes"), partial(whole_number, at_most=2**16)),
+    **dict.fromkeys(("steps", "validate_every", "validation_cases", "save_every"), whole_number),
     **dict.fromkeys(("workers", "seed", "warmup_steps"), partial(whole_number, at_least=0)),
-    **dict.fromkeys(("learning_rate", "gradient_clip"), partial(number, above=0)),
-    **dict.fromkeys(("weight_decay", "polynomial_power"), partial(number, at_least=0)),
+    **dict.fromkeys(("learning_rate", "gradient_clip"), partial(number, above=0, at_most=1e30)),
+    **dict.fromkeys(("weight_decay", "polynomial_power"), partial(number, at_least=0, at_most=1e30)),
     **dict.fromkeys(("channels_last", "compile"), flag),
     "foreground_probability": partial(number, at_least=0, at_most=1),
     "ema_decay": partial(number, above=0, below=1),

@@ -36,8 +36,6 @@ from xlstm_unet_lab.training.run_directory import RunDirectory
 from xlstm_unet_lab.training.state import Progress, TrainingState
 from xlstm_unet_lab.training.validation import Scored, foreground, validate
 
-CHECKPOINTS = 20  # of a run that neither validates in between nor says how often to save
-
 
 @dataclass(frozen=True)
 class Record:
@@ -94,14 +92,9 @@ def fit(
 
 
 def _train(
-    fabric,
-    model: nn.Module,
-    train: Cases,
-    val: Cases | None,
-    scored: Scored,
-    config: TrainConfig,
-    run: RunDirectory | None,
+    fabric, model: nn.Module, train: Cases, val: Cases | None, scored: Scored, config: TrainConfig, run
 ) -> Iterator[Record]:
+    """`run`: a RunDirectory, or None."""
     clock, state = Clock(), None
     folder = None if run is None else run.path
     with modes_kept(model):
@@ -122,15 +115,13 @@ def _train(
                 rate = state.set_learning_rate(learning_rate_at(step, config))
                 loss = _train_step(state, next(batches), predictor.targets, step, config, folder)
                 step_seconds = clock.lap()
-                last = step == config.steps
-                due = last or (config.validate_every is not None and step % config.validate_every == 0)
+                due = step == config.steps or (config.validate_every is not None and step % config.validate_every == 0)
                 metrics = validate(fabric, predictor, val, scored, config) if due and val is not None else None
                 progress.step, progress.seconds = step, progress.seconds + step_seconds + clock.lap()
                 speed, memory = config.batch_size / step_seconds, peak_memory(fabric.device)
                 record = Record(step, loss, rate, progress.seconds, speed, memory, metrics)
                 if run is not None:
-                    due = last or _checkpoint_due(step, metrics, config)
-                    run.keep(record, state, progress, predictor, due)
+                    run.keep(record, state, progress, predictor)
                 yield record
         finally:  # also when the caller stops early
             if state is not None:
@@ -158,24 +149,14 @@ def _batches(fabric, train: Cases, config: TrainConfig, done: int) -> Iterator[d
     if augment is True and flip_axes is not None:  # where left is not right, a quarter turn is as wrong as a mirror
         augment = Augmentation(flip_axes=flip_axes, rotate=False)
     total = config.steps * config.batch_size
-    patches = PatchDataset(
-        train,
-        config.patch_size,
-        length=total,
-        seed=config.seed,
-        augment=augment,
-        foreground_probability=config.foreground_probability,
-    )
+    drawn: dict[str, Any] = {"augment": augment, "foreground_probability": config.foreground_probability}
+    patches = PatchDataset(train, config.patch_size, length=total, seed=config.seed, **drawn)
     starts = range(done * config.batch_size, total, config.batch_size)
     # Ranges stand for the lists that PyTorch names, and stay small in a long run.
-    batches: list[Any] = [range(s + fabric.global_rank, s + config.batch_size, fabric.world_size) for s in starts]
-    loader = DataLoader(
-        patches,
-        batch_sampler=batches,
-        num_workers=config.workers,
-        pin_memory=fabric.device.type == "cuda",
-        generator=torch.Generator(),  # a loader draws a number when it starts; dropout's must not depend on that
-    )
+    batches: Any = (range(s + fabric.global_rank, s + config.batch_size, fabric.world_size) for s in starts)
+    pinned = fabric.device.type == "cuda"
+    own = torch.Generator()  # a loader draws a number when it starts; dropout's must not depend on that
+    loader = DataLoader(patches, batch_sampler=batches, num_workers=config.workers, pin_memory=pinned, generator=own)
     return iter(fabric.setup_dataloaders(loader, use_distributed_sampler=False))
 
 
@@ -205,10 +186,3 @@ def _train_step(
     if state.average is not None:
         state.average.update_parameters(model)
     return mean_loss
-
-
-def _checkpoint_due(step: int, metrics: dict | None, config: TrainConfig) -> bool:
-    """At every validation, or a twentieth of the steps where there are none in between; `save_every` overrides both."""
-    if config.save_every is None and config.validate_every is not None:
-        return metrics is not None
-    return step % (config.save_every or max(1, config.steps // CHECKPOINTS)) == 0

@@ -78,9 +78,8 @@ def _check_shapes(logits: Tensor, label: Tensor, targets: Targets | None) -> Non
     else:
         fits, expected = channels >= 2, "at least 2 classes, background included"
     if not fits:
-        raise ValueError(
-            f"logits have shape {tuple(logits.shape)}; expected (B, channels, *spatial), 2-D or 3-D, and {expected}"
-        )
+        rule = f"expected (B, channels, *spatial), 2-D or 3-D, and {expected}"
+        raise ValueError(f"logits have shape {tuple(logits.shape)}; {rule}")
     if label.is_floating_point() or label.is_complex() or label.dtype == torch.bool:
         raise ValueError(f"label has dtype {label.dtype}; expected integers, as label.long() gives")
     wanted = (logits.shape[0], *logits.shape[2:])
@@ -90,7 +89,5 @@ def _check_shapes(logits: Tensor, label: Tensor, targets: Targets | None) -> Non
 
 def _check_label_values(label: Tensor, num_classes: int) -> None:
     if unknown := label[(label < 0) | (label >= num_classes)].unique().tolist():
-        raise ValueError(
-            f"label holds {unknown[:5]}, the logits have classes 0..{num_classes - 1}: build the network with "
-            f"num_classes={max(unknown) + 1} or map those values to a class"
-        )
+        advice = f"build the network with num_classes={max(unknown) + 1} or map those values to a class"
+        raise ValueError(f"label holds {unknown[:5]}, the logits have classes 0..{num_classes - 1}: {advice}")

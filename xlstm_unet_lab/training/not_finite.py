@@ -61,10 +61,9 @@ def check_bfloat16(model: nn.Module, image: Tensor) -> None:
     with evaluation_mode(model), register_module_forward_pre_hook(note), torch.no_grad():
         model(image)
     if shallow:
-        raise ValueError(
-            f"in precision 'bf16-mixed' torch computes wrong gradients on this CPU: the input of {shallow[0]} is "
-            "shallower than the kernel. Train in '32-true', or with deeper patches, fewer stages or flatter kernels"
-        )
+        problem = "in precision 'bf16-mixed' torch computes wrong gradients on this CPU"
+        advice = "Train in '32-true', or with deeper patches, fewer stages or flatter kernels"
+        raise ValueError(f"{problem}: the input of {shallow[0]} is shallower than the kernel. {advice}")
 
 
 def not_finite(

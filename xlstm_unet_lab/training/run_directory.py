@@ -32,7 +32,7 @@ from xlstm_unet_lab.inference.predictor import Predictor
 from xlstm_unet_lab.models.presets import arguments_of
 from xlstm_unet_lab.models.weights import load_tensors, load_weights, save_tensors, save_weights
 from xlstm_unet_lab.ops.checks import is_whole
-from xlstm_unet_lab.ops.files import as_path, write_whole
+from xlstm_unet_lab.ops.files import as_path, link_whole, write_whole
 from xlstm_unet_lab.ops.stored import read_json
 from xlstm_unet_lab.training.config import TrainConfig
 from xlstm_unet_lab.training.state import Progress, TrainingState
@@ -40,6 +40,7 @@ from xlstm_unet_lab.training.state import Progress, TrainingState
 if TYPE_CHECKING:
     import filelock
 
+CHECKPOINTS = 20  # of a run that neither validates in between nor says how often to save
 PATIENCE = 10  # seconds; the workers that load a killed run's data may hold its lock for half of that
 
 
@@ -48,7 +49,8 @@ class RunDirectory:
 
     `data` describes the training set (anything JSON holds). Raises OSError when the folder cannot be written, and
     ValueError when it holds a run with other settings, another model or other data, listing what differs. More steps
-    than before lengthen the run.
+    than before lengthen the run. `scored`: columns of the log for validations. Checkpoints come with these, or, where
+    there are none in between, after a twentieth of the steps; `save_every` overrides both.
     """
 
     def __init__(self, path: str | Path, config: TrainConfig, model: nn.Module, data: Mapping, scored: Sequence[str]):
@@ -58,13 +60,16 @@ class RunDirectory:
         with self._clear_errors():
             self.path.mkdir(parents=True, exist_ok=True)
             self._keep_or_compare("model.json", {"build": arguments_of(model), **data})
+            every = config.save_every or (config.validate_every if scored else None) or config.steps // CHECKPOINTS
+            self._every, self._steps = max(1, every), config.steps
             self._settings, self._is_longer = asdict(config), self._keep_or_compare("config.json", asdict(config))
 
     def start(self, state: TrainingState, environment: Mapping) -> Progress:
         """Go on from the last checkpoint if there is one; cut the log back to it. Every process calls this.
 
-        Where it is spoilt, the one before it serves; a warning says what is lost, as it does for rows of the log.
-        Raises BlockingIOError when another run is at work in this folder, ValueError when no checkpoint can be read.
+        Where it is spoilt, the one before it serves; a warning says what is lost, as it does for rows of the log and
+        for steps before the first checkpoint. Raises BlockingIOError when another run is at work in this folder,
+        ValueError when no checkpoint can be read, or none is there and one was.
         """
         if state.fabric.is_global_zero:
             self._hold()
@@ -74,14 +79,14 @@ class RunDirectory:
             with self._clear_errors():
                 if trouble:
                     warnings.warn(trouble, stacklevel=3)
+                if trouble and progress.step:
                     write_whole(self.path / "last.safetensors", (self.path / "previous.safetensors").read_bytes())
                 if self._is_longer:
-                    warnings.warn(
-                        f"the run in {self.path} becomes one of {self._settings['steps']} steps: from step "
-                        f"{progress.step + 1} on its learning rates are those of the longer run, so that it ends "
-                        "otherwise than one that was so long from the start",
-                        stacklevel=3,
+                    longer = (
+                        f"becomes one of {self._steps} steps: from step {progress.step + 1} on its learning rates are"
                     )
+                    end = "those of the longer run, so that it ends otherwise than one that was so long from the start"
+                    warnings.warn(f"the run in {self.path} {longer} {end}", stacklevel=3)
                     write_whole(self.path / "config.json", _as_json(self._settings))
                 self._tidy(progress.step)
                 write_whole(self.path / "environment.json", _as_json(environment))
@@ -105,7 +110,18 @@ class RunDirectory:
             return progress, str(facts.get("row", "")), trouble and trouble + lost
         if trouble:
             raise ValueError(f"{trouble}get the folder again from where it is whole, or give another run_directory")
-        return Progress(), "", ""
+        return Progress(), "", self._lost_without_checkpoint()
+
+    def _lost_without_checkpoint(self) -> str:
+        """Words on the steps of a run that was killed before its first checkpoint; ValueError where it had one."""
+        best = self.path / "best.safetensors"
+        known = load_tensors(best)[1].get("facts", {}).get("step") if best.exists() else 0
+        trained = max([*self._rows(), *self._optimizer_files(), int(known) if is_whole(known) else 0], default=0)
+        if trained > min(self._every, self._steps):
+            gone = f"{self.path} tells of {trained} steps, and last.safetensors and previous.safetensors are gone"
+            raise ValueError(f"{gone}: bring one back with its optimizer-N.safetensors, or give another run_directory")
+        stopped = f"the run in {self.path} was stopped before its first checkpoint: all up to step {trained} is lost"
+        return f"{stopped} and computed again, best.safetensors with it" if trained else ""
 
     def release(self) -> None:
         """Let others train here."""
@@ -121,17 +137,16 @@ class RunDirectory:
         with self._clear_errors(), suppress(filelock.Timeout):
             lock.acquire(timeout=PATIENCE)
         if not lock.is_locked:
-            raise BlockingIOError(
-                f"another process is training in {self.path}: wait until it ends or stop it, or give another "
-                "run_directory"
-            )
+            busy = f"another process is training in {self.path}: wait until it ends or stop it"
+            raise BlockingIOError(f"{busy}, or give another run_directory")
         self._lock = lock
 
-    def keep(self, record, state: TrainingState, progress: Progress, predictor: Predictor, due: bool) -> None:
+    def keep(self, record, state: TrainingState, progress: Progress, predictor: Predictor) -> None:
         """Log a step, keep its weights when they are the best so far, and write a checkpoint when one is due.
 
         Every process calls this, the first one writes.
         """
+        due = progress.step % self._every == 0 or progress.step == self._steps
         metrics = record.metrics or {}
         is_best = bool(metrics) and (progress.best is None or metrics["mean"] > progress.best)
         progress.best = metrics["mean"] if is_best else progress.best
@@ -150,7 +165,7 @@ class RunDirectory:
                 save_tensors(tensors, self._optimizer_file(progress.step))
                 sync_tree(self.path, recurse=False)
                 if (last := self.path / "last.safetensors").exists():
-                    write_whole(self.path / "previous.safetensors", last.read_bytes())
+                    link_whole(last, self.path / "previous.safetensors")
                 save_weights(predictor.network, self.path / "last.safetensors", facts)
                 sync_tree(self.path, recurse=False)  # the new name must be safe before the old optimiser's file goes
                 self._tidy(progress.step)
@@ -169,17 +184,26 @@ class RunDirectory:
 
         A killed run's log may end in the middle of a later one; a spoilt one may hold anything.
         """
+        rows = {number: line for number, line in self._rows(row).items() if 0 < number <= step}
+        if lost := step - len(rows):
+            lines = f"{self.path / 'log.csv'} has lost the rows of {lost} of {step} steps"
+            warnings.warn(f"{lines}, the run itself nothing", stacklevel=4)
+        return "".join([_as_csv(self.columns), *(rows[number] for number in sorted(rows))])
+
+    def _rows(self, more: str = "") -> dict[int, str]:
+        """Step -> row of the log, of all that are whole, and of one more."""
         path, whole = self.path / "log.csv", re.compile(rf"\d{{1,15}}(,[-+.\deinfa]*){{{len(self.columns) - 1}}}\r?\n")
         text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-        lines = [*filter(whole.fullmatch, text.splitlines(keepends=True)), *filter(whole.fullmatch, [row])]
-        rows = {number: line for line in lines if 0 < (number := int(line.partition(",")[0])) <= step}
-        if lost := step - len(rows):
-            warnings.warn(f"{path} has lost the rows of {lost} of {step} steps, the run itself nothing", stacklevel=4)
-        return "".join([_as_csv(self.columns), *(rows[number] for number in sorted(rows))])
+        lines = filter(whole.fullmatch, [*text.splitlines(keepends=True), more])
+        return {int(line.partition(",")[0]): line for line in lines}
+
+    def _optimizer_files(self) -> dict[int, Path]:
+        """Step -> file."""
+        return {int(path.stem[10:]): path for path in self.path.glob("optimizer-*") if path.stem[10:].isdecimal()}
 
     def _tidy(self, step: int) -> None:
         """Remove optimiser files of all but two checkpoints, and what a killed process left half-written."""
-        files = {int(path.stem[10:]): path for path in self.path.glob("optimizer-*") if path.stem[10:].isdecimal()}
+        files = self._optimizer_files()
         kept = sorted(number for number in files if number <= step)[-2:]
         stale = [path for number, path in files.items() if number not in kept]
         for path in [*stale, *self.path.glob(".*partial-*")]:
@@ -194,16 +218,10 @@ class RunDirectory:
         there = read_json(path)
         longer = is_whole(there.get("steps")) and facts.get("steps", 0) > there["steps"]
         there |= {"steps": facts["steps"]} if longer else {}
-        lines = [
-            f"{key}: {there.get(key)!r} there, {facts.get(key)!r} now"
-            for key in sorted(there.keys() | facts.keys())
-            if there.get(key) != facts.get(key)
-        ]
-        if lines:
-            listed = "\n  ".join(lines)
-            raise ValueError(
-                f"{self.path} holds another run: give another run_directory, or go on with its settings\n  {listed}"
-            )
+        other = [key for key in sorted(there.keys() | facts.keys()) if there.get(key) != facts.get(key)]
+        if lines := [f"\n  {key}: {there.get(key)!r} there, {facts.get(key)!r} now" for key in other]:
+            advice = "give another run_directory, or go on with its settings"
+            raise ValueError(f"{self.path} holds another run: {advice}{''.join(lines)}")
         return longer
 
     @contextmanager
@@ -212,14 +230,12 @@ class RunDirectory:
         try:
             yield
         except OSError as error:
-            step = (
-                "the last checkpoint is whole" if (self.path / "last.safetensors").exists() else "nothing is lost yet"
+            kept = "last checkpoint is whole" if (self.path / "last.safetensors").exists() else "first is to come"
+            problem = (
+                f"the run directory {self.path} cannot be written ({error.strerror}); the {kept}: mend the cause or"
             )
-            raise OSError(
-                error.errno,
-                f"the run directory {self.path} cannot be written ({error.strerror}); {step}: mend the cause or free "
-                "space and call fit again with the same run_directory, or give another one",
-            ) from error
+            advice = "free space and call fit again with the same run_directory, or give another one"
+            raise OSError(error.errno, f"{problem} {advice}") from error
 
 
 def _as_json(facts: Mapping) -> bytes:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from xlstm_unet_lab.ops.checks import whole_number
+from xlstm_unet_lab.ops.checks import number, whole_number
 from xlstm_unet_lab.training.config import TrainConfig
 from xlstm_unet_lab.training.machine import memory_format
 
@@ -20,8 +20,10 @@ class Progress:
     seconds: float = 0.0  # spent on them
     best: float | None = None  # the highest mean Dice of a validation so far
 
-    def __post_init__(self) -> None:
-        self.step = whole_number("step", self.step, at_least=0)  # out of a file, and part of a file's name
+    def __post_init__(self) -> None:  # out of a file
+        self.step = whole_number("step", self.step, at_least=0)
+        self.seconds = number("seconds", self.seconds, at_least=0)
+        self.best = None if self.best is None else number("best", self.best, at_least=0, at_most=1)
 
 
 @dataclass
@@ -83,7 +85,7 @@ class TrainingState:
         return named
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Put back what `tensors` gave, once `result` has its weights."""
+        """Put back what `tensors` gave, once `result` has its weights; ValueError for another network's tensors."""
         if self.average is not None:
             weights = {name.removeprefix("weights."): x for name, x in tensors.items() if name.startswith("weights.")}
             self.model.load_state_dict(weights)
@@ -94,6 +96,16 @@ class TrainingState:
                 _, index, key = name.split(".")
                 moments.setdefault(int(index), {})[key] = value
         optimizer = self.optimizer.optimizer
+        parameters = dict(enumerate(x for group in optimizer.param_groups for x in group["params"]))
+        for place, state in moments.items():  # those without a gradient have none
+            shape = getattr(parameters.get(place), "shape", None)
+            fits = {key: x.shape for key, x in state.items()} == {"step": (), "exp_avg": shape, "exp_avg_sq": shape}
+            if (
+                not fits
+                or state["step"] < 0
+                or not all(x.is_floating_point() and x.isfinite().all() for x in state.values())
+            ):
+                raise ValueError(f"the optimiser's numbers for parameter {place} are spoilt, or another network's")
         optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
         for name, rows in tensors.items():
             # A copy: PyTorch reads a state from the start of its storage, which holds all rows.

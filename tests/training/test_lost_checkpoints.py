@@ -1,0 +1,129 @@
+"""A run directory whose checkpoints are gone, or kept by a file system that knows no second name for a file."""
+
+import errno
+import os
+import shutil
+import warnings
+
+import pytest
+import torch
+from test_resume import logged, run, same, weights
+from tiny_problem import Tiny
+
+from xlstm_unet_lab.models.weights import load_tensors, save_tensors
+from xlstm_unet_lab.ops import files
+
+KEPT = {"model.json", "config.json", ".lock"}
+
+
+def lose(folder, *kept):
+    """All but the settings and these files."""
+    for path in folder.iterdir():
+        if path.name not in KEPT | set(kept):
+            path.unlink()
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("kept", "steps"),
+    [
+        (("log.csv", "best.safetensors", "optimizer-4.safetensors", "optimizer-6.safetensors"), 6),
+        (("log.csv",), 6),
+        (("best.safetensors",), "[36]"),
+        (("optimizer-4.safetensors",), 4),
+    ],
+)
+def test_a_run_that_lost_its_checkpoints_is_not_begun_anew_without_a_word(tmp_path, kept, steps):
+    run(tmp_path)
+    lose(tmp_path, *kept)
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=rf"tells of {steps} steps, .* are gone: bring one back .* another run_dir"):
+        run(tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_a_checkpoint_that_is_brought_back_is_gone_on_from(tmp_path):
+    whole, resumed = Tiny(), Tiny()
+    run(tmp_path / "run", whole)
+    shutil.copy(tmp_path / "run" / "previous.safetensors", tmp_path)
+    lose(tmp_path / "run", "log.csv", "best.safetensors", "optimizer-4.safetensors")
+    with pytest.raises(ValueError, match="bring one back"):
+        run(tmp_path / "run")
+    shutil.copy(tmp_path / "previous.safetensors", tmp_path / "run" / "last.safetensors")
+    assert [record.step for record in run(tmp_path / "run", resumed)] == [5, 6]
+    assert same(whole.state_dict(), resumed.state_dict())
+
+
+@pytest.mark.parametrize(("save_every", "stop_at"), [(5, 1), (5, 3), (5, 4), (None, 2)])
+def test_steps_before_the_first_checkpoint_are_said_to_be_lost_and_computed_again(tmp_path, save_every, stop_at):
+    whole, again = Tiny(), Tiny()
+    records = run(tmp_path / "whole", whole, save_every=save_every)
+    run(tmp_path / "run", stop_at=stop_at, save_every=save_every)
+    assert not (tmp_path / "run" / "last.safetensors").exists()
+    with pytest.warns(UserWarning, match=rf"before its first checkpoint: all up to step {stop_at} is lost and comp"):
+        assert [one.loss for one in run(tmp_path / "run", again, save_every=save_every)] == [x.loss for x in records]
+    assert same(whole.state_dict(), again.state_dict())
+    assert same(weights(tmp_path / "whole" / "best.safetensors"), weights(tmp_path / "run" / "best.safetensors"))
+
+
+def test_a_run_that_did_nothing_yet_begins_without_a_word(tmp_path):
+    run(tmp_path, stop_at=1)
+    lose(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(run(tmp_path)) == 6
+
+
+def test_an_optimiser_of_another_network_is_passed_over(tmp_path):
+    run(tmp_path)
+    path = tmp_path / "optimizer-6.safetensors"
+    tensors = load_tensors(path)[0]
+    for name in ("optimizer.0.exp_avg", "optimizer.9.step", "optimizer.x.step", "optimizer.0.exp_avg.more"):
+        save_tensors(tensors | {name: torch.zeros(3)}, path)
+        with pytest.warns(UserWarning, match=r"last.safetensors in .* cannot be read(?s:.)*goes on from step 4"):
+            assert [record.step for record in run(tmp_path)] == [5, 6]
+    for value in (-1e38, float("nan")):
+        save_tensors(tensors | {"optimizer.0.step": torch.tensor(value)}, path)
+        with pytest.warns(UserWarning, match=r"last.safetensors in .* cannot be read(?s:.)*goes on from step 4"):
+            assert [record.step for record in run(tmp_path)] == [5, 6]
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV])
+def test_where_files_have_one_name_alone_the_checkpoint_before_is_a_copy(tmp_path, monkeypatch, number):
+    linked, copied = tmp_path / "linked", tmp_path / "copied"
+    run(linked)
+
+    def refused(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", refused)
+    run(copied)
+    assert sorted(contents(copied)) == sorted(contents(linked)) and logged(copied)[-1][0] == "6"
+    for name in ("last.safetensors", "previous.safetensors", "optimizer-4.safetensors"):
+        assert same(weights(copied / name), weights(linked / name))
+
+
+def test_a_full_disk_is_no_reason_for_a_copy(tmp_path, monkeypatch):
+    source, target = tmp_path / "a", tmp_path / "b"
+    source.write_bytes(b"new")
+    target.write_bytes(b"old")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "link", full)
+    with pytest.raises(OSError, match="No space left"):
+        files.link_whole(source, target)
+    assert target.read_bytes() == b"old" and sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+def test_two_names_of_one_file_leave_nothing_behind(tmp_path):
+    source, target = tmp_path / "a", tmp_path / "b"
+    source.write_bytes(b"one")
+    for _ in range(2):
+        files.link_whole(source, target)
+    files.write_whole(source, b"two")
+    assert target.read_bytes() == b"one" and sorted(os.listdir(tmp_path)) == ["a", "b"]
