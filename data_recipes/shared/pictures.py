@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from xlstm_unet_lab.data.files import check_pairs, files_by_name
-from xlstm_unet_lab.data.pictures import ENDINGS, read_channels
+from xlstm_unet_lab.data.images import read_case
+from xlstm_unet_lab.data.pictures import ENDINGS
 
 
 def read_picture(path: str | Path) -> np.ndarray:
-    """One picture as `read_channels` reads it, (y, x), or (y, x, 3) in colour."""
-    channels = read_channels(Path(path), spatial_dims=2)
+    """One picture as `read_case` reads it, (y, x), or (y, x, 3) in colour."""
+    channels = read_case(path, spatial_dims=2).image
     return np.ascontiguousarray(channels[0] if len(channels) == 1 else np.moveaxis(channels, 0, -1))
 
 

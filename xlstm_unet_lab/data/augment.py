@@ -11,10 +11,11 @@ from typing import cast
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from xlstm_unet_lab.data.cases import Cases, as_cases
-from xlstm_unet_lab.data.patches import check_pair, sample_patch
+from xlstm_unet_lab.data.patches import Pair, check_pair, sample_patch
 from xlstm_unet_lab.data.resample import resized
 from xlstm_unet_lab.ops.checks import flag, is_number, number, sizes, whole_number
 
@@ -58,29 +59,24 @@ def _uniform(low: float, high: float, generator: torch.Generator) -> float:
     return low + (high - low) * float(torch.rand((), generator=generator))
 
 
-def _happens(probability: float, generator: torch.Generator) -> bool:
-    return bool(torch.rand((), generator=generator) < probability)
-
-
-def draw_turn(settings: Augmentation, spatial_dims: int, generator: torch.Generator) -> torch.Tensor | None:
+def draw_turn(settings: Augmentation, spatial_dims: int, generator: torch.Generator) -> Tensor | None:
     """A random turn and change of size, or None where there is none this time.
 
     A float32 matrix: applied to a position in the turned patch, counted from its middle, it gives the position in the
     original. 2 x 2 for a turn in the plane of the last two axes, 3 x 3 for one about all three axes.
     """
-    if not _happens(settings.turn_probability, generator):
+    if _uniform(0, 1, generator) >= settings.turn_probability:
         return None
     from monai.transforms import create_rotate
 
     axes = 2 if settings.in_plane else spatial_dims
-    planes = 1 if axes == 2 else 3
-    angles = [math.radians(_uniform(-settings.angle, settings.angle, generator)) for _ in range(planes)]
+    angles = [math.radians(_uniform(-settings.angle, settings.angle, generator)) for _ in range(3 if axes == 3 else 1)]
     matrix = torch.as_tensor(create_rotate(axes, angles)[:axes, :axes], dtype=torch.float32)
     low, high = map(math.log, settings.scale)  # so that twice as large is as likely as half
     return matrix / math.exp(_uniform(low, high, generator))
 
 
-def margin_of(turn: torch.Tensor, patch_size: Sequence[int]) -> tuple[int, ...]:
+def margin_of(turn: Tensor, patch_size: Sequence[int]) -> tuple[int, ...]:
     """How many pixels beyond a patch's sides a turn reaches for, an axis each."""
     turned = torch.tensor(patch_size[-len(turn) :], dtype=turn.dtype)
     # Whole pixels, and one for interpolation; never negative, so that the middle stays the middle.
@@ -88,9 +84,7 @@ def margin_of(turn: torch.Tensor, patch_size: Sequence[int]) -> tuple[int, ...]:
     return (0,) * (len(patch_size) - len(turn)) + tuple(reach.clamp_min(0).tolist())
 
 
-def turned(
-    image: torch.Tensor, label: torch.Tensor, turn: torch.Tensor, patch_size: Sequence[int]
-) -> tuple[torch.Tensor, torch.Tensor]:
+def turned(image: Tensor, label: Tensor, turn: Tensor, patch_size: Sequence[int]) -> Pair:
     """Turn image (C, *spatial) and label (*spatial) alike about their middle and cut out `patch_size`.
 
     The image is interpolated linearly, the label takes the nearest value; beyond the edge both are 0.
@@ -106,14 +100,12 @@ def turned(
         # Planes of a volume that are turned alike are channels of one picture: a single grid serves them all.
         planes = tensor.flatten(0, -axes - 1).float()
         move = Affine(affine=affine, spatial_size=size, mode=mode, padding_mode="zeros", image_only=True)
-        moved = cast(torch.Tensor, move(planes))  # image_only: without the affine map
-        results.append(moved.as_subclass(torch.Tensor).view(tensor.shape[0], *patch_size).to(tensor.dtype))
+        moved = cast(Tensor, move(planes))  # image_only: without the affine map
+        results.append(moved.as_subclass(Tensor).view(tensor.shape[0], *patch_size).to(tensor.dtype))
     return results[0], results[1][0]
 
 
-def augment(
-    image: torch.Tensor, label: torch.Tensor, generator: torch.Generator, settings: Augmentation | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
+def augment(image: Tensor, label: Tensor, generator: torch.Generator, settings: Augmentation | None = None) -> Pair:
     """Flip and quarter-turn image and label alike, then vary the intensities of the image; the input stays as it was.
 
     image (C, *spatial) floating and normalised, label (*spatial) integer; shapes and dtypes stay. Turns by any angle
@@ -122,13 +114,6 @@ def augment(
     """
     check_pair(image, label)
     settings = settings or Augmentation()
-    image, label = _move(image, label, generator, settings)
-    return _recolour(image, generator, settings), label
-
-
-def _move(
-    image: torch.Tensor, label: torch.Tensor, generator: torch.Generator, settings: Augmentation
-) -> tuple[torch.Tensor, torch.Tensor]:
     axes = tuple(range(label.ndim)) if settings.flip_axes is None else settings.flip_axes
     if not set(axes) <= set(range(label.ndim)):
         raise ValueError(f"flip_axes is {axes}; a label of {label.ndim} axes has axes 0 to {label.ndim - 1}")
@@ -139,12 +124,12 @@ def _move(
         turns = int(torch.randint(4, (), generator=generator))
         turns -= turns % 2 if label.shape[-1] != label.shape[-2] else 0
         image, label = torch.rot90(image, turns, (-2, -1)), torch.rot90(label, turns, (-2, -1))
-    return image.contiguous(), label.contiguous()
+    return _recolour(image.contiguous(), generator, settings), label.contiguous()
 
 
-def _recolour(image: torch.Tensor, generator: torch.Generator, settings: Augmentation) -> torch.Tensor:
+def _recolour(image: Tensor, generator: torch.Generator, settings: Augmentation) -> Tensor:
     s, draw = settings, partial(_uniform, generator=generator)
-    changes: tuple[tuple[float, Callable[[torch.Tensor], torch.Tensor]], ...] = (
+    changes: tuple[tuple[float, Callable[[Tensor], Tensor]], ...] = (
         (s.invert_probability, lambda x: -x),
         (s.blur_probability, lambda x: _blurred(x, draw(*s.blur))),
         (s.low_resolution_probability, lambda x: _coarse(x, draw(*s.low_resolution))),
@@ -154,24 +139,24 @@ def _recolour(image: torch.Tensor, generator: torch.Generator, settings: Augment
         (s.probability, lambda x: x + draw(0, s.noise) * torch.randn(x.shape, generator=generator, dtype=x.dtype)),
     )
     for probability, change in changes:
-        image = change(image) if _happens(probability, generator) else image
+        image = change(image) if draw(0, 1) < probability else image
     return image
 
 
-def _blurred(image: torch.Tensor, deviation: float) -> torch.Tensor:
+def _blurred(image: Tensor, deviation: float) -> Tensor:
     from monai.transforms import GaussianSmooth
 
-    return GaussianSmooth(deviation)(image).as_subclass(torch.Tensor).to(image.dtype)
+    return GaussianSmooth(deviation)(image).as_subclass(Tensor).to(image.dtype)
 
 
-def _coarse(image: torch.Tensor, share: float) -> torch.Tensor:
+def _coarse(image: Tensor, share: float) -> Tensor:
     """Every axis down to this share of its pixels by picking the nearest, and up again linearly."""
     size = image.shape[1:]
     small = F.interpolate(image[None], size=[max(1, round(share * length)) for length in size], mode="nearest-exact")
     return resized(small[0], size)
 
 
-def _bend(image: torch.Tensor, exponent: float) -> torch.Tensor:
+def _bend(image: Tensor, exponent: float) -> Tensor:
     """Raise intensities, stretched to 0..1, to a power, and give them back the mean and deviation they had."""
     # MONAI's AdjustContrast is the same, but takes three times as long and makes NaN of an image of a single value.
     smallest = torch.finfo(image.dtype).tiny  # a constant image is divided by this and stays what it is

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Protocol, cast, runtime_checkable
+from typing import cast
 
 import numpy as np
 import torch
@@ -40,27 +40,28 @@ class Facts:
         return tuple(axis - (axis > self.slice_axis) for axis in flips if axis != self.slice_axis)
 
 
-@runtime_checkable
-class Cases(Protocol):
-    """The protocol of data sets. `view(i)` is a dict of image (C, *spatial) float32, normalised, label (*spatial),
-    spacing (*spatial, in the recipe's unit) and name: to read pieces from and never to change, for it may be the data
-    set's own memory. Its label may have a small integer dtype, and "foreground" may say where that is not 0."""
+class Cases(Dataset):
+    """What every data set of this package is. `view(i)` is a dict of image (C, *spatial) float32, normalised, label
+    (*spatial), spacing (*spatial, in the recipe's unit) and name: to read pieces from and never to change, for it may
+    be the data set's own memory. Its label may have a small integer dtype, and "foreground" may say where that is not
+    0. `self[i]` is the same, the caller's own."""
 
     facts: Facts
-    names: Sequence[str]  # of the cases; empty where they are known by number only
+    names: Sequence[str] = ()  # of the cases; empty where they are known by number only
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        return len(self.names)
 
-    def view(self, index: int) -> dict: ...
+    def view(self, index: int) -> dict:
+        return self[index]
 
     def raw(self, index: int) -> np.ndarray:
         """The image as stored, (C, *spatial), not normalised."""
+        return np.asarray(self.view(index)["image"])
 
 
-class Listed(Dataset):
+class Listed(Cases):
     """A sequence of cases that knows nothing of itself: each is as `Cases.view` says, and as it is stored."""
-
-    names: Sequence[str] = ()
 
     def __init__(self, cases: Sequence[dict], facts: Facts | None = None):
         self.cases, self.facts = cases, facts or Facts()
@@ -71,19 +72,14 @@ class Listed(Dataset):
     def __getitem__(self, index: int) -> dict:
         return self.cases[index]
 
-    view = __getitem__
 
-    def raw(self, index: int) -> np.ndarray:
-        return np.asarray(self.cases[index]["image"])
-
-
-class Chosen(Dataset):
+class Chosen(Cases):
     """Some cases of a data set, as torch's Subset chooses them, which still know their names and facts."""
 
     def __init__(self, subset: Subset):
         self.cases, self.indices = as_cases(subset.dataset), list(subset.indices)
         self.facts = self.cases.facts
-        self.names: Sequence[str] = [self.cases.names[index] for index in self.indices] if self.cases.names else ()
+        self.names = [self.cases.names[index] for index in self.indices] if self.cases.names else ()
 
     def __len__(self) -> int:
         return len(self.indices)

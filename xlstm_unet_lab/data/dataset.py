@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import operator
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from xlstm_unet_lab.data.cases import Facts
 from xlstm_unet_lab.data.files import fingerprint
-from xlstm_unet_lab.data.images import read_case, read_label
+from xlstm_unet_lab.data.images import read_case, read_label, whole_label
 from xlstm_unet_lab.data.kept_cases import KeptCases, Place
 from xlstm_unet_lab.data.nnunet_raw import FOLDS, read_splits
 from xlstm_unet_lab.data.normalise import NORMALISED, normalise
@@ -25,7 +24,7 @@ from xlstm_unet_lab.ops.files import plain_name
 SPLITS = ("train", "val", "test", "all")
 
 
-class SegmentationDataset(Dataset):
+class SegmentationDataset(KeptCases):
     """The cases of one split, in a fixed order.
 
     dataset[i] is a dict: image float32 tensor (C, *spatial), normalised; label int64 tensor (*spatial); spacing, a
@@ -40,27 +39,10 @@ class SegmentationDataset(Dataset):
     def __init__(
         self, recipe: Recipe, folder: Path, part: str, names: list[str], cache_bytes: int = 2**30, fold: int = 0
     ):
+        super().__init__(cache_bytes)
         self.recipe, self.folder, self.part = recipe, folder, part
         self.names = [plain_name(f"the name of a case of {folder}", name) for name in names]
         self.facts = Facts(recipe, fold)
-        self._kept = KeptCases(cache_bytes)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> dict:
-        case = self.view(index)
-        # Copies: who changes an item must not change what the next epoch sees.
-        image, label = case["image"].clone(), case["label"].long()
-        return {"image": image, "label": label, "spacing": case["spacing"], "name": case["name"]}
-
-    def view(self, index: int) -> dict:
-        """`self[index]` without a copy, to read pieces from and never to change, as `Cases` says.
-
-        label is uint8 (int32 where values pass 255); "foreground" (`patches.Foreground`) says where it is not 0.
-        """
-        position = self._position(index)
-        return self._kept.get(position, lambda: self._read(position), lambda: self._place(position))
 
     def raw(self, index: int) -> np.ndarray:
         """The image of one case as stored, (C, *spatial), not normalised: to look at."""
@@ -76,13 +58,6 @@ class SegmentationDataset(Dataset):
             raise FileNotFoundError(f"{self.recipe.name} has no instance maps: {folder} does not exist")
         return read_label(folder / f"{self.names[self._position(index)]}{self.recipe.file_ending}")[0]
 
-    def _position(self, index: int) -> int:
-        position = operator.index(index)
-        position += len(self) if position < 0 else 0
-        if not 0 <= position < len(self):
-            raise IndexError(f"case {index} was asked for; the data set has {len(self)} cases, counted from 0")
-        return position
-
     def _image_paths(self, position: int) -> list[Path]:
         folder, name, ending = self.folder / f"images{self.part}", self.names[position], self.recipe.file_ending
         # nnU-Net's reader of natural images wants all channels in one file.
@@ -92,13 +67,13 @@ class SegmentationDataset(Dataset):
     def _label_path(self, position: int) -> Path:
         return self.folder / f"labels{self.part}" / f"{self.names[position]}{self.recipe.file_ending}"
 
-    def _place(self, position: int) -> Place:
+    def _found(self, position: int) -> tuple[Place, Callable[[], dict]]:
         beside = self.folder.parent
         root = beside if os.access(beside, os.W_OK) else data_root()
         folder = root / "kept" / self.folder.name / self.part / self.names[position]
         files = [*self._image_paths(position), self._label_path(position)]
         settings = (NORMALISED, len(self.recipe.channel_names), list(self.recipe.labels.values()))
-        return Place(folder, [[fingerprint(file) for file in files], *settings])
+        return Place(folder, [[fingerprint(file) for file in files], *settings]), lambda: self._read(position)
 
     def _read(self, position: int) -> dict:
         case, path = read_case(self._image_paths(position)), self._label_path(position)
@@ -107,12 +82,8 @@ class SegmentationDataset(Dataset):
         if image.shape != (channels, *label.shape):
             expected = f"expected the same grid and {channels} channels"
             raise ValueError(f"{path} has shape {label.shape} and its image {image.shape}; {expected}")
-        unknown = sorted(set(np.unique(label).tolist()) - set(self.recipe.labels.values()))
-        if unknown:
-            raise ValueError(f"{path} holds label values {unknown}; the recipe knows {dict(self.recipe.labels)}")
-        # uint8 is enough in memory for the labels of any recipe here; items hand out int64.
-        small = label.astype(np.uint8 if max(self.recipe.labels.values()) < 256 else np.int32)
-        tensors = {"image": torch.from_numpy(normalise(image)), "label": torch.from_numpy(small)}
+        known = whole_label(str(path), label, set(self.recipe.labels.values()))
+        tensors = {"image": torch.from_numpy(normalise(image)), "label": torch.from_numpy(known)}
         return tensors | {"spacing": case.spacing, "name": self.names[position]}
 
 
@@ -131,16 +102,10 @@ def load_dataset(
     folder = prepared_folder(recipe, root)
     if folder is None:
         if not recipe.made_here:
-            raise FileNotFoundError(
-                f"{recipe.name} is not prepared in {recipe.folder(root)}; to get it {recipe.calls()}, with source= or "
-                "--source if you have its folder or archive"
-            )
+            how = f"{recipe.calls()}, with source= or --source if you have its folder or archive"
+            raise FileNotFoundError(f"{recipe.name} is not prepared in {recipe.folder(root)}; to get it {how}")
         folder = prepare(recipe, root=root, progress=False)
-    folds = read_splits(folder)
-    if split == "test":
-        names = sorted(path.name.removesuffix(recipe.file_ending) for path in (folder / "labelsTs").iterdir())
-    elif split == "all":
-        names = sorted(folds[fold]["train"] + folds[fold]["val"])
-    else:
-        names = folds[fold][split]
-    return SegmentationDataset(recipe, folder, "Ts" if split == "test" else "Tr", names, cache_bytes, fold)
+    names = read_splits(folder)[fold]
+    names["all"] = sorted(names["train"] + names["val"])
+    names["test"] = sorted(path.name.removesuffix(recipe.file_ending) for path in (folder / "labelsTs").glob("*.*"))
+    return SegmentationDataset(recipe, folder, "Ts" if split == "test" else "Tr", names[split], cache_bytes, fold)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import bz2
 import functools
 import gzip
-import hashlib
 import lzma
 import os
 import re
@@ -18,7 +17,6 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -31,15 +29,13 @@ BLOCK = 2**16  # bytes; a broken connection loses at most one block
 MOST = 2**38  # bytes of a download whose size is not known
 HEADERS = 2**14  # bytes of all that stands in a tar archive before a member; what is read in one piece
 DIRECTORY = 2**25  # bytes of a zip archive's list of its members, which is read in one piece
+# What an archive may grow to; past any of these it is taken for a bomb.
+MOST_UNPACKED, MOST_MEMBERS = 2**36, 200_000  # bytes
+RATIO = 200  # unpacked bytes for each byte of the archive
+SMALL = 2**24  # bytes; below this the ratio is not looked at, for a few empty masks pack very well
 RECORD = re.compile(rb"(\d{1,5}) [^=]{1,255}=")
 LONG_NUMBER = re.compile(rb"\d{256}")  # longer than any name
 OPENERS: dict[bytes, Callable] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
-
-
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fetch(url: str, sha256: str | None, target: Path, progress: bool = True, size: int = MOST) -> tuple[Path, str]:
@@ -52,15 +48,12 @@ def fetch(url: str, sha256: str | None, target: Path, progress: bool = True, siz
     """
     import pooch
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    most = size + size // 10 + BLOCK
-    downloader = ResumingDownloader(target.with_name(target.name + ".part"), progress, most)
-    known = None if sha256 is None else f"sha256:{sha256}"
-    pooch.retrieve(url, known_hash=known, fname=target.name, path=target.parent, downloader=downloader)
-    digest = sha256_of(target)
+    part = target.with_name(target.name + ".part")
+    downloader = ResumingDownloader(part, progress, most=size + size // 10 + BLOCK)
+    pooch.retrieve(url, sha256, target.name, target.parent, downloader=downloader)
+    digest = pooch.file_hash(target)
     if sha256 is None:
-        found = f"the file that came has sha256 {digest}, recorded in recipe.json"
-        warnings.warn(f"no checksum is known for {url}; {found}", stacklevel=2)
+        warnings.warn(f"no checksum is known for {url}; what came has sha256 {digest}, as recorded", stacklevel=2)
     return target, digest
 
 
@@ -82,9 +75,8 @@ class ResumingDownloader:
             self._download(url)
         except (OSError, urllib3.exceptions.HTTPError) as error:  # those of requests are OSErrors
             arrived = self.part.stat().st_size if self.part.exists() else 0
-            kept = f"{arrived:,} bytes arrived and are kept; call again to continue"
-            by_hand = "download the file by hand and pass source= (in a shell --source)"
-            raise OSError(f"{url} could not be downloaded: {error}. {kept}, or {by_hand}") from error
+            kept = f"{arrived:,} bytes arrived and are kept; call again to continue, or get it by hand and pass source="
+            raise OSError(f"{url} could not be downloaded: {error}. {kept}") from error
         except ValueError:
             self._forget()
             raise
@@ -94,9 +86,8 @@ class ResumingDownloader:
     def _download(self, url: str) -> None:
         version = self.validator.read_text() if self.part.exists() and self.validator.exists() else ""
         start = self.part.stat().st_size if version else 0
-        headers = {"Accept-Encoding": "identity"}  # a compressed stream could not be continued
-        if start:
-            headers |= {"Range": f"bytes={start}-", "If-Range": version}
+        rest = {"Range": f"bytes={start}-", "If-Range": version} if start else {}
+        headers = {"Accept-Encoding": "identity"} | rest  # a compressed stream could not be continued
         with _answer(url, headers) as response:
             if response.status_code == 416:  # nothing left to ask for: what is here cannot be trusted
                 self._forget()
@@ -104,13 +95,13 @@ class ResumingDownloader:
             response.raise_for_status()
             whole = response.headers.get("Content-Length", "")
             if response.status_code == 206:
-                rest = re.fullmatch(rf"bytes {start}-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
-                if rest is None or _version(response.headers) != version:  # some other piece, or of another file
+                place = re.fullmatch(rf"bytes {start}-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+                if place is None or _version(response.headers) != version:  # some other piece, or of another file
                     self._forget()
                     if start:
                         return self._download(url)
                     raise ConnectionError("the server sent a piece of the file when asked for all of it")
-                whole = rest[1]
+                whole = place[1]
             else:
                 start = 0
                 self._forget()  # lest what is there be taken for a part of this version
@@ -183,19 +174,6 @@ def _blocks(stream) -> Iterator[bytes]:
     yield block
 
 
-@dataclass(frozen=True)
-class UnpackLimits:
-    """What an archive may grow to; past any of these it is taken for a bomb."""
-
-    total_bytes: int = 64 * 2**30
-    members: int = 200_000
-    ratio: float = 200.0  # unpacked bytes for each byte of the archive
-    small: int = 2**24  # bytes; below this the ratio is not looked at, for a few empty masks pack very well
-
-
-DEFAULT_LIMITS = UnpackLimits()
-
-
 class Refused(ValueError):
     """An archive that may be whole, but is not to be trusted."""
 
@@ -238,41 +216,41 @@ def _are_records(content: bytes) -> bool:
     return not content[place:].strip(b"\0") and not LONG_NUMBER.search(content)
 
 
-def unpack(archive: Path, folder: Path, limits: UnpackLimits = DEFAULT_LIMITS) -> None:
+def unpack(archive: Path, folder: Path) -> None:
     """Unpack a zip or tar archive into `folder`; members of a zip that lie there already, whole, are passed over.
 
     Raises ValueError, naming the member, for one that would land outside, a link or a device, an encrypted one, or an
-    archive that grows past `limits`; also for a file that is neither zip nor tar, and a damaged one. Nothing is written
-    for a refused member; what came before it stays.
+    archive that grows past the limits; also for a file that is neither zip nor tar, and a damaged one. Nothing is
+    written for a refused member; what came before it stays.
     """
     try:
-        _unpack(archive, folder, limits)
+        _unpack(archive, folder)
     except Exception as error:  # whatever Python's readers raise when bytes make no sense to them
         if isinstance(error, Refused | MemoryError) or getattr(error, "errno", None) is not None:  # a full disk, say
             raise
         raise ValueError(f"{archive} is damaged or packed in an unknown way ({error}): get it again") from error
 
 
-def _unpack(archive: Path, folder: Path, limits: UnpackLimits) -> None:
+def _unpack(archive: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     members = _zip_members(archive) if zipfile.is_zipfile(archive) else _tar_members(archive)
     packed, total = archive.stat().st_size, 0
     for count, (name, size, problem, extract) in enumerate(members, start=1):
         total += size
-        if problem := problem or _problem_with(name, count, total, packed, limits):
+        if problem := problem or _problem_with(name, count, total, packed):
             raise Refused(f"{archive.name}: member {name!r} {problem}; the archive is refused")
         extract(folder)
 
 
-def _problem_with(name: str, count: int, total: int, packed: int, limits: UnpackLimits) -> str | None:
+def _problem_with(name: str, count: int, total: int, packed: int) -> str | None:
     if not all(map(is_plain, PurePosixPath(name).parts)):  # a first "/" is a part of its own
         return "lies outside the target folder, or has an unclear name"
-    if count > limits.members:
-        return f"is one more than the {limits.members:,} members allowed"
-    if total > limits.total_bytes:
-        return f"brings the unpacked size to {total:,} bytes, {limits.total_bytes:,} are allowed"
-    if total > limits.small and total > limits.ratio * packed:
-        return f"brings the unpacked size to {total / packed:,.0f} times the archive's, {limits.ratio:g} are allowed"
+    if count > MOST_MEMBERS:
+        return f"is one more than the {MOST_MEMBERS:,} members allowed"
+    if total > MOST_UNPACKED:
+        return f"brings the unpacked size to {total:,} bytes, {MOST_UNPACKED:,} are allowed"
+    if total > SMALL and total > RATIO * packed:
+        return f"brings the unpacked size to {total / packed:,.0f} times the archive's, {RATIO} are allowed"
     return None
 
 

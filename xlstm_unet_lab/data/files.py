@@ -12,14 +12,10 @@ from pathlib import Path
 
 def sync_tree(folder: Path, recurse: bool = True) -> None:
     """Have the system write a folder (and all it holds) to disk, so that a power cut cannot undo a later rename."""
-    for path in sorted(folder.rglob("*")) if recurse else ():
-        if path.is_file():
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
-        else:
-            sync_tree(path, recurse=False)
-    if os.name == "posix":  # other systems cannot open a folder, and keep its entries safe themselves
-        handle = os.open(folder, os.O_RDONLY)
+    for path in [*sorted(folder.rglob("*")), folder] if recurse else [folder]:
+        if path.is_dir() and os.name != "posix":  # cannot open a folder, and keeps its entries safe itself
+            continue
+        handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
         try:
             os.fsync(handle)
         finally:
@@ -46,10 +42,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 def fingerprint(file: Path) -> list:
     """What tells whether a file is still the one it was: path, size and date; a missing one has neither."""
-    if not file.exists():
-        return [str(file), None, None]
-    facts = file.stat()
-    return [str(file), facts.st_size, facts.st_mtime_ns]
+    facts = file.stat() if file.exists() else None
+    return [str(file), facts and facts.st_size, facts and facts.st_mtime_ns]
 
 
 def files_by_name(folder: Path, endings: Sequence[str]) -> dict[str, Path]:

@@ -58,15 +58,26 @@ class Case:
         return write_whole(folder / f"{name}{ending}", encode(found))
 
 
-def read_case(paths: str | Path | Sequence[str | Path], *, spatial_dims: int | None = None) -> Case:
+def read_case(
+    paths: str | Path | Sequence[str | Path], *, spatial_dims: int | None = None, stored: bool = False
+) -> Case:
     """Read one case from its file, or from one file a channel.
 
-    spatial_dims: what is expected; pages of a TIFF that does not say what they are, are slices.
-    Raises ValueError, naming the file, for what cannot be read, for channels on different
+    spatial_dims: what is expected; pages of a TIFF that does not say what they are, are slices. stored: for labels, as
+    in `pictures.read_channels`. Raises ValueError, naming the file, for what cannot be read, for channels on different
     grids, and for another number of spatial dimensions; FileNotFoundError for a missing file.
     """
-    files = [paths] if isinstance(paths, str | Path) else paths
-    return _read([Path(file) for file in files], spatial_dims)
+    files = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+    kind = ending(files[0])
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f"{file} is missing")
+        if ending(file) != kind:
+            raise ValueError(f"the channels of one case must be files of one kind, got {[str(file) for file in files]}")
+    case = _read_volumes(files, kind) if kind in VOLUMES else _read_pictures(files, kind, spatial_dims, stored)
+    if spatial_dims not in (None, len(case.spacing)):
+        raise ValueError(f"{files[0]} has {len(case.spacing)} spatial dimensions; {spatial_dims} are expected")
+    return case
 
 
 def read_label(path: str | Path) -> tuple[np.ndarray, tuple[float, ...]]:
@@ -76,7 +87,7 @@ def read_label(path: str | Path) -> tuple[np.ndarray, tuple[float, ...]]:
     are one number. Raises FileNotFoundError, and ValueError, naming the file, for numbers that are not whole, negative
     or too large, for a file in colour, for a JPEG, whose compression changes numbers, and for what cannot be read.
     """
-    case = _read([Path(path)], None, stored=True)
+    case = read_case(path, stored=True)
     first, *others = case.image
     if any((channel != first).any() for channel in others):
         raise ValueError(f"{path} is in colour; a label holds one number a pixel, or the indices of a palette")
@@ -94,11 +105,11 @@ def whole_numbers(what: str, label: np.ndarray) -> np.ndarray:
 
 
 def whole_label(what: str, label: np.ndarray, values: set[int]) -> np.ndarray:
-    """The label as uint8; ValueError when it holds anything but the whole numbers in `values`, all below 256."""
+    """The label as uint8, or int32 where values pass 255; ValueError for a number that is not among `values`."""
     numbers = whole_numbers(what, label)
     if unknown := set(np.unique(numbers).tolist()) - values:
         raise ValueError(f"{what} holds {sorted(unknown)[:5]}; known are {sorted(values)}")
-    return numbers.astype(np.uint8)
+    return numbers.astype(np.uint8 if max(values) < 256 else np.int32)
 
 
 def ending(path: Path) -> str:
@@ -107,20 +118,6 @@ def ending(path: Path) -> str:
     if found is None:
         raise ValueError(f"{path} has an ending that cannot be read; known are {', '.join(ENDINGS)}")
     return found
-
-
-def _read(files: Sequence[Path], spatial_dims: int | None, stored: bool = False) -> Case:
-    """The files of one case; `stored`: as in `pictures.read_channels`."""
-    kind = ending(files[0])
-    for file in files:
-        if not file.is_file():
-            raise FileNotFoundError(f"{file} is missing")
-        if ending(file) != kind:
-            raise ValueError(f"the channels of one case must be files of one kind, got {[str(file) for file in files]}")
-    case = _read_volumes(files, kind) if kind in VOLUMES else _read_pictures(files, kind, spatial_dims, stored)
-    if spatial_dims not in (None, len(case.spacing)):
-        raise ValueError(f"{files[0]} has {len(case.spacing)} spatial dimensions; {spatial_dims} are expected")
-    return case
 
 
 def _read_volumes(files: Sequence[Path], kind: str) -> Case:
@@ -135,22 +132,18 @@ def _read_volumes(files: Sequence[Path], kind: str) -> Case:
     parts = tuple(np.ascontiguousarray(array.transpose()[None]) for array in arrays)  # NIfTI stores (x, y, z)
     # Of the affine, which says where the voxels lie: the sizes beside it in the header may contradict it.
     spacing = spacing_of(first.affine @ inv_ornt_aff(turn, first.shape))[::-1]
-    return Case(parts, spacing, "mm", kind, _nifti_encoder(first, turn, compressed=kind == ".nii.gz"))
+    return Case(parts, spacing, "mm", kind, partial(_nifti, volume=first, turn=turn, packed=kind == ".nii.gz"))
 
 
-def _nifti_encoder(volume: nibabel.Nifti1Image, turn: np.ndarray, compressed: bool) -> Encode:
+def _nifti(label: np.ndarray, volume: nibabel.Nifti1Image, turn: np.ndarray, packed: bool) -> bytes:
     from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
 
-    back = ornt_transform(axcodes2ornt("RAS"), turn)
-    kind, affine, header = type(volume), volume.affine, volume.header.copy()
+    header = volume.header.copy()
     header["cal_min"] = header["cal_max"] = 0  # the input's window of brightness means nothing for labels
-
-    def encode(label: np.ndarray) -> bytes:
-        header.set_data_dtype(label.dtype)
-        content = kind(apply_orientation(label.transpose(), back), affine, header).to_bytes()
-        return gzip.compress(content, compresslevel=6, mtime=0) if compressed else content
-
-    return encode
+    header.set_data_dtype(label.dtype)
+    turned = apply_orientation(label.transpose(), ornt_transform(axcodes2ornt("RAS"), turn))
+    content = type(volume)(turned, volume.affine, header).to_bytes()
+    return gzip.compress(content, compresslevel=6, mtime=0) if packed else content
 
 
 def _read_pictures(files: Sequence[Path], kind: str, spatial_dims: int | None, stored: bool) -> Case:

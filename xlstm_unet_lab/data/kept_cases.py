@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 import warnings
@@ -13,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from xlstm_unet_lab.data.cases import Cases
 from xlstm_unet_lab.data.files import whole_folder
 from xlstm_unet_lab.data.patches import Foreground
 from xlstm_unet_lab.ops.stored import read_json
@@ -28,12 +28,12 @@ class Place(NamedTuple):
     made_of: list  # anything JSON holds
 
 
-class KeptCases:
-    """What a data set has made of its cases: in memory until they fill `memory` bytes, then in memory-mapped files.
+class KeptCases(Cases):
+    """A data set that makes its cases ready once: in memory until they fill `memory` bytes, then in mapped files.
 
-    A case is a dict of name, spacing, image and label; "foreground" and "place" are added. Another process that is
-    handed this starts with nothing in memory. Where the disk refuses a case, this warns once, and from then on makes
-    such cases whenever they are asked for.
+    `_found(position)` says where a case may be kept, None for in memory only, and what makes it: a dict of name,
+    spacing, image and label. Another process that is handed this starts with nothing in memory. Where the disk refuses
+    a case, this warns once, and from then on makes such cases whenever they are asked for.
     """
 
     def __init__(self, memory: int):
@@ -41,14 +41,24 @@ class KeptCases:
         self._cases: dict[int, dict] = {}
         self._writes = True
 
-    def __reduce__(self) -> tuple:
-        return KeptCases, (self.memory,)
+    def __getstate__(self) -> dict:
+        return vars(self) | {"_left": self.memory, "_cases": {}, "_writes": True}
 
-    def get(self, index: int, make: Callable[[], dict], where: Callable[[], Place | None]) -> dict:
-        """The case that `make` gives, made when it is not kept yet; in memory only, unless `where` names a place."""
-        if index in self._cases:
-            return self._cases[index]
-        place = where()
+    def __getitem__(self, index: int) -> dict:
+        case = {what: value for what, value in self.view(index).items() if what not in ("foreground", "place")}
+        # Copies: who changes an item must not change what the next epoch sees.
+        return case | {"image": case["image"].clone(), "label": case["label"].long()}
+
+    def view(self, index: int) -> dict:
+        """`self[index]` without a copy, to read pieces from and never to change, as `cases.Cases` says.
+
+        label is uint8 (int32 where values pass 255); "foreground" (`patches.Foreground`) says where it is not 0, and
+        "place" where it is kept.
+        """
+        position = self._position(index)
+        if position in self._cases:
+            return self._cases[position]
+        place, make = self._found(position)
         case = _opened(place) if place else None
         if case is None:
             case = make()
@@ -60,24 +70,30 @@ class KeptCases:
                 case = written
             else:
                 return case
-        self._cases[index] = case
+        self._cases[position] = case
         return case
+
+    def _position(self, index: int) -> int:
+        try:
+            return range(len(self))[index]
+        except IndexError:
+            raise IndexError(f"case {index} was asked for; the data set has {len(self)} cases, from 0 on") from None
+
+    def _found(self, position: int) -> tuple[Place | None, Callable[[], dict]]:
+        raise NotImplementedError
 
     def _written(self, case: dict, place: Place, size: int) -> dict | None:
         """The case as it lies on disk now; None where the disk refuses it, now or before."""
-        if not self._writes:
-            return None
         try:
-            _write(case, place, size)
+            if self._writes:
+                _write(case, place, size)
+                return _opened(place)
         except OSError as error:
             self._writes = False
-            warnings.warn(
-                f"{place.folder} cannot be written ({error}): cases beyond {self.memory:,} bytes are read anew for "
-                "every patch, which is slow; free disk space, or pass a larger cache_bytes to load_dataset",
-                stacklevel=4,
-            )
-            return None
-        return _opened(place)
+            slow = f"cases beyond {self.memory:,} bytes are made anew for every patch, which is slow"
+            fix = "free disk space, or pass a larger cache_bytes to load_dataset"
+            warnings.warn(f"{place.folder} cannot be written ({error}): {slow}; {fix}", stacklevel=4)
+        return None
 
 
 def _tensors(case: dict) -> dict[str, torch.Tensor]:
@@ -91,10 +107,8 @@ def _opened(place: Place) -> dict | None:
         if facts["made_of"] != place.made_of:
             return None
         # "c": a change stays with whoever makes it and never reaches the file
-        image, label, places = (
-            torch.from_numpy(np.load(place.folder / f"{name}.npy", mmap_mode="c", allow_pickle=False))
-            for name in ("image", "label", "places")
-        )
+        arrays = [np.load(place.folder / f"{name}.npy", mmap_mode="c") for name in ("image", "label", "places")]
+        image, label, places = map(torch.from_numpy, arrays)
         foreground = Foreground(tuple(facts["classes"]), tuple(facts["ends"]), places)
         own = {"name": facts["name"], "spacing": tuple(facts["spacing"])}
     except (OSError, ValueError, KeyError, TypeError):  # not there, or spoilt: it is made anew
@@ -113,7 +127,7 @@ def _write(case: dict, place: Place, size: int) -> None:
             return
         shutil.rmtree(place.folder, ignore_errors=True)
         if shutil.disk_usage(beside).free < size + SPARE_DISK:
-            raise OSError(errno.ENOSPC, f"less than {SPARE_DISK:,} bytes would be left free")
+            raise OSError(f"less than {SPARE_DISK:,} bytes would be left free")
         with whole_folder(place.folder) as folder:
             for name, tensor in _tensors(case).items():
                 np.save(folder / f"{name}.npy", tensor.numpy(), allow_pickle=False)

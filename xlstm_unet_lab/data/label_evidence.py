@@ -51,11 +51,10 @@ def check_hard_edges(what: str, label: np.ndarray) -> None:
     off = np.abs(np.setdiff1d(numbers, shades)[:, None] - shades)
     beside_all = len(shades) >= fewest and (off.min(axis=1) < SMALL * numbers[-1]).all()
     if len(soft) >= fewest or beside_all:
-        raise ValueError(
-            f"{what} holds {np.count_nonzero(numbers)} numbers beside 0, of which {len(shades)} lie on edges only, "
-            f"such as {shades[:SHOWN].tolist()}: soft edges, which resampling, blurring or JPEG makes, are no labels. "
-            "Save it with hard edges and without loss, or name the numbers if they are classes"
-        )
+        some = f"{len(shades)} lie on edges only, such as {shades[:SHOWN].tolist()}"
+        fix = "save it with hard edges and without loss, or name the numbers if they are classes"
+        found = f"{what} holds {np.count_nonzero(numbers)} numbers beside 0, of which {some}"
+        raise ValueError(f"{found}: soft edges, which resampling, blurring or JPEG makes, are no labels; {fix}")
 
 
 def check_one_convention(values: Mapping[str, Set[int]]) -> None:
@@ -68,8 +67,6 @@ def check_one_convention(values: Mapping[str, Set[int]]) -> None:
     painted = set().union(*(values[name] for name in white))
     numbers = set().union(*(values[name] for name in counted))
     if white and counted and not painted & numbers:
-        raise ValueError(
-            f"some labels hold {sorted(painted)[:SHOWN]}, such as {min(white)}, others {sorted(numbers)[:SHOWN]}, such "
-            f"as {min(counted)}, and none both: one thing seems to have two numbers. Save all with the same numbers, "
-            "or name the numbers if they are classes"
-        )
+        one, other = sorted(painted)[:SHOWN], sorted(numbers)[:SHOWN]
+        found = f"some labels hold {one}, such as {min(white)}, others {other}, such as {min(counted)}, and none both"
+        raise ValueError(f"{found}: save all with the same numbers, or name the numbers if they are classes")

@@ -78,9 +78,7 @@ def write_splits(folder: Path, file_ending: str, group: Callable[[str], str] = s
     if len(groups) < FOLDS:
         together = "" if len(groups) == len(names) else f" in {len(groups)} groups that must stay together"
         raise ValueError(f"{len(names)} training cases{together} were found; {FOLDS} folds need at least {FOLDS}")
-    fold_of = {name: groups.index(group(name)) % FOLDS for name in names}
-    folds = []
-    for fold in range(FOLDS):
-        val = [name for name in names if fold_of[name] == fold]
-        folds.append({"train": [name for name in names if fold_of[name] != fold], "val": val})
+    own = [set(groups[fold::FOLDS]) for fold in range(FOLDS)]
+    validated = [[name for name in names if group(name) in some] for some in own]
+    folds = [{"train": sorted(set(names) - set(val)), "val": val} for val in validated]
     (folder / "splits_final.json").write_text(json.dumps(folds, indent=2) + "\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from xlstm_unet_lab.ops.checks import finite
+from xlstm_unet_lab.ops.checks import array_of, finite, of_kind
 
 NORMALISED = 2  # count up when `normalise` or what is read gives other numbers: cases kept on disk are then made anew
 CONSTANT_BELOW = 1e-6  # a channel whose deviation is this small beside its largest value varies by rounding only
@@ -19,19 +19,14 @@ def normalise(image: np.ndarray) -> np.ndarray:
     Applied twice it gives what it gave once, up to rounding. A constant channel becomes zeros.
     Raises TypeError for what is not a real array, ValueError for another rank, no elements, NaN or infinity.
     """
-    if not isinstance(image, np.ndarray) or image.dtype.kind not in "iuf":
-        kind = f"{image.dtype} array" if isinstance(image, np.ndarray) else type(image).__name__
-        raise TypeError(f"image is a {kind}; give a NumPy array of integers or floats, shape (C, *spatial)")
-    if image.ndim not in (3, 4) or image.size == 0:
+    of_kind("image", image, np.ndarray, fix=" of NumPy's")
+    if array_of("image", image, "iuf").ndim not in (3, 4) or image.size == 0:
         raise ValueError(f"image has shape {image.shape}; give (C, y, x) or (C, z, y, x), for one channel image[None]")
     finite("image", image)
     result = np.zeros(image.shape, np.float32)
     for source, target in zip(image, result, strict=True):
         channel = source.astype(np.float64)
-        largest = np.abs(channel).max()
-        if largest == 0:
-            continue
-        channel /= largest  # values near the end of the float range would overflow when squared
+        channel /= np.abs(channel).max() or 1.0  # values near the end of the float range would overflow when squared
         deviation = channel.std()
         if deviation > CONSTANT_BELOW:
             target[...] = (channel - channel.mean()) / deviation

@@ -7,9 +7,11 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from xlstm_unet_lab.ops.checks import number, sizes, whole_number
 
+Pair = tuple[Tensor, Tensor]  # an image (C, *spatial) and its label (*spatial)
 PAD_IMAGE = 0.0  # the mean of a normalised image, and what sliding-window prediction pads with
 PAD_LABEL = 0  # background, not "ignore": prediction pads too, and there the network must answer that nothing is there
 
@@ -19,10 +21,10 @@ class Foreground(NamedTuple):
 
     classes: tuple[int, ...]  # those that are there, ascending, background left out
     ends: tuple[int, ...]  # where the places of each class end
-    places: torch.Tensor  # positions in the flattened label, ascending within a class
+    places: Tensor  # positions in the flattened label, ascending within a class
 
     @classmethod
-    def of(cls, label: torch.Tensor) -> Foreground:
+    def of(cls, label: Tensor) -> Foreground:
         """Look through a label (*spatial), integers from 0 on."""
         flat = label.flatten()
         places = flat.nonzero().flatten()
@@ -33,14 +35,14 @@ class Foreground(NamedTuple):
         places = places[values.sort(stable=True).indices].to(smallest)
         return cls(tuple(classes.tolist()), tuple(counts[classes].cumsum(0).tolist()), places)
 
-    def draw(self, generator: torch.Generator) -> torch.Tensor:
+    def draw(self, generator: torch.Generator) -> Tensor:
         """A position of a class of its own, all classes with equal chances; there must be one."""
         chosen = _random_below(len(self.classes), generator)
         first = self.ends[chosen - 1] if chosen else 0
         return self.places[first + _random_below(self.ends[chosen] - first, generator)].long()
 
 
-def check_pair(image: torch.Tensor, label: torch.Tensor) -> None:
+def check_pair(image: Tensor, label: Tensor) -> None:
     """Raise TypeError or ValueError unless image is floating (C, *spatial) and label integer (*spatial), 2-D or 3-D."""
     if not image.is_floating_point() or label.is_floating_point() or label.is_complex() or label.dtype == torch.bool:
         raise TypeError(f"image is {image.dtype} and label {label.dtype}; give a floating image and an integer label")
@@ -60,14 +62,14 @@ def _random_below(limit: int, generator: torch.Generator) -> int:
 
 
 def sample_patch(
-    image: torch.Tensor,
-    label: torch.Tensor,
+    image: Tensor,
+    label: Tensor,
     patch_size: tuple[int, ...],
     generator: torch.Generator,
     foreground_probability: float = 1 / 3,
     margin: tuple[int, ...] | None = None,
     foreground: Foreground | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> Pair:
     """Cut one random patch, in a share of the draws around a random pixel of a random class that is there.
 
     image (C, *spatial) floating and normalised, label (*spatial) integer, on the CPU; returns patches of `patch_size`,
@@ -103,12 +105,11 @@ def start_around(middle: Sequence[int], patch_size: Sequence[int], size: Sequenc
 
 def _places_to_start(patch_size: Sequence[int], size: Sequence[int]) -> list[tuple[int, int]]:
     """The first and the last place to start, an axis each; a patch larger than the image starts outside of it."""
-    firsts = [-before for before, _ in padding(patch_size, size)]
     room = [max(there - wanted, 0) for wanted, there in zip(patch_size, size, strict=True)]
-    return [(first, first + free) for first, free in zip(firsts, room, strict=True)]
+    return [(-before, free - before) for (before, _), free in zip(padding(patch_size, size), room, strict=True)]
 
 
-def cut_box(tensor: torch.Tensor, box: Sequence[tuple[int, int]], fill: float) -> torch.Tensor:
+def cut_box(tensor: Tensor, box: Sequence[tuple[int, int]], fill: float) -> Tensor:
     """A copy of the box, (start, stop) for each of the last axes, filled where it reaches beyond the tensor."""
     inside = [slice(None)] * (tensor.ndim - len(box)) + [slice(max(low, 0), max(high, 0)) for low, high in box]
     pads = []

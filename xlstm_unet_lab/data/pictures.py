@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from xlstm_unet_lab.data.files import without_path
-from xlstm_unet_lab.ops.checks import finite, number
+from xlstm_unet_lab.ops.checks import array_of, finite, number
 
 TIFF = (".tif", ".tiff")
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", *TIFF)
@@ -31,24 +31,18 @@ def read_channels(path: Path, spatial_dims: int | None = None, *, stored: bool =
     spatial_dims: 2 reads a picture, 3 a stack of slices, and None whichever the axes of a TIFF say; pages without a
     name are slices. stored: for labels, the samples as they lie in the file: fewer bits not stretched, and of a palette
     the indices, or the grey values where all its colours are grey.
-    Raises FileNotFoundError, and ValueError, naming the file, for another ending, several pictures in one file, another
-    number of channels, slices or time points where a picture is expected, NaN or infinity, a 16-bit colour PNG (only 8
-    of its bits could be read), and what cannot be decoded; with stored also for a compression that changes numbers
-    (JPEG, whatever the ending).
+    Raises ValueError, naming the file, for several pictures in one file, another number of channels, slices or time
+    points where a picture is expected, NaN or infinity, a 16-bit colour PNG (only 8 of its bits could be read), and
+    what cannot be decoded; with stored also for a compression that changes numbers (JPEG, whatever the ending).
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing")
-    ending = path.suffix.lower()
-    if ending not in ENDINGS:
-        raise ValueError(f"{path} ends in {path.suffix!r}; pictures end in {', '.join(ENDINGS)}")
     try:
-        is_tiff = ending in TIFF
+        is_tiff = path.suffix.lower() in TIFF
         array, orientation = _read_tiff(path, spatial_dims, stored) if is_tiff else _read_with_pillow(path, stored)
         if array.dtype == bool:
             array = array.astype(np.uint8) * np.uint8(1 if stored else 255)
-        if array.dtype.kind not in "uif":
-            raise ValueError(f"it holds values of type {array.dtype}; integers or floats are expected")
-        return finite("it", _upright(array, orientation))
+        swapped, down, right = TURNS.get(orientation, TURNS[1])  # an orientation that there is not is none
+        array = array.swapaxes(-2, -1) if swapped else array
+        return finite("it", np.ascontiguousarray(array_of("it", array, "uif")[..., ::down, ::right]))
     except Exception as error:  # the decoders raise errors of many kinds, few of which name the file
         raise ValueError(f"{path} cannot be read: {without_path(error, path)}") from error
 
@@ -61,13 +55,6 @@ def resolution_of(path: Path) -> dict:
         page = file.pages.first
         swapped, *_ = TURNS.get(page.tags.valueof(ORIENTATION), TURNS[1])
         return {"resolution": page.resolution[:: -1 if swapped else 1], "resolutionunit": page.resolutionunit}
-
-
-def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
-    """(..., y, x) as stored -> as viewers show it; an orientation that there is not is none."""
-    swapped, down, right = TURNS.get(orientation, TURNS[1])
-    array = array.swapaxes(-2, -1) if swapped else array
-    return np.ascontiguousarray(array[..., ::down, ::right])
 
 
 def _read_with_pillow(path: Path, stored: bool) -> tuple[np.ndarray, int]:
@@ -97,7 +84,7 @@ def _read_with_pillow(path: Path, stored: bool) -> tuple[np.ndarray, int]:
             array = array.astype(np.uint16)  # older releases of Pillow hand out 16-bit grey files as 32-bit integers
         if stored and image.mode == "L" and depth < 8:
             array = array // (255 // (2**depth - 1))  # Pillow has stretched them
-        return _channels_of_picture(array), orientation
+        return _channels(array, "YXS"[: array.ndim]), orientation
 
 
 def _bits_of_png(path: Path) -> tuple[int, bool]:
@@ -148,30 +135,21 @@ def _read_tiff(path: Path, spatial_dims: int | None, stored: bool) -> tuple[np.n
             axes += "" if stored else "S"
         if transparent:
             array = array.take(range(page.samplesperpixel - 1), axes.index("S"))
-        as_channels = _channels_of_stack if as_stack else _channels_of_picture
-        return as_channels(array, axes), page.tags.valueof(ORIENTATION, 1)
+        return _channels(array, axes, as_stack), page.tags.valueof(ORIENTATION, 1)
 
 
-def _channels_of_picture(array: np.ndarray, axes: str = "") -> np.ndarray:
-    """(y, x) or (y, x, C) as (C, y, x); of a TIFF in whatever order of the axes, a letter each as tifffile has them."""
-    letters = axes.replace("C", "S") or "YXS"[: array.ndim]
-    if sorted(letters) not in (["X", "Y"], ["S", "X", "Y"]) or not array.size:
-        expected = "one picture is expected: rows, columns, and no other axis but one that the file calls channels"
-        raise ValueError(f"it holds {array.dtype} {array.shape}, axes {axes or letters}; {expected}")
-    array = array.transpose([letters.index(letter) for letter in "SYX" if letter in letters])
-    array = array if "S" in letters else array[None]
-    if len(array) not in (1, 3):
+def _channels(array: np.ndarray, axes: str, as_stack: bool = False) -> np.ndarray:
+    """A picture as (C, y, x), a stack as (C, z, y, x). axes: a letter each, as tifffile has them; of a stack, I and Q
+    are pages unnamed."""
+    letters, order = (axes.replace("I", "Z").replace("Q", "Z"), "CZYX") if as_stack else (axes.replace("C", "S"), "SYX")
+    if sorted(letters) not in (sorted(order), sorted(order[1:])) or not array.size:
+        wanted = "a volume has z, y, x and perhaps channels" if as_stack else "one picture is expected, grey or colour"
+        raise ValueError(f"it holds {array.dtype} {array.shape}, axes {axes}; {wanted}")
+    array = array.transpose([letters.index(letter) for letter in order if letter in letters])
+    array = array if order[0] in letters else array[None]
+    if not as_stack and len(array) not in (1, 3):
         raise ValueError(f"it holds {len(array)} channels; save it as RGB, or the channels as grey files")
     return array
-
-
-def _channels_of_stack(array: np.ndarray, axes: str) -> np.ndarray:
-    """A TIFF's array as (C, z, y, x). axes: a letter an axis, as tifffile names them; I and Q are pages unnamed."""
-    letters = axes.replace("I", "Z").replace("Q", "Z")
-    if sorted(letters.replace("C", "")) != ["X", "Y", "Z"]:
-        raise ValueError(f"its axes are {axes}, of sizes {array.shape}; a volume has z, y, x and perhaps channels")
-    array = array.transpose([letters.index(letter) for letter in "CZYX" if letter in letters])
-    return array if "C" in letters else array[None]
 
 
 def to_uint8(

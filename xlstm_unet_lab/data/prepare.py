@@ -9,7 +9,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from xlstm_unet_lab.data.download import fetch, sha256_of, unpack
+from xlstm_unet_lab.data.download import fetch, unpack
 from xlstm_unet_lab.data.files import sync_tree
 from xlstm_unet_lab.data.found import look_over
 from xlstm_unet_lab.data.nnunet_raw import write_dataset_json, write_splits
@@ -49,14 +49,19 @@ def prepare(
         assert source is not None  # files of one's own are somewhere
         recipe = own_recipe(recipe, source, root)
     folder = recipe.folder(root)
-    if _is_ready(recipe, source, root):  # before any lock: a course's shared folder may be read-only
-        _tidy(folder)
-        return folder
-    _check_source(recipe, source)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(folder.parent / f".{folder.name}.lock"):
+    partial = folder.parent / f".partial-{folder.name}"
+    ready = _is_ready(recipe, source, root)
+    if not ready:
+        _check_source(recipe, source)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    elif not (partial.exists() and os.access(folder.parent, os.W_OK)):
+        return folder  # before any lock: a course's shared folder may be read-only
+    # Where the folder is ready, what a killed process left beside it goes, unless one is still at work there.
+    wait = 0 if ready else -1
+    with suppress(filelock.Timeout), filelock.FileLock(folder.parent / f".{folder.name}.lock", timeout=wait):
         if not _is_ready(recipe, source, root):  # another process may have made it meanwhile
-            _make(recipe, source, folder, progress)
+            _make(recipe, source, folder, partial, progress)
+        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
@@ -64,10 +69,8 @@ def _check_source(recipe: Recipe, source: Path | None) -> None:
     if source is None and recipe.of_own_files:
         raise ValueError(f"{recipe.name} is made of your own files: {recipe.calls('your folder')}")
     if source is None and recipe.registration:
-        raise ValueError(
-            f"{recipe.name} may not be downloaded without registering: register at {recipe.registration}, accept its "
-            f"terms, download the files, then {recipe.calls('the folder or archive')}"
-        )
+        how = f"register at {recipe.registration}, accept its terms, download the files"
+        raise ValueError(f"{recipe.name} asks for registering: {how}, then {recipe.calls('the folder or archive')}")
     if source is not None and recipe.made_here:
         raise ValueError(f"{recipe.name} is made here from a seed and takes no source; got {source}")
     if source is not None and not source.exists():
@@ -85,19 +88,8 @@ def _is_ready(recipe: Recipe, source: Path | None, root: str | Path | None) -> b
     return True
 
 
-def _tidy(folder: Path) -> None:
-    """Remove what a process left that was killed when the folder was done, unless one is still at work there."""
-    import filelock
-
-    partial = folder.parent / f".partial-{folder.name}"
-    if partial.exists() and os.access(folder.parent, os.W_OK):
-        with suppress(filelock.Timeout), filelock.FileLock(folder.parent / f".{folder.name}.lock", timeout=0):
-            shutil.rmtree(partial, ignore_errors=True)
-
-
-def _make(recipe: Recipe, source: Path | None, folder: Path, progress: bool) -> None:
-    """Make the folder beside its place and move it there when it is whole and on the disk; the lock is held."""
-    partial = folder.parent / f".partial-{folder.name}"
+def _make(recipe: Recipe, source: Path | None, folder: Path, partial: Path, progress: bool) -> None:
+    """Make the folder in `partial` and move it to its place when it is whole and on the disk; the lock is held."""
     made = partial / folder.name
     try:
         archives, origin = _original_files(recipe, source, folder.parent / "downloads", progress)
@@ -111,21 +103,21 @@ def _make(recipe: Recipe, source: Path | None, folder: Path, progress: bool) -> 
     except Exception as error:
         _keep_or_clear(partial, made, error)
         raise
-    shutil.rmtree(partial, ignore_errors=True)
 
 
 def _original_files(recipe: Recipe, source: Path | None, downloads: Path, progress: bool) -> tuple[list[Path], dict]:
     """The archives to unpack, downloaded where there is no source, and where the data come from."""
+    import pooch
+
     kind, archives = "made here" if recipe.made_here else "folder", {}
     if source is not None and source.is_file():
-        kind, archives = "archive", {source: {"name": source.name, "sha256": sha256_of(source)}}
+        kind, archives = "archive", {source: {"name": source.name, "sha256": pooch.file_hash(source)}}
     elif source is None and not recipe.made_here:
         kind = "download"
         for file in recipe.files:
             path, digest = fetch(file.address, file.sha256, downloads / file.name, progress, file.size)
             archives[path] = {"name": file.name, "address": file.address, "sha256": digest}
-    where = None if source is None else str(source)
-    return list(archives), {"kind": kind, "path": where, "files": list(archives.values())}
+    return list(archives), {"kind": kind, "path": source and str(source), "files": list(archives.values())}
 
 
 def _continue_or_start(partial: Path, task: dict) -> None:
@@ -143,7 +135,7 @@ def _unpacked(recipe: Recipe, archives: list[Path], origin: dict, partial: Path)
     """Unpack the archives into a folder in `partial`; one that is refused leaves nothing to go on from."""
     for number, archive in enumerate(archives):
         try:
-            unpack(archive, partial / "unpacked", recipe.unpack_limits)
+            unpack(archive, partial / "unpacked")
         except ValueError as error:
             shutil.rmtree(partial)
             # What came may be a page that says the server is busy, or half the file: kept, it would be met every time.
@@ -170,9 +162,7 @@ def _describe(recipe: Recipe, made: Path, origin: dict, facts: dict) -> None:
     counts = write_dataset_json(made, recipe)
     write_splits(made, recipe.file_ending, recipe.group)
     marker = {"name": recipe.name, "version": recipe.version, "source": origin, "counts": counts, "facts": facts}
-    marker["read_as"] = NORMALISED
-    marker |= {"own": own_facts(recipe)} if recipe.of_own_files else {}
-    marker["found"] = look_over(recipe, made)
+    marker |= {"read_as": NORMALISED, "own": own_facts(recipe), "found": look_over(recipe, made)}
     (made / MARKER).write_text(json.dumps(marker, indent=2) + "\n")
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from xlstm_unet_lab.data.colours import label_colours
-from xlstm_unet_lab.data.download import DEFAULT_LIMITS, UnpackLimits
 from xlstm_unet_lab.data.targets import Targets, check_label_values
 from xlstm_unet_lab.ops.checks import checked_spatial_dims, one_of, whole_number
 from xlstm_unet_lab.ops.files import as_path, plain_name
@@ -67,7 +66,6 @@ class Recipe:
     labelled_slices_only: tuple[str, ...] = ()  # labels that are scored in the slices the truth labels, and no others
     flip_axes: tuple[int, ...] | None = None  # axes along which a mirrored image is as likely; None: all of them
     registration: str | None = None  # where to register, for data that must not be downloaded without
-    unpack_limits: UnpackLimits = DEFAULT_LIMITS  # what its archives may grow to
     group: Callable[[str], str] = str  # case name -> what no fold may split, a patient or a video; str: each by itself
     # For a user's own files: reads the facts off a folder, or returns the known recipe that still fits it.
     from_source: Callable[[Path, Mapping[str, Recipe]], Recipe] | None = None
@@ -137,6 +135,5 @@ def data_root(root: str | Path | None = None) -> Path:
     """Where prepared data lives: `root`, else the environment variable LAB_DATA, else a folder in the user's cache."""
     import pooch
 
-    if root is None or (isinstance(root, str) and not root):
-        root = os.environ.get("LAB_DATA") or pooch.os_cache("xlstm-unet-lab")
-    return as_path("root", root).absolute()
+    usual = os.environ.get("LAB_DATA") or pooch.os_cache("xlstm-unet-lab")
+    return as_path("root", usual if root in (None, "") else root).absolute()

@@ -49,11 +49,9 @@ def get_recipe(name: str, root: str | Path | None = None) -> Recipe:
     if name not in names:
         own, unreadable = _recorded(root)
         if name not in own:
-            words = (
-                f"no recipe is named {name!r}: {did_you_mean(name, [*names, *own])}; data sets of your own files are "
-                f"looked for in {data_root(root)}: name another place by root=, --root or LAB_DATA"
-            )
-            raise KeyError("\n".join([words, *unreadable.values()]))
+            words = f"no recipe is named {name!r}: {did_you_mean(name, [*names, *own])}"
+            where = f"your own files are looked for in {data_root(root)}: name another by root=, --root or LAB_DATA"
+            raise KeyError("\n".join([f"{words}; {where}", *unreadable.values()]))
         return own[name]
     recipe = importlib.import_module(f"data_recipes.{name}").RECIPE
     if recipe.name != name:
@@ -184,8 +182,7 @@ def prepared_folder(recipe: Recipe, root: str | Path | None = None) -> Path | No
     """
     if recipe.from_source is not None:
         own = ", ".join(own_recipes(root)) or "none yet"
-        how = "prepares folders of your own, each under the folder's name; ask for it by that name"
-        raise ValueError(f"{recipe.name!r} {how}. Prepared so far: {own}")
+        raise ValueError(f"{recipe.name!r} takes the name of a folder: ask for it by that name. Prepared so far: {own}")
     folder = recipe.folder(root)
     if not folder.exists():
         return None
@@ -197,6 +194,5 @@ def prepared_folder(recipe: Recipe, root: str | Path | None = None) -> Path | No
         why = ", because the files are others or have changed since" if recipe.read_by else ""
         raise FileExistsError(f"{folder} was made by recipe {found}, this is {expected}{why}: {MAKE_ROOM}")
     if recipe.of_own_files and facts["read_as"] != NORMALISED:
-        words = "was prepared by a version of this package that read some files in another way"
-        raise FileExistsError(f"{folder} {words}: delete it and prepare it again from the same files")
+        raise FileExistsError(f"{folder}: old versions read some files in another way: delete it and prepare it again")
     return folder

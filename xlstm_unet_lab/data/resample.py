@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import Dataset
 
 from xlstm_unet_lab.data.cases import Cases, as_cases
 from xlstm_unet_lab.data.kept_cases import KeptCases, Place
@@ -46,7 +44,7 @@ def resized_label(label: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(label[:, None].float(), size=tuple(size), mode="nearest-exact")[:, 0].long()
 
 
-class ResampledDataset(Dataset):
+class ResampledDataset(KeptCases):
     """The cases of `dataset` at one spacing: images by linear interpolation, labels by their nearest value.
 
     `spacing` is in the order (z, y, x), in the data set's unit. Items are as before, image float32 (C, *spatial), label
@@ -56,41 +54,32 @@ class ResampledDataset(Dataset):
     """
 
     def __init__(self, dataset: Cases | Sequence[dict], spacing: Sequence[float], cache_bytes: int = 2**30):
+        super().__init__(cache_bytes)
         self.dataset = as_cases(dataset)
         self.facts, self.names = self.dataset.facts, self.dataset.names
         self.spacing = checked_spacing(spacing, self.dataset.view(0)["label"].ndim)
-        self._kept = KeptCases(cache_bytes)
 
     def __len__(self) -> int:
         return len(self.dataset)
-
-    def __getitem__(self, index: int) -> dict:
-        case = {key: value for key, value in self.view(index).items() if key not in ("foreground", "place")}
-        # Copies: who changes an item must not change what the next epoch sees.
-        return case | {"image": case["image"].clone(), "label": case["label"].long()}
-
-    def view(self, index: int) -> dict:
-        """`self[index]` without a copy, to read pieces from and never to change, as `Cases` says."""
-        original = functools.cache(lambda: self.dataset.view(index))
-        return self._kept.get(index, lambda: self._resample(original()), lambda: self._place(original()))
 
     def raw(self, index: int) -> np.ndarray:
         """The image as stored, (C, *spatial), on the grid it was stored on."""
         return self.dataset.raw(index)
 
-    def _place(self, original: dict) -> Place | None:
+    def _found(self, position: int) -> tuple[Place | None, Callable[[], dict]]:
         """Where the resampled case may be kept: beside the original, if that may be and is another one at all."""
-        place, size = original.get("place"), original["label"].shape
-        if place is None or resampled_size(size, original["spacing"], self.spacing) == tuple(size):
-            return None
-        part = place.folder.parent
-        folder = part.with_name(f"{part.name}_spacing_{'_'.join(map(str, self.spacing))}") / place.folder.name
-        return Place(folder, [*place.made_of, RESAMPLED, list(self.spacing)])
+        original = self.dataset.view(position)
+        place, shape = original.get("place"), tuple(original["label"].shape)
+        size = resampled_size(shape, original["spacing"], self.spacing)
+        if size == shape:
+            return None, lambda: original | {"spacing": self.spacing}
+        if place is not None:
+            part = place.folder.parent
+            folder = part.with_name(f"{part.name}_spacing_{'_'.join(map(str, self.spacing))}") / place.folder.name
+            place = Place(folder, [*place.made_of, RESAMPLED, list(self.spacing)])
+        return place, lambda: self._resampled(original, size)
 
-    def _resample(self, original: dict) -> dict:
-        case, label = original | {"spacing": self.spacing}, original["label"]
-        size = resampled_size(label.shape, original["spacing"], self.spacing)
-        if size != tuple(label.shape):
-            label = resized_label(label[None], size)[0].to(label.dtype)
-            case |= {"image": resized(case["image"], size), "label": label, "foreground": Foreground.of(label)}
-        return case
+    def _resampled(self, original: dict, size: tuple[int, ...]) -> dict:
+        label = resized_label(original["label"][None], size)[0].to(original["label"].dtype)
+        changed = {"image": resized(original["image"], size), "label": label, "foreground": Foreground.of(label)}
+        return original | changed | {"spacing": self.spacing}

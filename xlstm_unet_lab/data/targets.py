@@ -34,9 +34,8 @@ class Targets:
     def __post_init__(self) -> None:
         check_fields(Targets, vars(self))
         check_label_values("targets", [*self.painted, *(value for values in self.values for value in values)])
-        lengths = {"names": len(self.names), "values": len(self.values), "painted": len(self.painted)}
-        if self.exclusive:
-            del lengths["painted"]
+        lengths = {"names": len(self.names), "values": len(self.values)}
+        lengths |= {} if self.exclusive else {"painted": len(self.painted)}
         if len(set(lengths.values())) != 1 or not self.names:
             raise ValueError(f"targets need as many entries of each kind, and at least one: got {lengths}")
         if any(not values or (0 in values and not self.exclusive) for values in self.values):
@@ -57,8 +56,7 @@ class Targets:
         check_fields(cls, facts)
         if missing := {"names", "values", "painted"} - facts.keys():
             raise ValueError(f"targets say nothing of {', '.join(sorted(missing))}")
-        values = tuple(map(tuple, facts["values"]))
-        return cls(tuple(facts["names"]), values, tuple(facts["painted"]))
+        return cls(tuple(facts["names"]), tuple(map(tuple, facts["values"])), tuple(facts["painted"]))
 
     def to_json(self) -> dict:
         """Lists and numbers that JSON can hold."""

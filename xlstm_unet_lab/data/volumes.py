@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -13,12 +12,13 @@ from xlstm_unet_lab.data.files import without_path
 from xlstm_unet_lab.ops.checks import VOXELS, finite, is_number
 
 if TYPE_CHECKING:
-    import nibabel
+    from nibabel import Nifti1Image
+    from nibabel.arrayproxy import ArrayProxy
 
 SAME_GRID = 0.1  # voxels that two grids may lie apart and still be one: headers are rounded
 
 
-def load_volume(path: Path) -> nibabel.Nifti1Image:
+def load_volume(path: Path) -> Nifti1Image:
     """Open a NIfTI file; its voxels are read when they are needed.
 
     Raises FileNotFoundError, and ValueError, naming the file, for what is none, has an unknown code in its header, or
@@ -29,20 +29,17 @@ def load_volume(path: Path) -> nibabel.Nifti1Image:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} is missing")
     try:
-        volume = cast("nibabel.Nifti1Image", nibabel.load(path))
+        volume = cast("Nifti1Image", nibabel.load(path))
         volume.header.get_xyzt_units()  # fails for another format, and for a code of a unit that there is not
         with next(iter(volume.file_map.values())).get_prepare_fileobj() as file:
             stored = type(volume.header).from_fileobj(file, check=False)  # as it was before nibabel mended it
     except Exception as error:  # nibabel has its own for every kind of fault in a header
-        problem = "is not a NIfTI file that can be read, or a code in its header is unknown"
         why = f"{type(error).__name__}: {without_path(error, path)}"
-        raise ValueError(f"{path} {problem} ({why}); get it again") from error
-    header, begin = volume.header, cast("nibabel.arrayproxy.ArrayProxy", volume.dataobj).offset
+        raise ValueError(f"{path} is not a NIfTI file that can be read ({why}); get it again") from error
+    header, begin = volume.header, cast("ArrayProxy", volume.dataobj).offset
     if header.is_single and begin < header.single_vox_offset:  # nibabel would take the header for voxels
-        raise ValueError(
-            f"{path} says that its voxels begin at byte {begin} (vox_offset), inside its header; "
-            f"{header.single_vox_offset} or more is expected: write it again with the program it comes from"
-        )
+        expected = f"{header.single_vox_offset} or more is expected: write it again with the program it comes from"
+        raise ValueError(f"{path} says that its voxels begin at byte {begin} (vox_offset); {expected}")
     sizes = stored["pixdim"][1:4].tolist()
     if stored["sform_code"] <= 0 and not all(is_number(size, above=0) for size in sizes):
         raise ValueError(f"{path} has voxels of {sizes} mm (pixdim); sizes above 0 are expected: write the true ones")
@@ -56,9 +53,9 @@ def spacing_of(affine: np.ndarray) -> tuple[float, ...]:
     return tuple(float(f"{size:.6g}") for size in voxel_sizes(affine))
 
 
-def voxels(what: str, volume: nibabel.Nifti1Image) -> np.ndarray:
+def voxels(what: str, volume: Nifti1Image) -> np.ndarray:
     """The voxels of a volume as stored, (x, y, z); ValueError for a file that breaks off or holds no finite numbers."""
-    path, stored = Path(str(volume.get_filename())), cast("nibabel.arrayproxy.ArrayProxy", volume.dataobj)
+    path, stored = Path(str(volume.get_filename())), cast("ArrayProxy", volume.dataobj)
     try:
         array = _unpacked(path, stored) if path.suffix.lower() == ".gz" else np.asarray(stored)
     except Exception as error:  # of the disk, of gzip, of nibabel
@@ -68,7 +65,7 @@ def voxels(what: str, volume: nibabel.Nifti1Image) -> np.ndarray:
     return finite(what, array)
 
 
-def _unpacked(path: Path, stored: nibabel.arrayproxy.ArrayProxy) -> np.ndarray:
+def _unpacked(path: Path, stored: ArrayProxy) -> np.ndarray:
     """The voxels of a packed file, which is read once and to its end: nibabel stops before the checksum there."""
     from nibabel.arrayproxy import ArrayProxy
 
@@ -80,9 +77,7 @@ def _unpacked(path: Path, stored: nibabel.arrayproxy.ArrayProxy) -> np.ndarray:
     return array
 
 
-def check_grid(
-    what: str, volume: nibabel.Nifti1Image, reference: nibabel.Nifti1Image, first: str = "the first image"
-) -> None:
+def check_grid(what: str, volume: Nifti1Image, reference: Nifti1Image, first: str = "the first image") -> None:
     """ValueError unless `volume` is three-dimensional, has voxels of some size, and lies on the grid of `reference`,
     which the words call `first`."""
     from nibabel.affines import apply_affine
@@ -95,7 +90,7 @@ def check_grid(
         raise ValueError(f"{what} has voxels of {list(sizes)} {unit}; sizes from 1e-6 to 1e6 in mm are expected")
     if volume.shape != reference.shape:
         raise ValueError(f"{what} has shape {volume.shape}, {first} {reference.shape}; they must share a grid")
-    corners = np.array(list(itertools.product(*((0, length - 1) for length in volume.shape))))
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(volume.shape) - 1)
     shifts = apply_affine(volume.affine, corners) - apply_affine(reference.affine, corners)
     furthest = np.linalg.norm(shifts, axis=1).max()
     if furthest > SAME_GRID * min(sizes):
