@@ -117,18 +117,16 @@ def test_without_a_gpu_the_mlstm_is_computed_in_chunks():
 
 
 @pytest.mark.parametrize(
-    ("obstacle", "failure", "value"),
+    ("obstacle", "value"),
     [
-        (None, None, "Triton kernels, tried here, for heads up to 512 wide"),
-        ("this GPU has no units for bfloat16", None, "chunkwise form in PyTorch, as this GPU has no units"),
-        (None, "the kernels do not run", "chunkwise form in PyTorch, as the kernels do not run"),
+        (None, "Triton kernels, tried here, for heads up to 512 wide"),
+        ("the kernels do not run", "chunkwise form in PyTorch, as the kernels do not run"),
     ],
 )
-def test_on_a_gpu_the_kernels_are_tried(monkeypatch, obstacle, failure, value):
+def test_on_a_gpu_the_kernels_are_tried(monkeypatch, obstacle, value):
     of_gpu = SimpleNamespace(is_cuda=True, device="cuda", dtype=torch.float32, shape=(1, 1, 1, 64))
     monkeypatch.setattr("torch.empty", lambda *sizes, device: of_gpu)
     monkeypatch.setattr("xlstm_unet_lab.ops.mlstm_triton.obstacle", lambda q, v: obstacle)
-    monkeypatch.setattr("xlstm_unet_lab.ops.mlstm_triton.failure", lambda *kind: failure)
     assert findings.kernels().value.startswith(value)
 
 

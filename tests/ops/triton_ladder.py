@@ -5,6 +5,7 @@ is a GPU they are compiled.
 """
 
 import os
+import warnings
 
 import pytest
 import torch
@@ -156,11 +157,9 @@ class TestTrial:
     @pytest.fixture(autouse=True)
     def trial(self):
         """The trial as it is, made anew before and after."""
-        for remembered in (failure, mlstm_triton.warn_of_failure):
-            remembered.cache_clear()
+        failure.cache_clear()
         yield
-        for remembered in (failure, mlstm_triton.warn_of_failure):
-            remembered.cache_clear()
+        failure.cache_clear()
 
     @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
     def test_kernels_that_work_pass(self, dtype):
@@ -178,7 +177,9 @@ class TestTrial:
 
         monkeypatch.setattr(triton_kernels, "scan_states", Faulty())
         reason = "differ from the chunkwise form by" if fault == "wrong" else r"do not run \(RuntimeError: no such"
-        with pytest.warns(UserWarning, match=f"computed in the chunkwise form: on {DEVICE} in torch.float32.*{reason}"):
-            assert mlstm_triton.warn_of_failure(DEVICE, torch.float32, 16, 32)
+        with pytest.warns(UserWarning, match=f"no Triton for the mLSTM: on {DEVICE} in torch.float32.*{reason}"):
+            assert failure(DEVICE, torch.float32, 16, 32)
+        with warnings.catch_warnings(action="error"):  # said once
+            assert mlstm_triton.obstacle(*make_inputs(5, 16, 32)[1:3])
         with pytest.raises(ValueError, match=f"'triton' does not fit.*{reason}.*use form='auto' or 'chunkwise'"):
             triton(*make_inputs(5, 16, 32))

@@ -168,9 +168,7 @@ def _fastest(inputs, initial_state, check_values) -> str:
     check_inputs(*inputs, initial_state, check_values=False)
     q, k, v = inputs[:3]
     fit = q.device.type == "cuda" and not mlstm_triton.obstacle(q, v)
-    if not fit or (check_values and largest(q, k, v) > LARGE) or mlstm_triton.warn_of_failure(*mlstm_triton.kind(q, v)):
-        return "chunkwise"
-    return "triton"
+    return "triton" if fit and not (check_values and largest(q, k, v) > LARGE) else "chunkwise"
 
 
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise, "triton": mlstm_triton.triton}

@@ -16,12 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xlstm_unet_lab.ops.mlstm_chunkwise import (
-    compute_normaliser,
-    gate_gradients,
-    run_chunkwise,
-    running_gates,
-)
+from xlstm_unet_lab.ops.mlstm_chunkwise import compute_normaliser, gate_gradients, run_chunkwise, running_gates
 from xlstm_unet_lab.ops.mlstm_recurrence import (
     EPSILON,
     LARGE,
@@ -34,6 +29,7 @@ from xlstm_unet_lab.ops.mlstm_recurrence import (
 from xlstm_unet_lab.ops.tensors import largest, without_autocast
 
 WIDEST_HEAD = 512
+LAUNCH = {"num_warps": 4, "num_stages": 2}  # stages: loads that are under way while the units multiply
 SCANNED = 256  # numbers of a state that one program of the scan carries
 FAR_BELOW = -1e30  # instead of -inf, the stabiliser of an empty memory, whose two halves would have no difference
 # How far the kernels may be from the chunkwise form, as a part of the largest value; tf32 and float16 have 11 bits.
@@ -47,8 +43,6 @@ class Tiles(NamedTuple):
     rows: int  # tokens of a tile
     inner: int  # width that is summed over at a time
     outer: int  # width of a tile of the result
-    warps: int = 4
-    stages: int = 2  # loads that are under way while the units multiply
 
 
 def choose_tiles(dtype: torch.dtype, of_gpu: tuple[int, int] | None, key_width: int, value_width: int) -> Tiles:
@@ -78,7 +72,7 @@ def triton(q, k, v, i, f, *, initial_state=None, return_state=False, check_value
 
 
 def _triton(q, k, v, i, a, state, check_values):
-    reason = obstacle(q, v) or failure(*kind(q, v))
+    reason = obstacle(q, v)
     if not reason and check_values and largest(q, k, v) > LARGE:
         reason = f"values are larger than {LARGE:g}"
     if reason:
@@ -99,32 +93,22 @@ def obstacle(q: Tensor, v: Tensor) -> str | None:
         return f"the tensors are {q.dtype}, and the kernels take float32, bfloat16 and float16"
     if q.dtype == torch.bfloat16 and not interpreted and capability(q.device) < (8, 0):
         return "this GPU has no units for bfloat16"
-    return None
-
-
-def kind(q: Tensor, v: Tensor) -> tuple[torch.device, torch.dtype, int, int]:
-    """What kernels are compiled for."""
-    return q.device, q.dtype, q.shape[-1], v.shape[-1]
+    return failure(q.device, q.dtype, q.shape[-1], v.shape[-1])
 
 
 @functools.cache
 def failure(device: torch.device, dtype: torch.dtype, key_width: int, value_width: int) -> str | None:
-    """Try the kernels on a small input against the chunkwise form: how they fail, as a clause, or None."""
-    tried = f"on {device} in {dtype}, heads {key_width} and {value_width} wide, the kernels"
+    """Try the kernels on a small input against the chunkwise form: how they fail, in a warning and as a clause."""
     try:
         error = _largest_error(device, dtype, key_width, value_width)
-    except Exception as problem:  # whatever a compiler or a driver raises: it is handed on in words
-        return f"{tried} do not run ({type(problem).__name__}: {problem})"
-    return None if error <= NEAR[dtype] else f"{tried} differ from the chunkwise form by {error:.0e}"
-
-
-@functools.cache
-def warn_of_failure(device: torch.device, dtype: torch.dtype, key_width: int, value_width: int) -> bool:
-    """Whether the kernels fail; says so once."""
-    reason = failure(device, dtype, key_width, value_width)
-    if reason:
-        warnings.warn(f"the mLSTM is computed in the chunkwise form: {reason}", stacklevel=2)
-    return bool(reason)
+        problem = None if error <= NEAR[dtype] else f"differ from the chunkwise form by {error:.0e}"
+    except Exception as raised:  # whatever a compiler or a driver raises: it is handed on in words
+        problem = f"do not run ({type(raised).__name__}: {raised})"
+    if problem is None:
+        return None
+    reason = f"on {device} in {dtype}, heads {key_width} and {value_width} wide, the kernels {problem}"
+    warnings.warn(f"no Triton for the mLSTM: {reason}. The chunkwise form computes the same", stacklevel=2)
+    return reason
 
 
 def _largest_error(device, dtype, key_width, value_width) -> float:
@@ -245,8 +229,7 @@ def scan_chunks(a, b, b_last, weight, carrying, state, tiles: Tiles, backwards=F
     count = math.ceil(width / tiles.inner) * math.ceil(b.shape[-1] / tiles.outer)
     kernels.sum_chunks[heads, chunks, count](
         a, b, b_last, weight, states, length, tiles.chunk, width, b.shape[-1],
-        TOKENS=tiles.rows, A=tiles.inner, B=tiles.outer, **products(a), num_warps=tiles.warps,
-        num_stages=tiles.stages,
+        TOKENS=tiles.rows, A=tiles.inner, B=tiles.outer, **products(a), **LAUNCH,
     )  # fmt: skip
     size = state[0].numel()
     kernels.scan_states[heads, math.ceil(size / SCANNED)](
@@ -271,7 +254,7 @@ def attend(a, b, c, memory, edge, row, col, total, tiles: Tiles, lasts=None, nor
         length, tiles.chunk, inner, outer, memory[0, 0].numel(), *strides,
         REVERSED=backwards, NORMALISED=normalise is not None, LAST=lasts is not None, EPSILON=EPSILON,
         ROWS=tiles.rows, COLUMNS=tiles.rows, INNER=tiles.inner, OUTER=tiles.outer, **products(a),
-        num_warps=tiles.warps, num_stages=tiles.stages,
+        **LAUNCH,
     )  # fmt: skip
 
 
