@@ -89,11 +89,11 @@ def _run(u, delta, A, B, C, D, state, chunk_size: int) -> tuple[Tensor, Tensor]:
     dtype = widest(u, delta, A, B, C, D, state)
     state = A.new_zeros(u.shape[0], *A.shape) if state is None else state
     tokens = [x.to(dtype).movedim(-1, 0).contiguous() for x in (u, delta, B, C)]  # (S, batch, W or N)
-    rows = A.T.to(dtype).contiguous()
+    rows, start = A.T.to(dtype).contiguous(), state.to(dtype).transpose(1, 2).contiguous()
     scan = _recorded_scan if is_recorded() else _SelectiveScan.apply
-    y, last_state = scan(*tokens, rows, state.to(dtype).mT.contiguous(), chunk_size)
+    y, last_state = scan(*tokens, rows, start, chunk_size)
     y = y if D is None else y + D * tokens[0]
-    return y.movedim(0, -1).to(u.dtype), last_state.mT
+    return y.movedim(0, -1).to(u.dtype), last_state.transpose(1, 2)
 
 
 def _recorded_scan(u, delta, B, C, A, state, _chunk_size: int) -> tuple[Tensor, Tensor]:

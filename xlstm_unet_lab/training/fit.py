@@ -3,6 +3,7 @@
 import math
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,18 +20,9 @@ from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.inference.predictor import Predictor
 from xlstm_unet_lab.inference.sliding_window import modes_kept
 from xlstm_unet_lab.ops.checks import of_kind
+from xlstm_unet_lab.training import machine
 from xlstm_unet_lab.training.config import TrainConfig, learning_rate_at
 from xlstm_unet_lab.training.losses import deep_supervision_loss
-from xlstm_unet_lab.training.machine import (
-    Clock,
-    environment,
-    make_fabric,
-    memory_format,
-    peak_memory,
-    quiet_lightning,
-    reset_peak_memory,
-    sum_over_processes,
-)
 from xlstm_unet_lab.training.not_finite import bad_gradient, bad_in_forward, check_bfloat16, not_finite
 from xlstm_unet_lab.training.run_directory import RunDirectory
 from xlstm_unet_lab.training.state import Progress, TrainingState
@@ -73,7 +65,7 @@ def fit(
     """
     of_kind("model", model, nn.Module)
     of_kind("config", config, TrainConfig)
-    fabric = make_fabric(config)
+    fabric = machine.make_fabric(config)
     train, val = as_cases(train), None if val is None else as_cases(val)
     targets = config.targets or train.facts.targets
     if config.spacing is not None and len(train):
@@ -95,39 +87,35 @@ def _train(
     fabric, model: nn.Module, train: Cases, val: Cases | None, scored: Scored, config: TrainConfig, run
 ) -> Iterator[Record]:
     """`run`: a RunDirectory, or None."""
-    clock, state = Clock(), None
-    folder = None if run is None else run.path
-    with modes_kept(model):
-        try:
-            with quiet_lightning():
-                fabric.launch()
-                torch.manual_seed(config.seed + fabric.global_rank)  # dropout must differ between devices
-                predictor = Predictor.trained_on(model, train, config.patch_size, config.spacing, config.targets)
-                predictor.remembered()
-                state = TrainingState.create(fabric, model.train(), config)
-            predictor = replace(predictor, network=state.result)
-            progress = Progress() if run is None else run.start(state, environment(fabric))
-            batches = _batches(fabric, train, config, progress.step)
-            reset_peak_memory(fabric.device)
-            progress.seconds += clock.lap()
-            for step in range(progress.step + 1, config.steps + 1):
-                clock.lap()  # what the caller did between records is not training
-                rate = state.set_learning_rate(learning_rate_at(step, config))
-                loss = _train_step(state, next(batches), predictor.targets, step, config, folder)
-                step_seconds = clock.lap()
-                due = step == config.steps or (config.validate_every is not None and step % config.validate_every == 0)
-                metrics = validate(fabric, predictor, val, scored, config) if due and val is not None else None
-                progress.step, progress.seconds = step, progress.seconds + step_seconds + clock.lap()
-                speed, memory = config.batch_size / step_seconds, peak_memory(fabric.device)
-                record = Record(step, loss, rate, progress.seconds, speed, memory, metrics)
-                if run is not None:
-                    run.keep(record, state, progress, predictor)
-                yield record
-        finally:  # also when the caller stops early
-            if state is not None:
-                state.release()
+    clock, folder = machine.Clock(), None if run is None else run.path
+    with modes_kept(model), ExitStack() as at_the_end:  # also when the caller stops early
+        if run is not None:
+            at_the_end.callback(run.release)
+        with machine.quiet_lightning():
+            fabric.launch()
+            torch.manual_seed(config.seed + fabric.global_rank)  # dropout must differ between devices
+            predictor = Predictor.trained_on(model, train, config.patch_size, config.spacing, config.targets)
+            predictor.remembered()
+            state = TrainingState.create(fabric, model.train(), config)
+            at_the_end.callback(state.release)
+        predictor = replace(predictor, network=state.result)
+        progress = Progress() if run is None else run.start(state, machine.environment(fabric))
+        batches = _batches(fabric, train, config, progress.step)
+        machine.reset_peak_memory(fabric.device)
+        progress.seconds += clock.lap()
+        for step in range(progress.step + 1, config.steps + 1):
+            clock.lap()  # what the caller did between records is not training
+            rate = state.set_learning_rate(learning_rate_at(step, config))
+            loss = _train_step(state, next(batches), predictor.targets, step, config, folder)
+            step_seconds = clock.lap()
+            due = step == config.steps or (config.validate_every is not None and step % config.validate_every == 0)
+            metrics = validate(fabric, predictor, val, scored, config) if due and val is not None else None
+            progress.step, progress.seconds = step, progress.seconds + step_seconds + clock.lap()
+            speed, memory = config.batch_size / step_seconds, machine.peak_memory(fabric.device)
+            record = Record(step, loss, rate, progress.seconds, speed, memory, metrics)
             if run is not None:
-                run.release()
+                run.keep(record, state, progress, predictor)
+            yield record
 
 
 def described(train: Cases) -> dict:
@@ -165,11 +153,11 @@ def _train_step(
 ) -> float:
     """One optimiser step; returns the loss, averaged over the devices."""
     fabric, model, optimizer = state.fabric, state.model, state.optimizer
-    image = batch["image"].contiguous(memory_format=memory_format(config))
+    image = batch["image"].contiguous(memory_format=machine.memory_format(config))
     optimizer.zero_grad(set_to_none=True)
     outputs = state.network(image)
     outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
-    loss = deep_supervision_loss(outputs, batch["label"], targets, sum_over_processes(fabric))
+    loss = deep_supervision_loss(outputs, batch["label"], targets, machine.sum_over_processes(fabric))
     mean_loss = fabric.all_reduce(loss.detach().clone(), reduce_op="mean").item()
     if not math.isfinite(mean_loss):
         what = bad_in_forward(fabric, model, image, outputs)
