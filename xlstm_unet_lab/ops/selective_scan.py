@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xlstm_unet_lab.ops.checks import flag, of_kind, whole_number
+from xlstm_unet_lab.ops.checks import flag, whole_number
 from xlstm_unet_lab.ops.tensors import check_axes, check_tensors, is_recorded, widest, without_autocast
 
 # Between 64 and 576 time hardly changes on a CPU; below, the Python loop costs more; above, the work leaves the cache.
@@ -32,7 +32,7 @@ def step(
     `state` (batch, W, N), None before the first token; u, delta (batch, W); A (W, N); B, C (batch, N); D (W) or None;
     y (batch, W) in u's dtype. Dtypes, errors and source as in `selective_scan`.
     """
-    _check(u, delta, A, B, C, D, state, token_sizes=())
+    _check(u, delta, A, B, C, D, state, time_axis="")
     u, delta, B, C = (x.unsqueeze(-1) for x in (u, delta, B, C))
     y, state = _run(u, delta, A, B, C, D, state, chunk_size=1)
     return y.squeeze(-1), state
@@ -63,22 +63,20 @@ def selective_scan(
     """
     chosen = DEFAULT_CHUNK_SIZE if chunk_size is None else chunk_size
     chosen = whole_number("chunk_size", chosen, fix="; None picks one")
-    of_kind("u", u, Tensor)
-    _check(u, delta, A, B, C, D, initial_state, u.shape[-1:], check_values)
+    _check(u, delta, A, B, C, D, initial_state, ", S", check_values)
     flag("return_state", return_state)
     y, last_state = _run(u, delta, A, B, C, D, initial_state, chosen)
     return (y, last_state) if return_state else y
 
 
-def _check(u, delta, A, B, C, D, state, token_sizes: tuple[int, ...], check_values: bool = True) -> None:
-    """Refuse what the scan cannot run on. token_sizes is (S,) for a sequence and () for a single token."""
-    time_axis = ", S" if token_sizes else ""
+def _check(u, delta, A, B, C, D, state, time_axis: str, check_values: bool = True) -> None:
+    """Refuse what the scan cannot run on. time_axis is ", S" for a sequence and "" for a single token."""
     check_axes("u", u, f"(batch, width{time_axis})")
     check_axes("A", A, "(width, state size)")
-    (batch, width), state_size = u.shape[:2], A.shape[1]
+    (batch, width, *tokens), state_size = u.shape, A.shape[1]
     given = {"u": u, "delta": delta, "A": A, "B": B, "C": C}
     given |= {name: tensor for name, tensor in {"D": D, "state": state}.items() if tensor is not None}
-    channels, entries = (batch, width, *token_sizes), (batch, state_size, *token_sizes)
+    channels, entries = (batch, width, *tokens), (batch, state_size, *tokens)
     expected = {"u": channels, "delta": channels, "A": (width, state_size), "B": entries, "C": entries, "D": (width,)}
     expected["state"] = (batch, width, state_size)
     axes = f"u, delta are (batch, width{time_axis}), B, C (batch, state size{time_axis}), A is (width, state size)"

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from xlstm_unet_lab.data.augment import Augmentation, PatchDataset
-from xlstm_unet_lab.data.cases import Cases, as_cases, check_cases
+from xlstm_unet_lab.data.cases import Cases, as_cases, check_cases, median_spacing
 from xlstm_unet_lab.data.registry import own_facts
 from xlstm_unet_lab.data.resample import ResampledDataset
 from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.inference.predictor import Predictor
 from xlstm_unet_lab.inference.sliding_window import modes_kept
+from xlstm_unet_lab.inference.trained import known_of
 from xlstm_unet_lab.ops.checks import of_kind
 from xlstm_unet_lab.training import machine
 from xlstm_unet_lab.training.config import TrainConfig, learning_rate_at
@@ -55,7 +56,7 @@ def fit(
     label (*spatial) and spacing; patches are cut from `train` at random, cases of `val` are predicted whole, as
     `lab.predict` does; `val=None` validates nothing. The model ends on the device it was trained on, in the mode (train
     or eval) it came in, also when the caller stops early; `lab.predict` knows what it was trained on from then on, and
-    `Predictor.trained_on(model, ...)` says it. Sets PyTorch's random seed.
+    `Predictor.known(model, patch_size)` says it. Sets PyTorch's random seed.
     With a `run_directory` settings, log and checkpoints go there (see `training.run_directory`), and a run that was
     stopped there, however it was, goes on from its last checkpoint to the same end; a finished one yields nothing more.
     One process at a time may train there: another one gets a BlockingIOError at its first step.
@@ -94,8 +95,9 @@ def _train(
         with machine.quiet_lightning():
             fabric.launch()
             torch.manual_seed(config.seed + fabric.global_rank)  # dropout must differ between devices
-            predictor = Predictor.trained_on(model, train, config.patch_size, config.spacing, config.targets)
-            predictor.remembered()
+            spacing = config.spacing or median_spacing(train)
+            known = known_of(train.facts, config.targets)
+            predictor = Predictor(model, config.patch_size, spacing, **known).remembered()
             state = TrainingState.create(fabric, model.train(), config)
             at_the_end.callback(state.release)
         predictor = replace(predictor, network=state.result)

@@ -47,9 +47,8 @@ class TrainingState:
         groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
         network, optimizer = fabric.setup(torch.compile(model) if config.compile else model, optimizer)
-        average = None
-        if config.ema_decay is not None:
-            average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+        decay = config.ema_decay
+        average = None if decay is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
         return cls(fabric, model, network, optimizer, average)
 
     @property
