@@ -88,7 +88,7 @@ def _checkpoint(folder: Path, which: str | None) -> Path:
     which = which or (there or CHECKPOINTS)[0]
     if which not in there:
         advice = "the best come with the first validation: until then use which='last', in a shell --which last"
-        raise FileNotFoundError(f"{folder} has no {which}.safetensors, but {there or 'no checkpoint yet'}; {advice}")
+        raise FileNotFoundError(f"{folder} has no {which}.safetensors; it has {there or 'no checkpoint yet'}: {advice}")
     return folder / f"{which}.safetensors"
 
 

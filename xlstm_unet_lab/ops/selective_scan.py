@@ -89,12 +89,12 @@ def _run(u, delta, A, B, C, D, state, chunk_size: int) -> tuple[Tensor, Tensor]:
     tokens = [x.to(dtype).movedim(-1, 0).contiguous() for x in (u, delta, B, C)]  # (S, batch, W or N)
     rows, start = A.T.to(dtype).contiguous(), state.to(dtype).transpose(1, 2).contiguous()
     scan = _recorded_scan if is_recorded() else _SelectiveScan.apply
-    y, last_state = scan(*tokens, rows, start, chunk_size)
+    y, last_state = scan(rows, start, chunk_size, *tokens)
     y = y if D is None else y + D * tokens[0]
     return y.movedim(0, -1).to(u.dtype), last_state.transpose(1, 2)
 
 
-def _recorded_scan(u, delta, B, C, A, state, _chunk_size: int) -> tuple[Tensor, Tensor]:
+def _recorded_scan(A, state, _chunk_size: int, u, delta, B, C) -> tuple[Tensor, Tensor]:
     """The scan in operations that can be recorded, whatever the length: every token meets those 1, 2, 4, .. before it.
 
     About log2(S) times all hidden states in memory, where the other keeps one state a chunk.
@@ -118,7 +118,7 @@ class _SelectiveScan(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, u, delta, B, C, A, state, chunk_size: int) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, A, state, chunk_size: int, u, delta, B, C) -> tuple[Tensor, Tensor]:
         states, outputs = [], []
         with without_autocast(u):
             for u_c, delta_c, B_c, C_c in zip(*(x.split(chunk_size) for x in (u, delta, B, C)), strict=True):
@@ -138,14 +138,14 @@ class _SelectiveScan(torch.autograd.Function):
         grad_A, grads = torch.zeros_like(A), []
         with without_autocast(A):
             for *chunk, state in reversed(list(chunks)):  # grad_state reaches its last state from later tokens
-                *grads_chunk, grad_A_chunk, grad_state = _chunk_backward(*chunk, A, state, grad_state)
+                *grads_chunk, grad_A_chunk, grad_state = _chunk_backward(A, state, grad_state, *chunk)
                 grad_A += grad_A_chunk
                 grads.append(grads_chunk)
         whole = (torch.cat(parts[::-1]) for parts in zip(*grads, strict=True))
-        return *whole, grad_A, grad_state, None
+        return grad_A, grad_state, None, *whole
 
 
-def _chunk_backward(u, delta, B, C, grad_y, A, state, grad_last) -> tuple[Tensor, ...]:
+def _chunk_backward(A, state, grad_last, u, delta, B, C, grad_y) -> tuple[Tensor, ...]:
     """Gradients of sum_n C_t h_t in one chunk: (u, delta, B, C, A, state before it).
 
     u, delta, grad_y (L, batch, W); B, C (L, batch, N); state and grad_last, the gradient of the last state,
