@@ -1,12 +1,12 @@
 """Predictions beside the truth, from folders: names that match, orientations, labels with and without a recipe."""
 
 import json
-from types import SimpleNamespace
 
 import nibabel
 import numpy as np
 import pytest
 from imageio.v3 import imwrite
+from torch import nn
 
 from xlstm_unet_lab.data.cases import Facts
 from xlstm_unet_lab.data.dataset import load_dataset
@@ -14,6 +14,7 @@ from xlstm_unet_lab.data.prepare import prepare
 from xlstm_unet_lab.data.registry import get_recipe
 from xlstm_unet_lab.evaluation.cases import from_folders, from_run
 from xlstm_unet_lab.inference.load import facts_of_run
+from xlstm_unet_lab.inference.predictor import Predictor
 
 
 @pytest.fixture
@@ -153,7 +154,8 @@ def test_a_run_on_data_without_a_recipe(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text('{"patch_size": [16, 8]}')
     (tmp_path / "model.json").write_text('{"build": null, "recipe": null}')
     assert facts_of_run(tmp_path) == Facts(None, 0, None) and facts_of_run(tmp_path).flip_axes is None
-    monkeypatch.setattr("xlstm_unet_lab.evaluation.cases.load_predictor", lambda path, which, root: None)
+    unused = Predictor(nn.Identity(), (16, 16))
+    monkeypatch.setattr("xlstm_unet_lab.evaluation.cases.load_predictor", lambda path, which, root: unused)
     with pytest.raises(ValueError, match="does not name its data set"):
         from_run(tmp_path)
 
@@ -162,8 +164,8 @@ def test_a_run_is_scored_on_its_own_fold_unless_another_is_named(tmp_path, monke
     """Another fold's validation cases are training cases of the run."""
     (tmp_path / "config.json").write_text('{"patch_size": [16, 16]}')
     (tmp_path / "model.json").write_text('{"build": null, "recipe": "phantom_microscopy", "fold": 2}')
-    asked = SimpleNamespace(mirrored_along=lambda mirror: ())
-    monkeypatch.setattr("xlstm_unet_lab.evaluation.cases.load_predictor", lambda path, which, root: asked)
+    unused = Predictor(nn.Identity(), (16, 16))
+    monkeypatch.setattr("xlstm_unet_lab.evaluation.cases.load_predictor", lambda path, which, root: unused)
     wanted = {fold: load_dataset("phantom_microscopy", "val", fold=fold).names for fold in (1, 2)}
     assert wanted[1] != wanted[2]
     assert from_run(tmp_path, split="val").names == tuple(wanted[2])

@@ -269,7 +269,7 @@ def test_a_network_for_images_sees_a_volume_slice_by_slice(axis):
 def test_slices_are_cut_from_volumes_only():
     for axis, patch in ((3, (8, 8)), (0, (8, 8, 8))):
         with pytest.raises(
-            ValueError, match=rf"slice_axis is {axis} with patch_size=\(8, 8.*slices are cut across axis"
+            ValueError, match=rf"slice_axis is {axis} with patch_size=\(8, 8.*slices are cut across 0, 1 or 2"
         ):
             Predictor(pointwise(2), patch, slice_axis=axis)
 

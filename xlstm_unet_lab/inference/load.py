@@ -1,7 +1,5 @@
 """Trained networks from disk: a run directory, or one file that `Predictor.save` wrote."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
@@ -89,9 +87,8 @@ def _checkpoint(folder: Path, which: str | None) -> Path:
     there = [name for name in CHECKPOINTS if (folder / f"{name}.safetensors").is_file()]
     which = which or (there or CHECKPOINTS)[0]
     if which not in there:
-        missing = f"{folder} has no {which}.safetensors; it has {there or 'no checkpoint yet'}. The best weights come"
-        advice = "until then, and where there is none, use which='last', in a shell --which last"
-        raise FileNotFoundError(f"{missing} with the first validation; {advice}")
+        advice = "the best come with the first validation: until then use which='last', in a shell --which last"
+        raise FileNotFoundError(f"{folder} has no {which}.safetensors; it has {there or 'no checkpoint yet'}: {advice}")
     return folder / f"{which}.safetensors"
 
 

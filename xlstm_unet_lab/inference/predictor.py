@@ -4,8 +4,6 @@ predictor = load_predictor("runs/first")      a run directory, or one file that 
 labels = predictor(image, spacing)            image (C, *spatial) as stored -> labels (*spatial)
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import math
@@ -22,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from xlstm_unet_lab.data.cases import Cases, check_built, median_spacing
+from xlstm_unet_lab.data.cases import check_built
 from xlstm_unet_lab.data.instance_labels import LABELS
 from xlstm_unet_lab.data.normalise import normalise
 from xlstm_unet_lab.data.patches import check_windows
@@ -32,7 +30,7 @@ from xlstm_unet_lab.data.resample import resampled_size, resized
 from xlstm_unet_lab.data.targets import Targets, check_label_values
 from xlstm_unet_lab.inference.mirror import Mirrored, checked_axes
 from xlstm_unet_lab.inference.sliding_window import check_rank, resized_slabs, sliding_slabs, whole_from_slabs
-from xlstm_unet_lab.inference.trained import DONE, EIGHT_BITS, NORMALISATIONS, Z_SCORE, known_of
+from xlstm_unet_lab.inference.trained import DONE, EIGHT_BITS, NORMALISATIONS, Z_SCORE
 from xlstm_unet_lab.models.presets import arguments_of
 from xlstm_unet_lab.models.weights import save_weights
 from xlstm_unet_lab.ops.checks import as_array, checked_spacing, of_kind, one_of, sizes, tracked
@@ -119,19 +117,6 @@ class Predictor:
             raise ValueError(f"label_numbers is {dict(self.label_numbers)}, expected {wanted}")
 
     @classmethod
-    def trained_on(
-        cls,
-        network: nn.Module,
-        cases: Cases,
-        patch_size: Sequence[int],
-        spacing: Sequence[float] | None = None,
-        targets: Targets | None = None,
-    ) -> Self:
-        """The predictor of a network that these cases train: spacing and targets are theirs where none are given."""
-        spacing = median_spacing(cases) if spacing is None else spacing
-        return cls(network, **known_of(cases.facts, targets) | {"patch_size": patch_size, "spacing": spacing})
-
-    @classmethod
     def known(cls, network: nn.Module, patch_size: Sequence[int]) -> Self:
         """The predictor of a network that was trained or loaded here; of another one, nothing more is known."""
         of_kind("model", network, nn.Module)
@@ -180,10 +165,8 @@ class Predictor:
     @property
     def label_names(self) -> dict[str, tuple[int, ...]]:
         """Name -> label values of all that it may find, background left out."""
-        if self.targets is not None:
-            return self.targets.foreground
-        config: Any = self.network.config
-        return self.targets_of(config.num_classes).foreground
+        config: Any = getattr(self.network, "config", None)
+        return (self.targets or self.targets_of(config.num_classes)).foreground
 
     def __call__(self, image: np.ndarray, spacing: Sequence[float] | None = None, **options) -> np.ndarray:
         """The label at every position: (*spatial), uint8 (uint16 where label values pass 255).

@@ -98,8 +98,5 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     texts = {name: text for name, text in texts.items() if name not in stated}
     if stated and list(stated.values()) != [checksum(tensors, texts)]:
         raise ValueError(f"{path} is damaged, it does not have the checksum that it was saved with: {AGAIN}")
-    return tensors, {
-        name: parse_json(texts[name], f"{name!r} in the header of {path}", kind)
-        for name, kind in HEADER.items()
-        if name in texts
-    }
+    ours = HEADER.keys() & texts.keys()
+    return tensors, {name: parse_json(texts[name], f"{name!r} in the header of {path}", HEADER[name]) for name in ours}

@@ -37,13 +37,11 @@ def tracked(track: Callable, items: Sequence[Item]) -> Iterator[Item]:
 
     Raises TypeError where that is nothing to go through, ValueError where it ends before the items.
     """
-    of_kind("track", track, Callable, fix=": a function of a list, such as tqdm or iter")  # type: ignore[arg-type]
     try:
         steps, nothing = iter(track(items)), object()
     except TypeError as error:
-        raise TypeError(
-            f"track is {reprlib.repr(track)}, expected a function from a list to its items ({error})"
-        ) from error
+        wanted = "a function from a list to its items, such as tqdm or iter"
+        raise TypeError(f"track is {reprlib.repr(track)}, expected {wanted} ({error})") from error
     for item in items:
         if next(steps, nothing) is nothing:
             raise ValueError(f"what track gives ends before the {len(items)} items that it gets: let it leave none out")

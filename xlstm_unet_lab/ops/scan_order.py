@@ -38,17 +38,17 @@ def traversals(spatial_dims: int, directions: str) -> tuple[Traversal, ...]:
     return tuple(Traversal(axis, reverse) for axis in fastest for reverse in (False, True))
 
 
-def _order(spatial_dims: int, fastest: int) -> list[int]:
-    """Spatial axes from slowest to fastest; the others keep their order."""
+def _fastest_axis(spatial_dims: int, fastest: int) -> int:
+    """The axis counted from 0; ValueError where the grid has none such."""
     if not -spatial_dims <= fastest < spatial_dims:
         raise ValueError(f"fastest axis is {fastest}, expected -{spatial_dims} to {spatial_dims - 1} for this grid")
-    fastest %= spatial_dims
-    return [axis for axis in range(spatial_dims) if axis != fastest] + [fastest]
+    return fastest % spatial_dims
 
 
 def walked_size(size: tuple[int, ...], traversal: Traversal) -> tuple[int, ...]:
-    """The grid's size with its axes in the order walked, slowest first."""
-    return tuple(size[axis] for axis in _order(len(size), traversal.fastest))
+    """The grid's size with its axes in the order walked, slowest first: the others keep their order."""
+    axis = _fastest_axis(len(size), traversal.fastest)
+    return (*size[:axis], *size[axis + 1 :], size[axis])
 
 
 def has_open_size(size: Sequence[int]) -> bool:
@@ -86,18 +86,16 @@ def to_sequence(grid: Tensor, traversal: Traversal = ROW_MAJOR) -> Tensor:
     """(B, C, *spatial) -> (B, S, C), tokens in the order walked. Raises ValueError where there is no spatial axis."""
     if grid.ndim < 3:
         raise ValueError(f"expected a grid (batch, channels, *spatial), got shape {tuple(grid.shape)}")
-    order = _order(grid.ndim - 2, traversal.fastest)
-    tokens = _flatten(grid.permute(0, *(axis + 2 for axis in order), 1))
+    axis = _fastest_axis(grid.ndim - 2, traversal.fastest)
+    tokens = _flatten(grid.movedim((2 + axis, 1), (-2, -1)))
     return tokens.flip(1) if traversal.reverse else tokens
 
 
 def to_grid(tokens: Tensor, size: tuple[int, ...], traversal: Traversal = ROW_MAJOR) -> Tensor:
     """(B, S, C) -> (B, C, *size), the inverse of `to_sequence`; ValueError when S is not the product of `size`."""
     if tokens.ndim != 3 or tokens.shape[1] != math.prod(size):
-        raise ValueError(
-            f"tokens have shape {tuple(tokens.shape)}, expected (batch, {math.prod(size)}, channels) for a grid {size}"
-        )
+        wanted = f"(batch, {math.prod(size)}, channels) for a grid {size}"
+        raise ValueError(f"tokens have shape {tuple(tokens.shape)}, expected {wanted}")
     tokens = tokens.flip(1) if traversal.reverse else tokens
-    order = _order(len(size), traversal.fastest)
     walked = _unflatten(tokens, walked_size(size, traversal))  # (B, *walked, C)
-    return walked.permute(0, walked.ndim - 1, *(1 + order.index(axis) for axis in range(len(size))))
+    return walked.movedim((-2, -1), (2 + _fastest_axis(len(size), traversal.fastest), 1))

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xlstm_unet_lab.ops.checks import flag, of_kind
-from xlstm_unet_lab.ops.tensors import check_tensors, has_values, widest, without_autocast
+from xlstm_unet_lab.ops.tensors import check_axes, check_tensors, has_values, widest, without_autocast
 
 
 class SLSTMState(NamedTuple):
@@ -109,10 +109,8 @@ def _update(state: SLSTMState, z: Tensor, i: Tensor, f: Tensor, o: Tensor) -> SL
 
 def _check(z, i, f, o, recurrent_weights, state, layout: str, check_values: bool = True) -> None:
     """Refuse what the cell cannot run on. layout names the axes of the pre-activations."""
-    of_kind("z", z, Tensor)
+    check_axes("z", z, layout)
     of_kind("initial_state", state, tuple, list, type(None), fix=": an SLSTMState, or None to start from an empty one")
-    if z.ndim != layout.count(",") + 1 or min(z.shape) < 1:
-        raise ValueError(f"z has shape {tuple(z.shape)}, expected {layout} with every size at least 1")
     batch, heads, width = z.shape[0], z.shape[1], z.shape[-1]
     given = {"z": z, "i": i, "f": f, "o": o}
     expected = dict.fromkeys(given, tuple(z.shape))
@@ -127,7 +125,5 @@ def _check(z, i, f, o, recurrent_weights, state, layout: str, check_values: bool
     axes = f"z, i, f, o are {layout}, recurrent_weights (H, 4, D, D), every part of a state (B, H, D)"
     check_tensors(given, expected, axes, check_values)
     if check_values and state is not None and has_values(z) and ((state.n <= 0) & (state.m > -torch.inf)).any():
-        raise ValueError(
-            f"state.n goes down to {float(state.n.min())}, expected values above 0 wherever state.m is above -inf: "
-            "pass None to start from an empty state"
-        )
+        wanted = "values above 0 wherever state.m is above -inf: pass None to start from an empty state"
+        raise ValueError(f"state.n goes down to {float(state.n.min())}, expected {wanted}")

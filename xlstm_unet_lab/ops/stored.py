@@ -88,8 +88,7 @@ def fits(value: object, hint: Any) -> bool:
     if kind in (tuple, Sequence):
         return isinstance(value, tuple | list) and all(fits(one, parts[0]) for one in value)
     if kind is Mapping:
-        pairs = value.items() if isinstance(value, Mapping) else ()
-        return isinstance(value, Mapping) and all(fits(k, parts[0]) and fits(v, parts[1]) for k, v in pairs)
+        return isinstance(value, Mapping) and all(fits(k, parts[0]) and fits(v, parts[1]) for k, v in value.items())
     if kind in (int, float):
         return is_number(value) if kind is float else is_whole(value, at_least=-(2**63))
     return kind is Any or isinstance(value, kind)

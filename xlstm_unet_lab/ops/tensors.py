@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from xlstm_unet_lab.ops.checks import flag
+from xlstm_unet_lab.ops.checks import flag, of_kind
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -38,6 +38,13 @@ def has_values(x: Tensor) -> bool:
 def largest(*tensors: Tensor) -> float:
     """The largest magnitude in tensors that hold no NaN."""
     return max(abs(end.item()) for x in tensors for end in x.detach().aminmax())
+
+
+def check_axes(name: str, x: Tensor, layout: str) -> None:
+    """TypeError for what is no tensor, ValueError for other axes than `layout` lists, "(B, H, D)", or an empty one."""
+    of_kind(name, x, Tensor)
+    if x.ndim != layout.count(",") + 1 or min(x.shape) < 1:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}, expected {layout} with every size at least 1")
 
 
 def check_tensors(

@@ -3,6 +3,7 @@
 import math
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,26 +13,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from xlstm_unet_lab.data.augment import Augmentation, PatchDataset
-from xlstm_unet_lab.data.cases import Cases, as_cases, check_cases
+from xlstm_unet_lab.data.cases import Cases, as_cases, check_cases, median_spacing
 from xlstm_unet_lab.data.registry import own_facts
 from xlstm_unet_lab.data.resample import ResampledDataset
 from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.inference.predictor import Predictor
 from xlstm_unet_lab.inference.sliding_window import modes_kept
+from xlstm_unet_lab.inference.trained import known_of
 from xlstm_unet_lab.ops.checks import of_kind
+from xlstm_unet_lab.training import machine
 from xlstm_unet_lab.training.config import TrainConfig, learning_rate_at
 from xlstm_unet_lab.training.losses import deep_supervision_loss
-from xlstm_unet_lab.training.machine import (
-    Clock,
-    chosen_precision,
-    environment,
-    make_fabric,
-    memory_format,
-    peak_memory,
-    quiet_lightning,
-    reset_peak_memory,
-    sum_over_processes,
-)
 from xlstm_unet_lab.training.not_finite import bad_gradient, bad_in_forward, not_finite
 from xlstm_unet_lab.training.run_directory import RunDirectory
 from xlstm_unet_lab.training.state import Progress, TrainingState
@@ -64,7 +56,7 @@ def fit(
     label (*spatial) and spacing; patches are cut from `train` at random, cases of `val` are predicted whole, as
     `lab.predict` does; `val=None` validates nothing. The model ends on the device it was trained on, in the mode (train
     or eval) it came in, also when the caller stops early; `lab.predict` knows what it was trained on from then on, and
-    `Predictor.trained_on(model, ...)` says it. Sets PyTorch's random seed.
+    `Predictor.known(model, patch_size)` says it. Sets PyTorch's random seed.
     With a `run_directory` settings, log and checkpoints go there (see `training.run_directory`), and a run that was
     stopped there, however it was, goes on from its last checkpoint to the same end; a finished one yields nothing more.
     One process at a time may train there: another one gets a BlockingIOError at its first step.
@@ -83,8 +75,8 @@ def fit(
             check_cases(name, cases, config.patch_size, getattr(model, "config", None), targets)
     scored = {} if val is None else foreground(val, targets, config)
     image = torch.zeros(1, len(train.view(0)["image"]), *config.patch_size)
-    config = replace(config, precision=chosen_precision(config, model, image))
-    fabric, run = make_fabric(config), None
+    config = replace(config, precision=machine.chosen_precision(config, model, image))
+    fabric, run = machine.make_fabric(config), None
     if run_directory is not None:
         columns = [f"dice {name}" for name in (*scored, "mean")] if val is not None else []
         run = RunDirectory(run_directory, config, model, described(train), columns)
@@ -95,39 +87,36 @@ def _train(
     fabric, model: nn.Module, train: Cases, val: Cases | None, scored: Scored, config: TrainConfig, run
 ) -> Iterator[Record]:
     """`run`: a RunDirectory, or None."""
-    clock, state = Clock(), None
-    folder = None if run is None else run.path
-    with modes_kept(model):
-        try:
-            with quiet_lightning():
-                fabric.launch()
-                torch.manual_seed(config.seed + fabric.global_rank)  # dropout must differ between devices
-                predictor = Predictor.trained_on(model, train, config.patch_size, config.spacing, config.targets)
-                predictor.remembered()
-                state = TrainingState.create(fabric, model.train(), config)
-            predictor = replace(predictor, network=state.result)
-            progress = Progress() if run is None else run.start(state, environment(fabric))
-            batches = _batches(fabric, train, config, progress.step)
-            reset_peak_memory(fabric.device)
-            progress.seconds += clock.lap()
-            for step in range(progress.step + 1, config.steps + 1):
-                clock.lap()  # what the caller did between records is not training
-                rate = state.set_learning_rate(learning_rate_at(step, config))
-                loss = _train_step(state, next(batches), predictor.targets, step, config, folder)
-                step_seconds = clock.lap()
-                due = step == config.steps or (config.validate_every is not None and step % config.validate_every == 0)
-                metrics = validate(fabric, predictor, val, scored, config) if due and val is not None else None
-                progress.step, progress.seconds = step, progress.seconds + step_seconds + clock.lap()
-                speed, memory = config.batch_size / step_seconds, peak_memory(fabric.device)
-                record = Record(step, loss, rate, progress.seconds, speed, memory, metrics)
-                if run is not None:
-                    run.keep(record, state, progress, predictor)
-                yield record
-        finally:  # also when the caller stops early
-            if state is not None:
-                state.release()
+    clock, folder = machine.Clock(), None if run is None else run.path
+    with modes_kept(model), ExitStack() as at_the_end:  # also when the caller stops early
+        if run is not None:
+            at_the_end.callback(run.release)
+        with machine.quiet_lightning():
+            fabric.launch()
+            torch.manual_seed(config.seed + fabric.global_rank)  # dropout must differ between devices
+            spacing = config.spacing or median_spacing(train)
+            known = known_of(train.facts, config.targets)
+            predictor = Predictor(model, config.patch_size, spacing, **known).remembered()
+            state = TrainingState.create(fabric, model.train(), config)
+            at_the_end.callback(state.release)
+        predictor = replace(predictor, network=state.result)
+        progress = Progress() if run is None else run.start(state, machine.environment(fabric))
+        batches = _batches(fabric, train, config, progress.step)
+        machine.reset_peak_memory(fabric.device)
+        progress.seconds += clock.lap()
+        for step in range(progress.step + 1, config.steps + 1):
+            clock.lap()  # what the caller did between records is not training
+            rate = state.set_learning_rate(learning_rate_at(step, config))
+            loss = _train_step(state, next(batches), predictor.targets, step, config, folder)
+            step_seconds = clock.lap()
+            due = step == config.steps or (config.validate_every is not None and step % config.validate_every == 0)
+            metrics = validate(fabric, predictor, val, scored, config) if due and val is not None else None
+            progress.step, progress.seconds = step, progress.seconds + step_seconds + clock.lap()
+            speed, memory = config.batch_size / step_seconds, machine.peak_memory(fabric.device)
+            record = Record(step, loss, rate, progress.seconds, speed, memory, metrics)
             if run is not None:
-                run.release()
+                run.keep(record, state, progress, predictor)
+            yield record
 
 
 def described(train: Cases) -> dict:
@@ -165,11 +154,11 @@ def _train_step(
 ) -> float:
     """One optimiser step; returns the loss, averaged over the devices."""
     fabric, model, optimizer = state.fabric, state.model, state.optimizer
-    image = batch["image"].contiguous(memory_format=memory_format(config))
+    image = batch["image"].contiguous(memory_format=machine.memory_format(config))
     optimizer.zero_grad(set_to_none=True)
     outputs = state.network(image)
     outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
-    loss = deep_supervision_loss(outputs, batch["label"], targets, sum_over_processes(fabric))
+    loss = deep_supervision_loss(outputs, batch["label"], targets, machine.sum_over_processes(fabric))
     mean_loss = fabric.all_reduce(loss.detach().clone(), reduce_op="mean").item()
     if not math.isfinite(mean_loss):
         what = bad_in_forward(fabric, model, image, outputs)

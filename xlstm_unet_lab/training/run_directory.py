@@ -20,10 +20,9 @@ import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -36,9 +35,6 @@ from xlstm_unet_lab.ops.files import as_path, link_whole, write_whole
 from xlstm_unet_lab.ops.stored import read_json
 from xlstm_unet_lab.training.config import TrainConfig
 from xlstm_unet_lab.training.state import Progress, TrainingState
-
-if TYPE_CHECKING:
-    import filelock
 
 CHECKPOINTS = 20  # of a run that neither validates in between nor says how often to save
 PATIENCE = 10  # seconds; the workers that load a killed run's data may hold its lock for half of that
@@ -55,14 +51,14 @@ class RunDirectory:
 
     def __init__(self, path: str | Path, config: TrainConfig, model: nn.Module, data: Mapping, scored: Sequence[str]):
         self.path = as_path("run_directory", path).absolute()
-        self._lock: filelock.BaseFileLock | None = None
+        self._config, self._held = config, ExitStack()  # which holds the lock while this run is at work
         self.columns = [*("step", "loss", "learning_rate", "seconds", "images_per_second", "memory"), *scored]
         with self._clear_errors():
             self.path.mkdir(parents=True, exist_ok=True)
             self._keep_or_compare("model.json", {"build": arguments_of(model), **data})
-            every = config.save_every or (config.validate_every if scored else None) or config.steps // CHECKPOINTS
-            self._every, self._steps = max(1, every), config.steps
-            self._settings, self._is_longer = asdict(config), self._keep_or_compare("config.json", asdict(config))
+            self._is_longer = self._keep_or_compare("config.json", asdict(config))
+        every = config.save_every or (config.validate_every if scored else None) or config.steps // CHECKPOINTS
+        self._every = min(max(1, every), config.steps)
 
     def start(self, state: TrainingState, environment: Mapping) -> Progress:
         """Go on from the last checkpoint if there is one; cut the log back to it. Every process calls this.
@@ -82,12 +78,12 @@ class RunDirectory:
                 if trouble and progress.step:
                     write_whole(self.path / "last.safetensors", (self.path / "previous.safetensors").read_bytes())
                 if self._is_longer:
-                    longer = (
-                        f"becomes one of {self._steps} steps: from step {progress.step + 1} on its learning rates are"
+                    longer = f"the run in {self.path} becomes one of {self._config.steps} steps: from step"
+                    rates = (
+                        "on its learning rates are those of the longer run, which ends otherwise than one so planned"
                     )
-                    end = "those of the longer run, so that it ends otherwise than one that was so long from the start"
-                    warnings.warn(f"the run in {self.path} {longer} {end}", stacklevel=3)
-                    write_whole(self.path / "config.json", _as_json(self._settings))
+                    warnings.warn(f"{longer} {progress.step + 1} {rates}", stacklevel=3)
+                    write_whole(self.path / "config.json", _as_json(asdict(self._config)))
                 self._tidy(progress.step)
                 write_whole(self.path / "environment.json", _as_json(environment))
                 write_whole(self.path / "log.csv", self._mended_log(progress.step, row).encode())
@@ -117,7 +113,7 @@ class RunDirectory:
         best = self.path / "best.safetensors"
         known = load_tensors(best)[1].get("facts", {}).get("step") if best.exists() else 0
         trained = max([*self._rows(), *self._optimizer_files(), int(known) if is_whole(known) else 0], default=0)
-        if trained > min(self._every, self._steps):
+        if trained > self._every:
             gone = f"{self.path} tells of {trained} steps, and last.safetensors and previous.safetensors are gone"
             raise ValueError(f"{gone}: bring one back with its optimizer-N.safetensors, or give another run_directory")
         stopped = f"the run in {self.path} was stopped before its first checkpoint: all up to step {trained} is lost"
@@ -125,9 +121,7 @@ class RunDirectory:
 
     def release(self) -> None:
         """Let others train here."""
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        self._held.close()
 
     def _hold(self) -> None:
         import filelock
@@ -135,18 +129,17 @@ class RunDirectory:
         # One lock for the whole process: a run that a notebook was stopped in must not shut its own successor out.
         lock = filelock.FileLock(self.path / ".lock", thread_local=False, is_singleton=True)
         with self._clear_errors(), suppress(filelock.Timeout):
-            lock.acquire(timeout=PATIENCE)
+            self._held.enter_context(lock.acquire(timeout=PATIENCE))
         if not lock.is_locked:
-            busy = f"another process is training in {self.path}: wait until it ends or stop it"
-            raise BlockingIOError(f"{busy}, or give another run_directory")
-        self._lock = lock
+            busy = f"another process is training in {self.path}"
+            raise BlockingIOError(f"{busy}: wait until it ends or stop it, or give another run_directory")
 
     def keep(self, record, state: TrainingState, progress: Progress, predictor: Predictor) -> None:
         """Log a step, keep its weights when they are the best so far, and write a checkpoint when one is due.
 
         Every process calls this, the first one writes.
         """
-        due = progress.step % self._every == 0 or progress.step == self._steps
+        due = progress.step % self._every == 0 or progress.step == self._config.steps
         metrics = record.metrics or {}
         is_best = bool(metrics) and (progress.best is None or metrics["mean"] > progress.best)
         progress.best = metrics["mean"] if is_best else progress.best
@@ -155,10 +148,12 @@ class RunDirectory:
             return
         values = vars(record) | {f"dice {name}": value for name, value in metrics.items()}
         row = _as_csv([values.get(column) for column in self.columns])
+        facts = {"step": progress.step, "metrics": record.metrics, "progress": asdict(progress), "row": row}
         with self._clear_errors():
             with (self.path / "log.csv").open("a", encoding="utf-8", newline="") as file:
                 file.write(row)
-            facts = self._header(record, state, progress, predictor) | {"row": row} if is_best or due else {}
+            if is_best or due:
+                facts |= predictor.to_json() | {"precision": state.fabric.strategy.precision.state_dict()}
             if is_best:
                 save_weights(predictor.network, self.path / "best.safetensors", facts)
             if due:
@@ -169,12 +164,6 @@ class RunDirectory:
                 save_weights(predictor.network, self.path / "last.safetensors", facts)
                 sync_tree(self.path, recurse=False)  # the new name must be safe before the old optimiser's file goes
                 self._tidy(progress.step)
-
-    @staticmethod
-    def _header(record, state: TrainingState, progress: Progress, predictor: Predictor) -> dict:
-        precision = state.fabric.strategy.precision.state_dict()
-        now = {"step": progress.step, "metrics": record.metrics, "progress": asdict(progress), "precision": precision}
-        return now | predictor.to_json()
 
     def _optimizer_file(self, step: int) -> Path:
         return self.path / f"optimizer-{step}.safetensors"
@@ -231,11 +220,9 @@ class RunDirectory:
             yield
         except OSError as error:
             kept = "last checkpoint is whole" if (self.path / "last.safetensors").exists() else "first is to come"
-            problem = (
-                f"the run directory {self.path} cannot be written ({error.strerror}); the {kept}: mend the cause or"
-            )
-            advice = "free space and call fit again with the same run_directory, or give another one"
-            raise OSError(error.errno, f"{problem} {advice}") from error
+            advice = "mend the cause or free space and call fit again with this run_directory, or give another one"
+            problem = f"the run directory {self.path} cannot be written ({error.strerror}); the {kept}: {advice}"
+            raise OSError(error.errno, problem) from error
 
 
 def _as_json(facts: Mapping) -> bytes:

@@ -47,9 +47,8 @@ class TrainingState:
         groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
         network, optimizer = fabric.setup(torch.compile(model) if config.compile else model, optimizer)
-        average = None
-        if config.ema_decay is not None:
-            average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+        decay = config.ema_decay
+        average = None if decay is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
         return cls(fabric, model, network, optimizer, average)
 
     @property
@@ -100,16 +99,11 @@ class TrainingState:
         for place, state in moments.items():  # those without a gradient have none
             shape = getattr(parameters.get(place), "shape", None)
             fits = {key: x.shape for key, x in state.items()} == {"step": (), "exp_avg": shape, "exp_avg_sq": shape}
-            if (
-                not fits
-                or state["step"] < 0
-                or not all(x.is_floating_point() and x.isfinite().all() for x in state.values())
-            ):
+            finite = all(x.is_floating_point() and x.isfinite().all() for x in state.values())
+            if not (fits and finite and state["step"] >= 0):
                 raise ValueError(f"the optimiser's numbers for parameter {place} are spoilt, or another network's")
         optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-        for name, rows in tensors.items():
-            # A copy: PyTorch reads a state from the start of its storage, which holds all rows.
-            if name == "random.cpu":
-                torch.set_rng_state(rows[self.fabric.global_rank].clone())
-            elif name == "random.cuda" and self.fabric.device.type == "cuda":
-                torch.cuda.set_rng_state(rows[self.fabric.global_rank].clone(), self.fabric.device)
+        # Copies: PyTorch reads a state from the start of its storage, which holds all rows.
+        torch.set_rng_state(tensors["random.cpu"][self.fabric.global_rank].clone())
+        if "random.cuda" in tensors and self.fabric.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["random.cuda"][self.fabric.global_rank].clone(), self.fabric.device)
