@@ -18,7 +18,7 @@ from xlstm_unet_lab.cli.doctor import Finding, doctor
 
 def test_this_machine_is_described_completely():
     found = doctor()
-    names = "python packages notebooks napari processor gpu mLSTM profile display browser data nnU-Net"
+    names = "python packages notebooks napari processor gpu mLSTM profile display data nnU-Net"
     assert {finding.name for finding in found} == set(names.split())
     assert all(finding.value for finding in found)
     assert all(finding.advice for finding in found if not finding.ok)
@@ -152,12 +152,6 @@ def test_display(system, environ, programs, ok, text):
     finding = findings.display(system, environ, lambda name: name if name in programs else None)
     assert finding.ok is ok
     assert text in finding.value + finding.advice
-
-
-def test_browser():
-    assert findings.browser(lambda name: "/x/chrome" if name == "google-chrome" else None).value == "/x/chrome"
-    absent = findings.browser(lambda name: None)
-    assert absent.ok and "make system" in absent.advice
 
 
 def test_data(tmp_path, monkeypatch):

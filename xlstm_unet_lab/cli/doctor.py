@@ -13,7 +13,6 @@ from typing import NamedTuple
 DISTRIBUTION = "xlstm-unet-lab"
 OLDEST_PYTHON = (3, 11)
 LEAST_FREE = 2 * 10**9  # bytes: room for phantoms, one small data set and some runs
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 NNUNET_FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 EXTRAS = {"notebooks": "for lessons and widgets", "napari": "to look at cases in napari"}  # nnU-Net has its own finding
 
@@ -36,7 +35,6 @@ def doctor(root: str | Path | None = None) -> list[Finding]:
         "mLSTM": lambda: [kernels()],
         "profile": lambda: [profile()],
         "display": lambda: [display(sys.platform, os.environ, shutil.which)],
-        "browser": lambda: [browser(shutil.which)],
         "data": lambda: [data(root)],
         "nnU-Net": lambda: [nnunet(version_of("nnunetv2"), os.environ)],
     }
@@ -153,13 +151,6 @@ def display(system: str, environ: Mapping[str, str], which: Callable[[str], str 
     if which("xvfb-run"):
         return Finding("display", "none, but Xvfb draws without one", advice="start napari as: xvfb-run -a COMMAND")
     return Finding("display", "none", False, "napari needs a screen: make system installs Xvfb (Debian, Ubuntu)")
-
-
-def browser(which: Callable[[str], str | None]) -> Finding:
-    """The browser that the tests of notebooks drive."""
-    found = next((path for path in map(which, BROWSERS) if path), None)
-    advice = "" if found else "only the tests drive one: make system installs it (Debian, Ubuntu)"
-    return Finding("browser", found or "no Chromium", advice=advice)
 
 
 def data(root: str | Path | None) -> Finding:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
     from xlstm_unet_lab.data.recipe import Track
     from xlstm_unet_lab.evaluation.cases import Predictions
-    from xlstm_unet_lab.training.fit import Record
 
 DEFAULT_PATCH = {2: (128, 128), 3: (64, 64, 64)}
 PATIENCE = 2  # seconds without a sign of life that nobody minds
@@ -56,6 +54,7 @@ def train(
     `evaluate` and `report` are of whole volumes, predicted slice by slice.
     """
     import torch
+    from tqdm import tqdm
 
     import xlstm_unet_lab as lab
     from xlstm_unet_lab.data.slices import SliceDataset
@@ -75,7 +74,10 @@ def train(
     settings |= {one_of("--setting", name, others): value for name, value in parse_pairs("--setting", setting).items()}
     config = lab.TrainConfig(**settings)
     folder = run_directory or Path("runs") / f"{recipe}{'-slices' if slices else ''}-{model}-fold{fold}"
-    _follow(lab.fit(network, *data, config, run_directory=folder), steps)
+    with tqdm(total=steps, unit="step", disable=not _speaks()) as bar:
+        for record in lab.fit(network, *data, config, run_directory=folder):
+            bar.update(record.step - bar.n)
+            bar.set_postfix(loss=f"{record.loss:.3f}")
     if _speaks():
         print_facts(_end_of(folder), as_json)
 
@@ -83,15 +85,6 @@ def train(
 def _speaks() -> bool:
     """Whether this process is the one to print, of several that train together."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
-
-
-def _follow(records: Iterable[Record], steps: int) -> None:
-    from tqdm import tqdm
-
-    with tqdm(total=steps, unit="step", disable=not _speaks()) as bar:
-        for record in records:
-            bar.update(record.step - bar.n)
-            bar.set_postfix(loss=f"{record.loss:.3f}")
 
 
 def _end_of(run: Path) -> dict:

@@ -77,7 +77,8 @@ def hausdorff95(prediction: np.ndarray, truth: np.ndarray, *, spacing: Sequence[
     prediction, truth, spacing = _checked_volumes(prediction, truth, spacing)
     if not (prediction.any() and truth.any()):
         return 0.0 if prediction.any() == truth.any() else float("inf")
-    return max(_weighted_percentile(*surface, share=0.95) for surface in _surfaces(prediction, truth, spacing))
+    surfaces = _surfaces(prediction, truth, spacing)
+    return max(float(np.quantile(d, 0.95, weights=areas, method="inverted_cdf")) for d, areas in surfaces)
 
 
 def instance_f1(prediction: np.ndarray, truth: np.ndarray, *, iou: float = 0.5, drop_border: int = 2) -> InstanceScore:
@@ -128,13 +129,6 @@ def _surfaces(prediction: np.ndarray, truth: np.ndarray, spacing: tuple[float, .
         distances = ndimage.distance_transform_edt(~other, sampling=spacing)
         surfaces.append((distances[own], area[own].astype(float)))
     return surfaces
-
-
-def _weighted_percentile(distances: np.ndarray, areas: np.ndarray, share: float) -> float:
-    """The smallest distance such that elements no farther away make up at least `share` of the area."""
-    order = np.argsort(distances)
-    cumulative = np.cumsum(areas[order]) / areas.sum()
-    return float(distances[order][min(np.searchsorted(cumulative, share), len(order) - 1)])
 
 
 def _checked_masks(prediction: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

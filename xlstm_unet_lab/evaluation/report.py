@@ -68,7 +68,10 @@ def evaluate(
         raise ValueError(f"labels={dict(labels)} names no label above 0: there is nothing to score")
     known = tuple(sorted({value for values in foreground.values() for value in values}))
     for what, array in (("prediction", prediction), ("truth", truth)):
-        _check_values(what, array, labels, known)
+        if array.dtype.kind not in "iub":
+            raise ValueError(f"{what} has dtype {array.dtype}; expected integer labels, as {what}.astype(int) gives")
+        if unknown := sorted(set(np.unique(array).tolist()) - {0, *known}):
+            raise ValueError(f"{what} holds {unknown[:5]}, which no label has: known are {dict(labels)} and 0")
     if FOREGROUND in foreground and len(foreground) > 1:
         raise ValueError(f"a label may be called {FOREGROUND!r} only if it is the only one, got {list(foreground)}")
     of_kind("labelled_slices_only", labelled_slices_only, list, tuple, set, frozenset)
@@ -275,10 +278,3 @@ def _tolerances(
         raise ValueError(f"tolerance has no number for {missing}: give one for each label, or one number for all")
     given = {name: number(f"tolerance of {name!r}", tolerance[name], at_least=0) for name in names if name in tolerance}
     return {FOREGROUND: min(given[name] for name in foreground)} | given
-
-
-def _check_values(name: str, array: np.ndarray, labels: Mapping, known: Sequence[int]) -> None:
-    if array.dtype.kind not in "iub":
-        raise ValueError(f"{name} has dtype {array.dtype}; expected integer labels, as {name}.astype(int) gives")
-    if unknown := sorted(set(np.unique(array).tolist()) - {0, *known}):
-        raise ValueError(f"{name} holds {unknown[:5]}, which no label has: known are {dict(labels)} and 0")

@@ -34,28 +34,15 @@ from xlstm_unet_lab.ops.mlstm_recurrence import (
     MLSTMState,
     check_inputs,
     computed,
-    computing_dtype,
+    empty_state,
     every_token,
     gate_dtype,
-    one_token,
     stabilised_one,
-    start,
+    step,
 )
-from xlstm_unet_lab.ops.tensors import is_recorded, largest, without_autocast
+from xlstm_unet_lab.ops.tensors import is_recorded, largest
 
-
-def step(state: MLSTMState | None, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> tuple[Tensor, MLSTMState]:
-    """Read one token and answer it.
-
-    q, k (B, H, D), v (B, H, V), i, f (B, H); `state` None means an empty memory. Returns h (B, H, V) and the new state.
-    Raises ValueError for a wrong rank, dtype or length and for values that are not finite.
-    """
-    check_inputs(q, k, v, i, f, state, axes="")
-    given, dtype = q.dtype, computing_dtype(q, k, v, state)
-    with without_autocast(q):
-        q, k, v, i, f = (x.to(dtype) for x in (q, k, v, i, f))
-        h, state = one_token(start(state, q, v, dtype), q, k, v, i, F.logsigmoid(f))
-    return h.to(given), state
+__all__ = ["MLSTMState", "chunkwise", "decay_matrix", "empty_state", "parallel", "recurrent", "run", "step"]
 
 
 def recurrent(q, k, v, i, f, *, initial_state=None, return_state=False, check_values=True):
@@ -158,6 +145,8 @@ def run(q, k, v, i, f, form="auto", *, initial_state=None, return_state=False, c
     """
     check_form(form)
     inputs, options = (q, k, v, i, f), {"initial_state": initial_state, "return_state": return_state}
+    if form == "triton":
+        _must_not_be_recorded(form)
     if form == "auto":
         form = "parallel" if is_recorded() else _fastest(inputs, initial_state, check_values)
     return FORMS[form](*inputs, **options, check_values=check_values)

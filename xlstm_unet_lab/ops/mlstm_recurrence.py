@@ -37,6 +37,20 @@ def stabilised_one(m: Tensor) -> Tensor:
     return (-m).clamp(max=math.log(torch.finfo(m.dtype).max) - 1).exp()
 
 
+def step(state: MLSTMState | None, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> tuple[Tensor, MLSTMState]:
+    """Read one token and answer it.
+
+    q, k (B, H, D), v (B, H, V), i, f (B, H); `state` None means an empty memory. Returns h (B, H, V) and the new state.
+    Raises ValueError for a wrong rank, dtype or length and for values that are not finite.
+    """
+    check_inputs(q, k, v, i, f, state, axes="")
+    given, dtype = q.dtype, computing_dtype(q, k, v, state)
+    with without_autocast(q):
+        q, k, v, i, f = (x.to(dtype) for x in (q, k, v, i, f))
+        h, state = one_token(start(state, q, v, dtype), q, k, v, i, F.logsigmoid(f))
+    return h.to(given), state
+
+
 def one_token(state: MLSTMState, q, k, v, i, a) -> tuple[Tensor, MLSTMState]:
     """h (B, H, V) and the next state, from the equations of `mlstm`."""
     m = torch.maximum(a + state.m, i)

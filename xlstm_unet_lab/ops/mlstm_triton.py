@@ -26,7 +26,7 @@ from xlstm_unet_lab.ops.mlstm_recurrence import (
     gate_dtype,
     stabilised_one,
 )
-from xlstm_unet_lab.ops.tensors import largest, without_autocast
+from xlstm_unet_lab.ops.tensors import without_autocast
 
 WIDEST_HEAD = 512
 LAUNCH = {"num_warps": 4, "num_stages": 2}  # stages: loads that are under way while the units multiply
@@ -66,16 +66,13 @@ def triton(q, k, v, i, f, *, initial_state=None, return_state=False, check_value
     imported. Gradients of h and of the last state reach every input; the same input gives the same bits. Raises
     ValueError as `mlstm.run`, for inputs that do not fit the kernels, and where they do not work.
     """
-    form = functools.partial(_triton, check_values=check_values)
     dtype = getattr(q, "dtype", None)
-    return computed(form, (q, k, v, i, f), initial_state, return_state, check_values, dtype=dtype)
+    return computed(_triton, (q, k, v, i, f), initial_state, return_state, check_values, dtype)
 
 
-def _triton(q, k, v, i, a, state, check_values):
-    reason = obstacle(q, v)
-    if not reason and check_values and largest(q, k, v) > LARGE:
-        reason = f"values are larger than {LARGE:g}"
-    if reason:
+def _triton(q, k, v, i, a, state):
+    too_large = f"a state is float64, or values are larger than {LARGE:g}" if i.dtype == torch.float64 else None
+    if reason := obstacle(q, v) or too_large:
         raise ValueError(f"form 'triton' does not fit: {reason}; use form='auto' or 'chunkwise'")
     return run_kernels(q, k, v, i, a, state)
 

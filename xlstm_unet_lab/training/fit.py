@@ -102,7 +102,8 @@ def _train(
         predictor = replace(predictor, network=state.result)
         progress = Progress() if run is None else run.start(state, machine.environment(fabric))
         batches = _batches(fabric, train, config, progress.step)
-        machine.reset_peak_memory(fabric.device)
+        if fabric.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(fabric.device)
         progress.seconds += clock.lap()
         for step in range(progress.step + 1, config.steps + 1):
             clock.lap()  # what the caller did between records is not training

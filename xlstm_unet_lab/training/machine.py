@@ -15,15 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from xlstm_unet_lab.nn.conv import CHANNELS_LAST
-from xlstm_unet_lab.ops.devices import (
-    available_devices,
-    best_precision,
-    bfloat16_units,
-    checked_device,
-    keep_freed_memory,
-)
+from xlstm_unet_lab.ops import devices
 from xlstm_unet_lab.training.config import TrainConfig
-from xlstm_unet_lab.training.not_finite import check_bfloat16
+from xlstm_unet_lab.training.not_finite import wrong_in_bfloat16
 
 LIBRARIES = ("xlstm-unet-lab", "torch", "lightning", "monai", "numpy", "safetensors", "triton")
 
@@ -34,7 +28,7 @@ def make_fabric(config: TrainConfig):
 
     device = chosen_device(config)
     if device.type == "cpu":
-        keep_freed_memory()
+        devices.keep_freed_memory()
     settings = {name: getattr(config, name) for name in ("accelerator", "devices", "num_nodes", "precision")}
     try:
         with quiet_lightning():
@@ -48,31 +42,26 @@ def make_fabric(config: TrainConfig):
 
 def chosen_device(config: TrainConfig) -> torch.device:
     """The device, or the first of several, that `config` asks for; ValueError where it is not here."""
-    names = {"auto": available_devices()[0], "gpu": "cuda"}
-    return checked_device(names.get(config.accelerator, config.accelerator), "accelerator")
+    names = {"auto": devices.available_devices()[0], "gpu": "cuda"}
+    return devices.checked_device(names.get(config.accelerator, config.accelerator), "accelerator")
 
 
 def chosen_precision(config: TrainConfig, model: nn.Module, image: Tensor) -> str:
     """The precision to train in where `config` leaves it open, for a patch (1, C, *patch_size).
 
-    Warns of bfloat16 on a processor that only emulates it, and raises ValueError as `check_bfloat16` where it was asked
-    for by name.
+    Warns of bfloat16 on a processor that only emulates it; ValueError where it was asked for and would go wrong.
     """
     device, auto = chosen_device(config), config.precision == "auto"
-    precision = best_precision(device) if auto else config.precision
+    precision = devices.best_precision(device) if auto else config.precision
     if precision != "bf16-mixed" or device.type != "cpu":
         return precision
-    if not bfloat16_units(device):
+    if not devices.bfloat16_units(device):
         slow = "bfloat16 is only emulated on this processor, where a training step takes about 16 times as long"
         warnings.warn(f"{slow} as in float32: use precision='auto' or '32-true'", stacklevel=3)
-    try:
-        if image.ndim == 5:
-            check_bfloat16(model, image)
-    except ValueError:
-        if not auto:
-            raise
-        return "32-true"
-    return precision
+    problem = wrong_in_bfloat16(model, image) if image.ndim == 5 else None
+    if problem and not auto:
+        raise ValueError(problem)
+    return "32-true" if problem else precision
 
 
 @contextmanager
@@ -116,12 +105,6 @@ class Clock:
     def lap(self) -> float:
         before, self._started = self._started, time.perf_counter()
         return self._started - before
-
-
-def reset_peak_memory(device: torch.device) -> None:
-    """Forget the device's peak so far, where it counts one."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory(device: torch.device) -> int | None:

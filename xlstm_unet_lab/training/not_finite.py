@@ -45,8 +45,8 @@ def bad_gradient(model: nn.Module) -> str:
     return f"the gradient of {culprit}" if culprit else "the norm of all gradients"
 
 
-def check_bfloat16(model: nn.Module, image: Tensor) -> None:
-    """ValueError where training in bfloat16 on a CPU would go wrong unseen, at an image (1, C, z, y, x).
+def wrong_in_bfloat16(model: nn.Module, image: Tensor) -> str | None:
+    """Why training in bfloat16 on a CPU would go wrong unseen, at an image (1, C, z, y, x); None where it would not.
 
     There, with torch 2.15 and oneDNN 3.13, the weight gradient of a convolution that is deeper than its input holds
     whatever lay in memory: often finite, always wrong. The model computes the image once.
@@ -60,9 +60,8 @@ def check_bfloat16(model: nn.Module, image: Tensor) -> None:
 
     with evaluation_mode(model), register_module_forward_pre_hook(note), torch.no_grad():
         model(image)
-    if shallow:
-        words = f"on this CPU 'bf16-mixed' gives wrong gradients where a kernel is deeper than its input: {shallow[0]}"
-        raise ValueError(f"{words}. Train in '32-true', or with deeper patches or fewer stages")
+    words = "on this CPU 'bf16-mixed' gives wrong gradients where a kernel is deeper than its input"
+    return f"{words}: {shallow[0]}. Train in '32-true', or with deeper patches or fewer stages" if shallow else None
 
 
 def not_finite(
