@@ -145,7 +145,7 @@ def test_what_goes_wrong_on_the_way_is_one_line(arguments, message):
         (("train", "phantom_microscop"), "did you mean 'phantom_microscopy'"),
         (("train", TRAIN[0], "--model", "unett"), "no model is named 'unett': did you mean 'unet'"),
         (("train", *TRAIN, "--model-option", "feature=[4,8]"), "did you mean 'features'"),
-        (("train", *TRAIN, "--precision", "8bit"), "precision is '8bit': there are 32-true"),
+        (("train", *TRAIN, "--precision", "8bit"), "precision is '8bit': there are auto, 32-true"),
         (("train", *TRAIN, "--setting", "ema=1"), "--setting is 'ema': did you mean 'ema_decay'"),
         (("train", *TRAIN, "--setting", f"ema_decay={'[' * 10**5}"), "ema_decay is '[["),
         (("train", *TRAIN, "--setting", "steps=3"), "--setting is 'steps': did you mean"),

@@ -183,3 +183,7 @@ class TestTrial:
             assert mlstm_triton.obstacle(*make_inputs(5, 16, 32)[1:3])
         with pytest.raises(ValueError, match=f"'triton' does not fit.*{reason}.*use form='auto' or 'chunkwise'"):
             triton(*make_inputs(5, 16, 32))
+
+    def test_kernels_are_tried_where_no_gradient_is_asked_for(self):
+        with torch.inference_mode(), torch.autocast(DEVICE.type, torch.bfloat16):
+            assert failure(DEVICE, torch.float32, 16, 16) is None

@@ -74,8 +74,9 @@ def train(
     settings |= {one_of("--setting", name, others): value for name, value in parse_pairs("--setting", setting).items()}
     config = lab.TrainConfig(**settings)
     folder = run_directory or Path("runs") / f"{recipe}{'-slices' if slices else ''}-{model}-fold{fold}"
+    records = lab.fit(network, *data, config, run_directory=folder)  # errors come before the bar
     with tqdm(total=steps, unit="step", disable=not _speaks()) as bar:
-        for record in lab.fit(network, *data, config, run_directory=folder):
+        for record in records:
             bar.update(record.step - bar.n)
             bar.set_postfix(loss=f"{record.loss:.3f}")
     if _speaks():

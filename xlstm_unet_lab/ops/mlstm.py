@@ -154,8 +154,8 @@ def run(q, k, v, i, f, form="auto", *, initial_state=None, return_state=False, c
 
 def _fastest(inputs, initial_state, check_values) -> str:
     """The kernels, or the chunkwise form where they do not fit."""
-    check_inputs(*inputs, initial_state, check_values=False)
-    q, k, v = inputs[:3]
+    q, k, v, i, f = inputs
+    check_inputs(q, k, v, i, f, initial_state, check_values=False)
     fit = q.device.type == "cuda" and not mlstm_triton.obstacle(q, v)
     return "triton" if fit and not (check_values and largest(q, k, v) > LARGE) else "chunkwise"
 

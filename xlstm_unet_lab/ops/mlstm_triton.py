@@ -26,7 +26,6 @@ from xlstm_unet_lab.ops.mlstm_recurrence import (
     gate_dtype,
     stabilised_one,
 )
-from xlstm_unet_lab.ops.tensors import without_autocast
 
 WIDEST_HEAD = 512
 LAUNCH = {"num_warps": 4, "num_stages": 2}  # stages: loads that are under way while the units multiply
@@ -88,7 +87,7 @@ def obstacle(q: Tensor, v: Tensor) -> str | None:
         return f"head widths are {q.shape[-1]} and {v.shape[-1]}, and the kernels take at most {WIDEST_HEAD}"
     if q.dtype not in NEAR:
         return f"the tensors are {q.dtype}, and the kernels take float32, bfloat16 and float16"
-    if q.dtype == torch.bfloat16 and not interpreted and capability(q.device) < (8, 0):
+    if q.dtype == torch.bfloat16 and (capability(q.device) or (8, 0)) < (8, 0):
         return "this GPU has no units for bfloat16"
     return failure(q.device, q.dtype, q.shape[-1], v.shape[-1])
 
@@ -112,15 +111,16 @@ def _largest_error(device, dtype, key_width, value_width) -> float:
     """Of the output, the last state and every gradient, each as a part of its largest value."""
     generator = torch.Generator().manual_seed(0)
     sizes = [(1, 1, 67, width) for width in (key_width, key_width, value_width, value_width)]  # 67: two rows of tiles
-    q, k, v, weight = (torch.randn(size, generator=generator).to(device, dtype) for size in sizes)
-    gates = torch.randn(2, 1, 1, 67, generator=generator).to(device)
     results = []
-    with torch.inference_mode(False), torch.enable_grad(), without_autocast(q):
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        drawn = [torch.randn(size, generator=generator).to(device, dtype) for size in sizes]
+        gates = torch.randn(2, 1, 1, 67, generator=generator).to(device)
         for form, taken in ((run_kernels, dtype), (run_chunkwise, torch.float32)):
-            leaves = [x.to(taken, copy=True).requires_grad_() for x in (q, k, v)]
-            leaves += [x.clone().requires_grad_() for x in gates]
-            h, last = form(*leaves[:4], F.logsigmoid(leaves[4]), empty_state(q, v))
-            results.append([h, *last, *torch.autograd.grad((h * weight).sum() + last.C.sum(), leaves)])
+            copies = [*(x.to(taken, copy=True) for x in drawn[:3]), *gates.clone()]
+            q, k, v, i, f = (x.requires_grad_() for x in copies)
+            h, last = form(q, k, v, i, F.logsigmoid(f), empty_state(q, v))
+            gradients = torch.autograd.grad((h * drawn[3]).sum() + last.C.sum(), (q, k, v, i, f))
+            results.append([h, *last, *gradients])
     return max(((x.float() - y).abs().max() / y.abs().max()).item() for x, y in zip(*results, strict=True))
 
 
