@@ -163,7 +163,7 @@ def test_a_run_on_own_files_predicts_where_its_data_is_unknown_and_in_their_numb
 def test_a_run_on_own_files_is_scored_where_its_data_is(own, tmp_path):
     _, root, run = own
     lost = call("evaluate", run, "--device", "cpu", code=2).stderr
-    assert "no recipe is named 'my_cells'" in lost and "name another place by root=, --root or LAB_DATA" in lost
+    assert "no recipe is named 'my_cells'" in lost and "name another by root=, --root or LAB_DATA" in lost
     for command in (("evaluate", run), ("view", run), ("report", run, "--out", tmp_path / "page.html")):
         nothing = call(*command, "--root", root, "--device", "cpu", code=2)
         assert "no test cases of my_cells were held out: use --split val" in nothing.stderr

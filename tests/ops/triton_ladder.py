@@ -60,6 +60,7 @@ def assert_near(found, wanted, tolerance):
 
 
 SHAPES = [(1, 8, 8), (17, 16, 5), (65, 24, 40), (130, 48, 20), (30, 100, 130), (20, 256, 16), (16, 8, 256)]
+SHAPES += [(600, 24, 40), (1100, 200, 130)] if DEVICE.type == "cuda" else []  # chunks are longer there
 
 
 @pytest.mark.parametrize("with_state", [False, True], ids=["from nothing", "from a state"])
@@ -183,6 +184,24 @@ class TestTrial:
             assert mlstm_triton.obstacle(*make_inputs(5, 16, 32)[1:3])
         with pytest.raises(ValueError, match=f"'triton' does not fit.*{reason}.*use form='auto' or 'chunkwise'"):
             triton(*make_inputs(5, 16, 32))
+
+    def test_a_first_use_within_a_checkpoint_is_no_part_of_it(self):
+        leaves = [x.requires_grad_() for x in make_inputs(20, 16, 16)]
+        h = torch.utils.checkpoint.checkpoint(triton, *leaves, use_reentrant=False)
+        found = torch.autograd.grad(h.sum(), leaves)
+        assert_near(found, [x.double() for x in torch.autograd.grad(mlstm.chunkwise(*leaves).sum(), leaves)], 1e-4)
+
+    def test_a_gradient_that_is_no_number_fails_the_trial(self, monkeypatch):
+        real = mlstm_triton.run_kernels
+
+        def spoilt(q, k, v, *others):
+            h, state = real(q, k, v * 1, *others)
+            h.register_hook(lambda gradient: gradient * torch.nan)
+            return h, state
+
+        monkeypatch.setattr(mlstm_triton, "run_kernels", spoilt)
+        with pytest.warns(UserWarning, match="differ from the chunkwise form by nan"):
+            assert failure(DEVICE, torch.float32, 16, 16)
 
     def test_kernels_are_tried_where_no_gradient_is_asked_for(self):
         with torch.inference_mode(), torch.autocast(DEVICE.type, torch.bfloat16):

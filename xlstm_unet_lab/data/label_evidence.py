@@ -30,13 +30,15 @@ def check_hard_edges(what: str, label: np.ndarray) -> None:
 
     A shade is a thin number, most of whose places lie between lower and higher ones, or beside an edge and a small step
     off their neighbours. Compression leaves such steps beside every number, classes of borders or points beside some.
-    Numbers that count on from 0 are taken for labels.
+    Numbers that count on from 0 are taken for labels, and so are small ones: white is none of them, and what an
+    untrained network predicts is as thin.
     """
     from scipy import ndimage
 
     numbers = np.unique(label)
     fewest = max(FEWEST, np.count_nonzero(numbers) / 2)
-    if len(numbers) <= FEWEST + 1 or numbers[-1] == len(numbers) - 1:
+    # From 32 on, a mask may have been painted to be seen.
+    if len(numbers) <= FEWEST + 1 or numbers[-1] == len(numbers) - 1 or numbers[-1] < 32:
         return
     filters = ndimage.minimum_filter, ndimage.maximum_filter
     lowest, highest = (take(label, size=3) for take in filters)

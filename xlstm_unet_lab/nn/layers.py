@@ -38,9 +38,8 @@ class BlockDiagonalLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # Products of 4 x 4 matrices take longer than of 16 x 16 that are mostly zeros.
-        joined = math.gcd(len(self.weight), JOINED)
-        groups = self.weight.unflatten(0, (-1, joined)).transpose(-1, -2)  # (groups, joined, in, out)
-        apart = torch.eye(joined, dtype=x.dtype, device=x.device)[:, None, :, None]
+        groups = self.weight.unflatten(0, (-1, math.gcd(len(self.weight), JOINED))).transpose(-1, -2)
+        apart = torch.eye(groups.shape[1], dtype=x.dtype, device=x.device)[:, None, :, None]
         weight = (groups[:, :, :, None] * apart).flatten(3).flatten(1, 2)  # (groups, joined * in, joined * out)
         tokens = x.flatten(0, -2).unflatten(-1, (len(weight), -1)).transpose(0, 1)  # (groups, T, joined * in)
         y = tokens.bmm(weight).transpose(0, 1).reshape(x.shape)
@@ -87,6 +86,6 @@ class HeadNorm(OffsetLayerNorm):
     """
 
     def forward(self, h: Tensor) -> Tensor:
-        # Heads are contiguous slices of a token, and the mLSTM leaves them so in memory.
+        # Heads are contiguous slices of a token, and the chunkwise form leaves them so in memory.
         y = F.layer_norm(h.transpose(1, 2), h.shape[-1:], eps=self.eps).flatten(2) * (1 + self.weight)
         return y if self.bias is None else y + self.bias

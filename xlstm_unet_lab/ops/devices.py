@@ -59,5 +59,5 @@ def keep_freed_memory() -> None:
     """
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(M_MMAP_THRESHOLD, 2**30)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        if any(libc.mallopt(M_MMAP_THRESHOLD, size) for size in (2**30, 2**25)):  # older ones refuse more than 32 MB
+            libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

@@ -30,17 +30,17 @@ from xlstm_unet_lab.ops.checks import one_of, whole_number
 from xlstm_unet_lab.ops.mlstm_chunkwise import run_chunkwise
 from xlstm_unet_lab.ops.mlstm_recurrence import (
     EPSILON,
-    LARGE,
     MLSTMState,
     check_inputs,
     computed,
+    computing_dtype,
     empty_state,
     every_token,
     gate_dtype,
     stabilised_one,
     step,
 )
-from xlstm_unet_lab.ops.tensors import is_recorded, largest
+from xlstm_unet_lab.ops.tensors import is_recorded
 
 __all__ = ["MLSTMState", "chunkwise", "decay_matrix", "empty_state", "parallel", "recurrent", "run", "step"]
 
@@ -157,7 +157,8 @@ def _fastest(inputs, initial_state, check_values) -> str:
     q, k, v, i, f = inputs
     check_inputs(q, k, v, i, f, initial_state, check_values=False)
     fit = q.device.type == "cuda" and not mlstm_triton.obstacle(q, v)
-    return "triton" if fit and not (check_values and largest(q, k, v) > LARGE) else "chunkwise"
+    # Where values are large, sums are taken in float64.
+    return "triton" if fit and computing_dtype(q, k, v, initial_state, check_values) == torch.float32 else "chunkwise"
 
 
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise, "triton": mlstm_triton.triton}

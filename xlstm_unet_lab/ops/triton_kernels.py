@@ -16,8 +16,8 @@ The algebra is that of `mlstm_chunkwise`, in its letters, and the normaliser is 
 mu' is mu + log(normaliser): dividing dh by the normaliser is one more weight, as 1 / sqrt(D) is one within u.
 
 Inputs (X, S, width) and vectors (X, S) lie densely in memory, X batch times heads; states are (X, N, V + 1, D): C
-turned, and n in the last row. Every sum is taken in float32 and in the same order each time. A program writes one tile,
-and no two write the same place. Addresses are pointers and masks, which every Triton from 3.2 on compiles.
+turned, and n in the last row. Every sum is taken in float32 and in the same order each time. No two programs write the
+same place. Addresses are pointers and masks, which every Triton from 3.2 on compiles.
 
 Source: Beck et al., Tiled Flash Linear Attention (arXiv 2503.14376), section 3, for the two levels: chunks with states
 between them, and tiles inside a chunk. The gradient of the normaliser, which it leaves out, is in the last columns.
@@ -92,7 +92,7 @@ def attend(
     LAST adds the last columns of a, b and memory; NORMALISED keeps that of c and memory, the denominator, as total_last
     and divides by max(|denominator|, least) + EPSILON.
     """
-    x, first = tl.program_id(0).to(tl.int64), tl.program_id(1) * ROWS
+    x, first = tl.program_id(1).to(tl.int64), tl.program_id(0) * ROWS
     n = first // chunk
     t, columns = first + tl.arange(0, ROWS), tl.program_id(2) * OUTER + tl.arange(0, OUTER)
     a, b, c = a + x * length * inner, b + x * length * inner, c + x * length * outer
@@ -107,7 +107,7 @@ def attend(
         rows_of_a = tile(a, t, d, inner, 1, length, inner).to(PRODUCT)
         state = tile(memory, d, columns, inner_stride, outer_stride, inner, outer)
         # A state is a sum over the whole past, which may be more than float16 holds.
-        scale = tl.maximum(tl.max(tl.abs(state)), 1.0) if tl.float16 == PRODUCT else 1.0
+        scale = tl.maximum(tl.max(tl.abs(state)), 1.0) if PRODUCT == tl.float16 else 1.0  # noqa: SIM300
         part = tl.dot(rows_of_a, (state / scale).to(PRODUCT), input_precision=PRECISION)
         product += part * scale
         if NORMALISED:
