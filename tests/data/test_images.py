@@ -193,12 +193,13 @@ def test_a_flipped_bit_in_a_packed_volume_is_seen(tmp_path, place):
 
 
 @pytest.mark.parametrize("size", [0, -2, np.nan, np.inf, 1e-9, 1e9])
-@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
-def test_sizes_of_voxels_are_never_made_up(tmp_path, name, size):
+@pytest.mark.parametrize(("name", "sform_code"), [("a.nii", 0), ("a.nii.gz", 0), ("a.nii", 77)])
+def test_sizes_of_voxels_are_never_made_up(tmp_path, name, sform_code, size):
     image = nibabel.Nifti1Image(np.zeros((4, 5, 6), np.int16), None)
     image.header.set_zooms((1, 2, 3))
     content = bytearray(image.to_bytes())
     content[80:84] = np.float32(size).tobytes()  # pixdim[1]
+    content[254:256] = np.int16(sform_code).tobytes()  # there is no 77: nibabel takes it for 0
     (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
     with pytest.raises(ValueError, match=r"a\.nii.* has voxels of .* are expected") as refused:
         read_case(tmp_path / name)

@@ -41,7 +41,7 @@ def load_volume(path: Path) -> Nifti1Image:
         expected = f"{header.single_vox_offset} or more is expected: write it again with the program it comes from"
         raise ValueError(f"{path} says that its voxels begin at byte {begin} (vox_offset); {expected}")
     sizes = stored["pixdim"][1:4].tolist()
-    if stored["sform_code"] <= 0 and not all(is_number(size, above=0) for size in sizes):
+    if header["sform_code"] <= 0 and not all(is_number(size, above=0) for size in sizes):
         raise ValueError(f"{path} has voxels of {sizes} mm (pixdim); sizes above 0 are expected: write the true ones")
     return volume
 

@@ -87,8 +87,8 @@ def _checkpoint(folder: Path, which: str | None) -> Path:
     there = [name for name in CHECKPOINTS if (folder / f"{name}.safetensors").is_file()]
     which = which or (there or CHECKPOINTS)[0]
     if which not in there:
-        advice = "the best come with the first validation: until then use which='last', in a shell --which last"
-        raise FileNotFoundError(f"{folder} has no {which}.safetensors; it has {there or 'no checkpoint yet'}: {advice}")
+        other = f"{there}: use which={there[0]!r}, in a shell --which {there[0]}" if there else "no checkpoint yet"
+        raise FileNotFoundError(f"{folder} has no {which}.safetensors; it has {other}")
     return folder / f"{which}.safetensors"
 
 
