@@ -89,7 +89,7 @@ def to_onnx_with_open_sizes(network):
 def assert_answers_in_onnx(model: bytes, network, x):
     if importlib.util.find_spec("onnxruntime") is None:
         return
-    from onnxruntime import InferenceSession
+    InferenceSession = importlib.import_module("onnxruntime").InferenceSession
 
     session = InferenceSession(model, providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})

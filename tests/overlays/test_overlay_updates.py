@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from places import HELPERS, REPOSITORY
 
-from xlstm_unet_lab.data.cases import Facts
+from xlstm_unet_lab.data.cases import Cases, Facts
 from xlstm_unet_lab.data.colours import LABEL_COLOURS
 from xlstm_unet_lab.overlays.description import overlay, overlay_case
 from xlstm_unet_lab.overlays.text import sides
@@ -72,12 +72,15 @@ def test_slices_name_the_sides_of_the_axes_they_have(cut, axes, named):
         **{"targets": SimpleNamespace(foreground={"tumour": 1}), "credit": "CC0", "file_ending": ".nii.gz"},
     )
 
-    class Slices(list):  # as much of a `SliceDataset` as is read
-        def __init__(self):
+    class Slices(Cases):  # as much of a `SliceDataset` as is read
+        facts, names = Facts(recipe, slice_axis=cut), ("slice",)
+
+        def __getitem__(self, index):
             flat = SimpleNamespace(numpy=lambda: label.take(0, cut))
-            super().__init__([{"label": flat, "spacing": (1, 1), "name": "slice"}])
-            self.facts, self.names = Facts(recipe, slice_axis=cut), ["slice"]
-            self.view, self.raw = self.__getitem__, lambda index: image.take(0, cut + 1)
+            return {"label": flat, "spacing": (1, 1), "name": "slice"}
+
+        def raw(self, index):
+            return image.take(0, cut + 1)
 
     prediction = label.take(0, cut).copy()
     prediction[5, 0] = 1

@@ -149,7 +149,8 @@ def run(q, k, v, i, f, form="auto", *, initial_state=None, return_state=False, c
         _must_not_be_recorded(form)
     if form == "auto":
         form = "parallel" if is_recorded() else _fastest(inputs, initial_state, check_values)
-    return FORMS[form](*inputs, **options, check_values=check_values)
+    compute = mlstm_triton.triton if form == "triton" else FORMS[form]
+    return compute(*inputs, **options, check_values=check_values)
 
 
 def _fastest(inputs, initial_state, check_values) -> str:
@@ -161,9 +162,9 @@ def _fastest(inputs, initial_state, check_values) -> str:
     return "triton" if fit and computing_dtype(q, k, v, initial_state, check_values) == torch.float32 else "chunkwise"
 
 
-FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise, "triton": mlstm_triton.triton}
+FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
 def check_form(form: str) -> None:
     """Raise ValueError unless `form` is one that `run` knows."""
-    one_of("form", form, ("auto", *FORMS))
+    one_of("form", form, ("auto", "triton", *FORMS))
