@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from xlstm_unet_lab.course.checks import lesson_02
-from xlstm_unet_lab.ops import mlstm
+from xlstm_unet_lab.ops import mlstm, mlstm_recurrence
 
 few_examples = settings(deadline=None, max_examples=25)
 lengths = st.integers(1, 12)
@@ -25,7 +25,7 @@ def drawn(length, seed, width=4, value_width=3, gates=1.0):
 
 def recurrent(*inputs, **options):
     """The package's definition for one sequence and one head, without the 1e-6 that the exercises leave out."""
-    with mock.patch.object(mlstm, "EPSILON", 0.0):
+    with mock.patch.object(mlstm_recurrence, "EPSILON", 0.0):
         return mlstm.recurrent(*(x[None, None] for x in inputs), **options)
 
 
