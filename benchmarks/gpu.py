@@ -116,6 +116,12 @@ def measure_scans(device: str, shape=(2, 192, 16384, 16), repeats: int = REPEATS
     ]
 
 
+def measure_steps() -> list[dict]:
+    """Seconds of a training step of the published `enc` network, with our kernels and without."""
+    seconds = times({str(case): step(case) for case in STEPS}, 3)
+    return [{"case": name, "seconds": of_case["best"]} for name, of_case in seconds.items()]
+
+
 def predict(shape: tuple[int, ...], dtype: str) -> dict[str, float]:
     """Operations and bytes of the Triton kernels, forward and both, and the least milliseconds an H200 needs for them.
 
@@ -160,16 +166,20 @@ def main() -> None:
         print("no GPU: nothing is measured, `python -m benchmarks.gpu prediction` counts what one could do")
         return
     until = time.monotonic() + SECONDS
-    rows = measure_forms(forms(), SHAPES, "cuda", until)
-    steps = times({str(case): step(case) for case in STEPS}, 3)
-    steps = [{"case": name, "seconds": of_case["best"]} for name, of_case in steps.items()]
-    scans = measure_scans("cuda")
-    for title, part in (("mLSTM on this GPU", rows), ("one training step", steps), ("selective scan", scans)):
-        show(title, part)
-    keep("forms", {"forms": rows, "steps": steps, "scans": scans, "predicted for an H200": predictions()})
+    result = {"predicted for an H200": predictions()}
+    for name, measure in (
+        ("mLSTM", lambda: measure_forms(forms(), SHAPES, "cuda", until)),
+        ("training steps", measure_steps),
+        ("selective scan", lambda: measure_scans("cuda")),
+    ):
+        result[name] = measure()
+        show(name, result[name])
+        keep("forms", result)  # after every part: what fails later takes nothing with it
 
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["prediction"]:
         keep("mlstm_roofline", {"prediction": "of an H200 at its ceilings; not measured", "rows": predictions()})
-    show("predicted for an H200", predictions())
+        show("predicted for an H200", predictions())
+    else:
+        main()

@@ -37,6 +37,13 @@ def outputs_and_gradients(form, inputs):
     return [h, *state, *torch.autograd.grad((h * signs).sum(), leaves)]
 
 
+def inputs_with(gates, dtype, seed):
+    """Inputs whose gates are these pairs (i, f), a token each, as large as the dtype holds."""
+    bounds = torch.finfo(dtype)
+    drawn = torch.tensor(gates, dtype=torch.float64).T.clamp(bounds.min, bounds.max)
+    return [*make_inputs(len(gates), dtype, seed)[:3], *(x.expand(1, 2, -1).to(dtype) for x in drawn)]
+
+
 def assert_near(found, wanted, tolerance):
     """Finite, and equal within a part of the largest value, or of 1."""
     for x, y in zip(found, wanted, strict=True):
@@ -51,10 +58,7 @@ gate = st.floats(-3, 3, width=32) | st.sampled_from(SIZES)
 @settings(deadline=None, max_examples=60, derandomize=True)
 @given(st.lists(st.tuples(gate, gate), min_size=1, max_size=12), st.sampled_from(list(DTYPES)), st.integers(0, 99))
 def test_every_form_agrees_with_the_recurrence_whatever_the_gates(gates, dtype, seed):
-    inputs = make_inputs(len(gates), dtype, seed)
-    bounds = torch.finfo(dtype)
-    drawn = torch.tensor(gates, dtype=torch.float64).T.clamp(bounds.min, bounds.max)
-    inputs[3:] = [x.expand(1, 2, -1).to(dtype) for x in drawn]
+    inputs = inputs_with(gates, dtype, seed)
     wanted = outputs_and_gradients(mlstm.recurrent, inputs)
     for form in (mlstm.parallel, mlstm.chunkwise, FORMS["chunks of 3"]):
         assert_near(outputs_and_gradients(form, inputs), wanted, max(DTYPES[dtype], 1e-5))
@@ -66,10 +70,7 @@ unseen = st.floats(-3, 3, width=32) | st.sampled_from([size for size in SIZES if
 @settings(deadline=None, max_examples=60, derandomize=True)
 @given(st.lists(st.tuples(unseen, gate), min_size=1, max_size=12), st.sampled_from(list(DTYPES)), st.integers(0, 99))
 def test_forget_gates_of_any_size_need_no_look_at_values(gates, dtype, seed):
-    inputs = make_inputs(len(gates), dtype, seed)
-    bounds = torch.finfo(dtype)
-    drawn = torch.tensor(gates, dtype=torch.float64).T.clamp(bounds.min, bounds.max)
-    inputs[3:] = [x.expand(1, 2, -1).to(dtype) for x in drawn]
+    inputs = inputs_with(gates, dtype, seed)
     h, *_, dq, dk, dv, di, df = outputs_and_gradients(mlstm.recurrent, inputs)
     for form in (mlstm.parallel, mlstm.chunkwise, FORMS["chunks of 3"]):
         found, *_, gq, gk, gv, gi, gf = outputs_and_gradients(partial(form, check_values=False), inputs)

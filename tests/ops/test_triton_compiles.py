@@ -6,8 +6,6 @@ from importlib.util import find_spec
 import pytest
 from own_process import in_a_process_of_its_own
 
-FEW = 32  # bytes of a thread: ptxas may set a few aside to stay at a round number of registers
-
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is there on Linux alone")
 @pytest.mark.parametrize("capability", [75, 80, 90, 100])
@@ -19,7 +17,7 @@ def test_kernels_compile_for_a_chip_within_its_limits(capability):
     kinds = {(row["dtype"], row["head_width"]) for row in rows}
     assert len(rows) == 7 * len(kinds) and len(kinds) == 2 * (3 if capability >= UNITS_SINCE else 2)
     for row in rows:
-        assert row["spilled"] <= FEW, row
+        assert row["spilled"] == 0, row
         assert row["shared"] <= CHIPS[capability].shared, row
         assert row["programs_at_once"] >= 1, row
         uses_units = row["kernel"] != "scan_states" and capability >= UNITS_SINCE

@@ -247,16 +247,16 @@ def test_auto_takes_the_precision_that_the_processor_is_fast_in(monkeypatch, tmp
 
 def test_auto_leaves_bfloat16_where_torch_computes_wrong_gradients(monkeypatch):
     monkeypatch.setattr(devices, "processor_flags", lambda: {"amx_bf16"})
-    settings, image = replace(config(3, steps=1), precision="auto"), torch.zeros(1, 1, 2, 8, 8)
-    assert chosen_precision(settings, Tiny(3), image) == "32-true"
+    settings, train = replace(config(3, steps=1), precision="auto", patch_size=(2, 8, 8)), Listed(cases([0], 3))
+    assert chosen_precision(settings, Tiny(3), train) == "32-true"
     with pytest.raises(ValueError, match="gives wrong gradients"):
-        chosen_precision(replace(settings, precision="bf16-mixed"), Tiny(3), image)
+        chosen_precision(replace(settings, precision="bf16-mixed"), Tiny(3), train)
 
 
 def test_bfloat16_by_name_is_warned_of_where_it_is_emulated():
     settings = replace(config(), precision="bf16-mixed")
     with pytest.warns(UserWarning, match="emulates bfloat16, about 16 times as slow: use precision='auto'"):
-        assert chosen_precision(settings, Tiny(), torch.zeros(1, 1, 8, 8)) == "bf16-mixed"
+        assert chosen_precision(settings, Tiny(), Listed(cases([0]))) == "bf16-mixed"
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +29,7 @@ class Place(NamedTuple):
     made_of: list  # anything JSON holds
 
 
-class KeptCases(Cases):
+class KeptCases(Cases, ABC):
     """A data set that makes its cases ready once: in memory until they fill `memory` bytes, then in mapped files.
 
     `_found(position)` says where a case may be kept, None for in memory only, and what makes it: a dict of name,
@@ -79,8 +80,9 @@ class KeptCases(Cases):
         except IndexError:
             raise IndexError(f"case {index} was asked for; the data set has {len(self)} cases, from 0 on") from None
 
+    @abstractmethod
     def _found(self, position: int) -> tuple[Place | None, Callable[[], dict]]:
-        raise NotImplementedError
+        """Where the case may be kept, None for in memory only, and what makes it."""
 
     def _written(self, case: dict, place: Place, size: int) -> dict | None:
         """The case as it lies on disk now; None where the disk refuses it, now or before."""

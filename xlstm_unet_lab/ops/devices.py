@@ -31,8 +31,8 @@ def checked_device(device: object, name: str = "device") -> torch.device:
 
 
 def bfloat16_units(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 in hardware. On a processor without, a training step took 16 times as long
-    as in float32 (a U-Net on 2 AVX2 cores).
+    """Whether a device multiplies bfloat16 in hardware. On a processor without, a training step took 16 to 23 times as
+    long as in float32 (a U-Net on an AVX2 core).
     """
     if device.type == "cuda":
         return bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= BFLOAT16_SINCE

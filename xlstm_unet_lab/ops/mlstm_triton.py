@@ -28,7 +28,6 @@ from xlstm_unet_lab.ops.mlstm_recurrence import (
 )
 
 WIDEST_HEAD = 512
-LAUNCH = {"num_warps": 4, "num_stages": 2}  # stages: loads that are under way while the units multiply
 SCANNED = 256  # numbers of a state that one program of the scan carries
 FAR_BELOW = -1e30  # instead of -inf, the stabiliser of an empty memory, whose two halves would have no difference
 # How far the kernels may be from the chunkwise form, as a part of the largest value; tf32 and float16 have 11 bits.
@@ -265,13 +264,14 @@ def capability(device: torch.device) -> tuple[int, int] | None:
 
 
 def products(x: Tensor) -> dict[str, Any]:
-    """How a program multiplies: the dtype, float32 as exactly as torch was asked to, and what `LAUNCH` says."""
+    """How a program multiplies: the dtype, float32 as exactly as torch was asked to, warps, and stages of loading."""
     import triton.language as tl
 
     of_gpu = capability(x.device)
     if of_gpu is None:
         # The interpreter cannot multiply bfloat16.
-        return {"PRODUCT": tl.float16 if x.dtype == torch.float16 else tl.float32, "PRECISION": "ieee", **LAUNCH}
+        return {"PRODUCT": tl.float16 if x.dtype == torch.float16 else tl.float32, "PRECISION": "ieee"}
     exact = getattr(torch.backends.cuda.matmul, "fp32_precision", "ieee") != "tf32"
     precision = "ieee" if of_gpu < (8, 0) else "tf32x3" if exact else "tf32"
-    return {"PRODUCT": getattr(tl, str(x.dtype).removeprefix("torch.")), "PRECISION": precision, **LAUNCH}
+    launch = {"num_warps": 4, "num_stages": 3 if of_gpu >= (10, 0) else 2}  # where no register is spilled
+    return {"PRODUCT": getattr(tl, str(x.dtype).removeprefix("torch.")), "PRECISION": precision, **launch}

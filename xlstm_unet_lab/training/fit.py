@@ -74,8 +74,7 @@ def fit(
         if cases is not None:
             check_cases(name, cases, config.patch_size, getattr(model, "config", None), targets)
     scored = {} if val is None else foreground(val, targets, config)
-    image = torch.zeros(1, len(train.view(0)["image"]), *config.patch_size)
-    config = replace(config, precision=machine.chosen_precision(config, model, image))
+    config = replace(config, precision=machine.chosen_precision(config, model, train))
     fabric, run = machine.make_fabric(config), None
     if run_directory is not None:
         columns = [f"dice {name}" for name in (*scored, "mean")] if val is not None else []

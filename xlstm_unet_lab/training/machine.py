@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from xlstm_unet_lab.data.cases import Cases
 from xlstm_unet_lab.nn.conv import CHANNELS_LAST
 from xlstm_unet_lab.ops import devices
 from xlstm_unet_lab.training.config import TrainConfig
@@ -46,8 +47,8 @@ def chosen_device(config: TrainConfig) -> torch.device:
     return devices.checked_device(names.get(config.accelerator, config.accelerator), "accelerator")
 
 
-def chosen_precision(config: TrainConfig, model: nn.Module, image: Tensor) -> str:
-    """The precision to train in where `config` leaves it open, for a patch (1, C, *patch_size).
+def chosen_precision(config: TrainConfig, model: nn.Module, train: Cases) -> str:
+    """The precision to train in on these cases, where `config` leaves it open.
 
     Warns of bfloat16 on a processor that only emulates it; ValueError where it was asked for and would go wrong.
     """
@@ -56,9 +57,11 @@ def chosen_precision(config: TrainConfig, model: nn.Module, image: Tensor) -> st
     if precision != "bf16-mixed" or device.type != "cpu":
         return precision
     if not devices.bfloat16_units(device):
-        # Measured: a step of `unet` took 11.7 s of one AVX2 core against 0.74 s in float32.
+        # A step of `unet` took 11.7 s of one AVX2 core against 0.74 s in float32, on another one 18.6 s against 0.80 s.
         warnings.warn("this processor emulates bfloat16, about 16 times as slow: use precision='auto'", stacklevel=3)
-    problem = wrong_in_bfloat16(model, image) if image.ndim == 5 else None
+    if len(config.patch_size) == 2:
+        return precision
+    problem = wrong_in_bfloat16(model, torch.zeros(1, len(train.view(0)["image"]), *config.patch_size))
     if problem and not auto:
         raise ValueError(problem)
     return "32-true" if problem else precision
