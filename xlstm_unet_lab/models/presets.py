@@ -25,14 +25,9 @@ def bottleneck(kind: str) -> PerStage:
     return lambda stages: ("none",) * (stages - 1) + (kind,)
 
 
-def alternating(kind: str) -> PerStage:
-    """A mixer at every second stage from the third on, counted from the deepest, which always has one."""
-
-    def mixers(stages: int) -> tuple[str, ...]:
-        chosen = {stages - 1, *range(stages - 1, 1, -2)}
-        return tuple(kind if s in chosen else "none" for s in range(stages))
-
-    return mixers
+def alternating(kind: str, first: int = 2) -> PerStage:
+    """A mixer at every second stage from the first on, counted from the deepest, which always has one."""
+    return lambda n: tuple(kind if s == n - 1 or (s >= first and (n - s) % 2) else "none" for s in range(n))
 
 
 OPTIONS = tuple(field.name for field in dataclasses.fields(UNetConfig) if field.compare)
@@ -44,12 +39,15 @@ def preset(mixers: PerStage, family: str, source: str) -> Model:
 
 
 OURS = "after arXiv 2407.01530, both directions"
+MAMBA = (
+    "after arXiv 2401.04722; unlike the published it goes both ways, has all skips, and a residual around each mixer"
+)
 PRESETS = {
     "unet": preset(bottleneck("none"), "residual U-Net", "the convolutional frame of arXiv 2407.01530 without mixers"),
     "xlstm_unet_bot": preset(bottleneck("vil"), "xLSTM-UNet", OURS),
     "xlstm_unet_enc": preset(alternating("vil"), "xLSTM-UNet", OURS),
-    "u_mamba_bot": preset(bottleneck("mamba"), "U-Mamba", "after arXiv 2401.04722, both directions"),
-    "u_mamba_enc": preset(alternating("mamba"), "U-Mamba", "after arXiv 2401.04722, both directions"),
+    "u_mamba_bot": preset(bottleneck("mamba"), "U-Mamba", MAMBA),
+    "u_mamba_enc": preset(alternating("mamba"), "U-Mamba", f"{MAMBA}, none before the third stage or over channels"),
 }
 MODELS = PRESETS | BASELINES
 
