@@ -18,7 +18,6 @@ from xlstm_unet_lab.models.unet import Decoder, NetworkConfig, UNetConfig, check
 from xlstm_unet_lab.nn.conv import CONV, ResBlock, initialise_convolutions
 
 NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
-Divisor = Callable[[Mapping], int]  # from a network's options to what every axis is divided by on the way down
 PLANNED = ("features", "strides", "kernel_sizes", "encoder_blocks", "decoder_blocks")
 
 
@@ -112,8 +111,11 @@ def of_nnunet(architecture: str, blocks: str, defaults: Mapping[str, PerStage], 
     return Model("nnU-Net", f"dynamic-network-architectures; Isensee et al., {paper}", make, PLANNED)
 
 
-def of_monai(family: str, paper: str, defaults: Mapping, divisor: Divisor, any_size: bool = True) -> Model:
-    """A network of MONAI; images have any size that `divisor` allows, or the patch size only."""
+def of_monai(family: str, paper: str, defaults: Mapping, divisor: Callable, any_size: bool = True) -> Model:
+    """A network of MONAI; images have any size that `divisor` allows, or the patch size only.
+
+    divisor: from the options to what every axis is divided by on the way down.
+    """
 
     def make(facts: Mapping, options: Mapping) -> Baseline:
         from monai.networks import nets

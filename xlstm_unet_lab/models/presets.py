@@ -161,11 +161,10 @@ def multiply_adds(network: "nn.Module", shape: Sequence[int]) -> int:
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.utils.flop_counter import FlopCounterMode
 
-    def in_place(_, left, right, **options) -> int:  # of shapes (batch, rows, inner) and (batch, inner, columns)
-        return 2 * math.prod(left) * right[-1]
-
-    # torch counts baddbmm but not its form that writes in place, which the mLSTM uses
-    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.baddbmm_: in_place})
+    # torch counts baddbmm but not its form that writes in place, which the mLSTM uses: here that of matrices of shapes
+    # (batch, rows, inner) and (batch, inner, columns)
+    in_place = {torch.ops.aten.baddbmm_: lambda _, left, right, **options: 2 * math.prod(left) * right[-1]}
+    counter = FlopCounterMode(display=False, custom_mapping=in_place)
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), counter:
         network(torch.empty(tuple(shape)))
     return counter.get_total_flops() // 2

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from xlstm_unet_lab.models.plan import PerStage
 from xlstm_unet_lab.models.presets import alternating, bottleneck
-from xlstm_unet_lab.models.unet import UNetConfig
+from xlstm_unet_lab.models.unet import UNet, UNetConfig
 from xlstm_unet_lab.models.weights import differences, load_tensors
 from xlstm_unet_lab.ops.checks import checked_spatial_dims, of_kind, one_of, sizes
 from xlstm_unet_lab.ops.files import as_path
@@ -27,13 +27,12 @@ IGNORED = (
 )
 
 LAYER = (
-    (r"\.mamba\.in_proj\.", ".layer.input_projection."),
+    (r"\.mamba\.(in|out)_proj\.", r".layer.\1put_projection."),
     (r"\.mamba\.conv1d\.", ".layer.convolution.conv."),
     (r"\.mamba\.x_proj\.", ".layer.parameter_projection."),
     (r"\.mamba\.dt_proj\.", ".layer.step_projection."),
     (r"\.mamba\.A_log$", ".layer.log_decay"),
     (r"\.mamba\.D$", ".layer.skip"),
-    (r"\.mamba\.out_proj\.", ".layer.output_projection."),
     (r"\.proj_(up|down)\.", r".\1."),
     (r"\.([qkv])_proj\.", r".\1."),
     (r"\.layer\.(?:conv|conv1d)\.(?:conv\.)?(weight|bias)$", r".layer.conv.conv.\1"),
@@ -75,16 +74,12 @@ CLASSIFIER_NORMS: dict[str, tuple[tuple[str, str], ...]] = {
     "v1": ((r"^post_blocks_norm\.", "second_norm."), (r"^head\.0\.", "norm.")),
     "v2": ((r"^post_blocks_norm\.", "norm."), (r"^head\.0\.", "second_norm.")),
 }
-FORMER = (
-    "decoder.transpconvs: the checkpoint is of the network called U-Mamba until 2024-03-27, or of nnU-Net's own, and "
-    "fits no variant here: take one trained since then; of nnU-Net's own, give its results folder to load_predictor"
-)
 PAIR = re.compile(r"^blocks\.(\d+)\.rowwise_from_(top_left|bot_right)\.")  # version 2 counts blocks in pairs
 WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")  # DistributedDataParallel, torch.compile
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """The weights in a .safetensors file or a torch file (nnU-Net's, Vision-LSTM's or a bare state dict).
+def read_checkpoint(path: str | Path) -> Mapping:
+    """What a .safetensors file or a torch file (nnU-Net's, Vision-LSTM's or a bare state dict) holds.
 
     Torch files are opened with weights_only=True: a file that holds anything but plain data is refused, ValueError.
     """
@@ -101,11 +96,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     plain = [scalar, (scalar, "numpy.core.multiarray.scalar"), numpy.dtype, *kinds]
     try:
         with torch.serialization.safe_globals(plain):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises pickle, runtime and zip errors alike
         first = (str(error).strip().splitlines() or ["it is cut short"])[0]  # what follows advises to open it unsafely
         raise ValueError(f"{path} is not a checkpoint that can be read safely: {first}") from error
-    return find_weights(checkpoint, path)
 
 
 def find_weights(checkpoint: object, where: object) -> dict[str, Tensor]:
@@ -150,18 +144,19 @@ def load_published(model: nn.Module, path_or_state_dict: str | Path | Mapping[st
     Raises ValueError that lists every parameter that `differences` finds; the model is then untouched.
     """
     of_kind("model", model, nn.Module)
-    given = path_or_state_dict
-    state = find_weights(given, "the mapping") if isinstance(given, Mapping) else read_checkpoint(given)
-    state = translate(state, model)
+    held = path_or_state_dict if isinstance(path_or_state_dict, Mapping) else read_checkpoint(path_or_state_dict)
+    state = translate(find_weights(held, "the mapping" if held is path_or_state_dict else path_or_state_dict), model)
     if any("decoder.transpconvs." in name for name in state.keys() - model.state_dict().keys()):
-        raise ValueError(FORMER)
-    config = getattr(model, "config", None)
-    if config is not None and not getattr(config, "deep_supervision", True):
-        last = f"decoder.heads.{len(config.features) - 2}."
+        former = (
+            "the network called U-Mamba until 2024-03-27, or nnU-Net's own, whose results folder load_predictor takes"
+        )
+        raise ValueError(f"decoder.transpconvs: the checkpoint does not fit, it is of {former}")
+    if isinstance(model, UNet) and not model.config.deep_supervision:
+        last = f"decoder.heads.{len(model.config.features) - 2}."
         state = {name: x for name, x in state.items() if not name.startswith("decoder.heads.") or name.startswith(last)}
     if lines := differences(state, model):
-        listed = "\n  ".join(lines)
-        raise ValueError(f"the checkpoint is for another configuration, {len(lines)} parameters differ:\n  {listed}")
+        words = f"the checkpoint is for another configuration, {len(lines)} parameters differ:"
+        raise ValueError("\n  ".join([words, *lines]))
     model.load_state_dict(state)
     return model
 
