@@ -88,7 +88,7 @@ class PlannedPredictor(Predictor):
         logits, members = torch.zeros(()), self.engine.list_of_parameters
         for member in tracked(windows.track, members):
             engine.list_of_parameters = [member]
-            logits = logits + engine.predict_logits_from_preprocessed_data(torch.from_numpy(data)).float()
+            logits = logits + engine.predict_logits_from_preprocessed_data(torch.from_numpy(data))  # of 16 bits
         back = export_prediction.convert_predicted_logits_to_segmentation_with_correct_shape
         found = back(logits / len(members), *plan, engine.label_manager, facts, probabilities)
         found = found[1].astype(np.float32) if probabilities else found
