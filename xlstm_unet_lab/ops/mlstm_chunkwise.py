@@ -26,7 +26,6 @@ import math
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from xlstm_unet_lab.ops.mlstm_recurrence import EPSILON, MLSTMState, gate_dtype, stabilised_one
@@ -117,8 +116,8 @@ def compute_states(k: Tensor, v: Tensor, gates: Gates, state: Tensor) -> Tensor:
     states = state.new_empty(len(gates.carrying) + 1, *state.shape)
     states[0] = state
     torch.bmm((k * gates.writing).mT, v, out=states[1:].flatten(0, 1))
-    for n, decay in enumerate(gates.carrying):
-        states[n + 1].addcmul_(states[n], decay)
+    for before, after, decay in zip(states[:-1], states[1:], gates.carrying, strict=True):
+        after.addcmul_(before, decay)
     return states
 
 
@@ -151,18 +150,19 @@ def segment_backward(q, k, v, gates, states, along, denominator, dh, dstate, dm_
     dh[..., -1] = torch.where(denominator.abs() + EPSILON == normaliser, -along * denominator.sign(), 0)
     dtotal, along = dh.div_(normaliser[..., None]), along / normaliser
 
+    dread = dtotal * gates.reading
     dstates = torch.empty_like(states)  # (N + 1, X, D, V + 1)
     dstates[-1] = dstate
-    torch.bmm((q * gates.reading).mT, dtotal, out=dstates[:-1].flatten(0, 1))
-    for n in reversed(range(len(gates.carrying))):
-        dstates[n].addcmul_(dstates[n + 1], gates.carrying[n])
+    torch.bmm(q.mT, dread, out=dstates[:-1].flatten(0, 1))
+    for before, after, decay in reversed(list(zip(dstates[:-1], dstates[1:], gates.carrying, strict=True))):
+        before.addcmul_(after, decay)
 
     before, dafter = states[:-1].flatten(0, 1), dstates[1:].flatten(0, 1)
     dattention = dtotal.bmm(v.mT).mul_(gates.inside)  # (Y, L, L)
-    dq = dtotal.bmm(before.mT).mul_(gates.reading).baddbmm_(dattention, k)
+    dq = dread.bmm(before.mT).baddbmm_(dattention, k)
     dk = v.bmm(dafter.mT).mul_(gates.writing).baddbmm_(dattention.mT, q)
     attention = q.bmm(k.mT).mul_(gates.inside)
-    dv = k.bmm(dafter).mul_(gates.writing).baddbmm_(attention.mT, dtotal)
+    dv = (k * gates.writing).bmm(dafter[..., :-1]).baddbmm_(attention.mT, dtotal[..., :-1])
 
     def per_token(x):  # (Y, L) -> (X, T) in the gate dtype
         return x.unflatten(0, (len(gates.carrying), -1)).transpose(0, 1).flatten(1).to(gates.m.dtype)
@@ -189,7 +189,8 @@ def gate_gradients(row, column, first, dm, through_state, source) -> tuple[Tenso
 
 def with_last(segment: Segment, x: Tensor, value: float) -> Tensor:
     """(B, H, S, V) -> (Y, L, V + 1): the segment's chunks with one more column, of this value."""
-    return F.pad(segment.view(x), (0, 1), value=value).flatten(0, 2)
+    part = segment.view(x)
+    return torch.cat([part, part.new_full((*part.shape[:-1], 1), value)], -1).flatten(0, 2)
 
 
 class Chunkwise(torch.autograd.Function):
@@ -212,29 +213,29 @@ class Chunkwise(torch.autograd.Function):
             segment.join(part, h)
             segment.join(below, denominator)
             state, m = states[-1].clone(), gates.m_last  # a copy: kept as a view, it would keep all states alive
-        ctx.save_for_backward(q, k, v, i, a, h, denominator, *firsts, states, *gates)
+        ctx.save_for_backward(q, k, v, i, a, h, denominator, *firsts, qs, ks, vs, states, *gates)
         return h, state, m
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, dh, dstate, dm):
         q, k, v, i, a, h, denominator, *rest = ctx.saved_tensors
-        firsts, (states, *gates) = rest[: 2 * len(ctx.cuts)], rest[2 * len(ctx.cuts) :]
+        firsts, (qs, ks, vs, states, *gates) = rest[: 2 * len(ctx.cuts)], rest[2 * len(ctx.cuts) :]
         dq, dk, dv, di, da = (torch.empty_like(x) for x in (q, k, v, i, a))
         along = (dh * h).sum(-1)  # (B, H, S)
         for segment, state, m in reversed(list(zip(ctx.cuts, firsts[::2], firsts[1::2], strict=True))):
-            qs, ks, below, alongs = (segment.split(x) for x in (q, k, denominator, along))
-            vs, dhs = with_last(segment, v, 1), with_last(segment, dh, 0)
+            below, alongs, dhs = segment.split(denominator), segment.split(along), with_last(segment, dh, 0)
             if segment is ctx.cuts[-1]:
                 gates = Gates(*gates)
             else:
+                qs, ks, vs = segment.split(q), segment.split(k), with_last(segment, v, 1)
                 gates = compute_gates(i, a, m, segment, q.dtype, q.shape[-1])
                 states = compute_states(ks, vs, gates, state)
             *parts, di[:, segment.tokens], da[:, segment.tokens], dstate, dm = segment_backward(
                 qs, ks, vs, gates, states, alongs, below, dhs, dstate, dm
             )
             for part, whole in zip(parts, (dq, dk, dv), strict=True):
-                segment.join(part[..., : whole.shape[-1]], whole)
+                segment.join(part, whole)
         return dq, dk, dv, di, da, dstate, dm, None
 
 
