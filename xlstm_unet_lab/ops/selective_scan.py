@@ -20,7 +20,10 @@ from xlstm_unet_lab.ops.checks import flag, whole_number
 from xlstm_unet_lab.ops.tensors import check_axes, check_tensors, is_recorded, widest, without_autocast
 
 # Between 64 and 576 time hardly changes on a CPU; below, the Python loop costs more; above, the work leaves the cache.
-DEFAULT_CHUNK_SIZE = 256
+CPU_CHUNK = 256
+# A GPU has no such cache to stay in. There a chunk of L tokens is some 2 sqrt(L) launches, so a few long chunks are
+# best, as long as their states, of this many numbers at most, fit. Reckoned; `python -m benchmarks.gpu` measures it.
+GPU_STATES = 2**24
 OPEN_DOUBLINGS = 20  # a network exported for any size takes sequences of up to 2**20 tokens
 
 
@@ -61,12 +64,21 @@ def selective_scan(
     Raises ValueError on shapes that do not fit, dtypes that are not floating, devices that differ, values that are not
     finite and a chunk size below 1. Source: arXiv 2312.00752, algorithm 2.
     """
-    chosen = DEFAULT_CHUNK_SIZE if chunk_size is None else chunk_size
-    chosen = whole_number("chunk_size", chosen, fix="; None picks one")
+    if chunk_size is not None:
+        whole_number("chunk_size", chunk_size, fix="; None picks one")
     _check(u, delta, A, B, C, D, initial_state, ", S", check_values)
     flag("return_state", return_state)
+    chosen = chunk_size or choose_chunk_size(u.device, len(u) * A.numel())
     y, last_state = _run(u, delta, A, B, C, D, initial_state, chosen)
     return (y, last_state) if return_state else y
+
+
+def choose_chunk_size(device: torch.device, numbers: int) -> int:
+    """Tokens of a chunk where nobody says; `numbers`: of all that is remembered of one token, batch * W * N."""
+    if device.type == "cpu":
+        return CPU_CHUNK
+    fitting = max(CPU_CHUNK, GPU_STATES // numbers)
+    return 4 ** ((fitting.bit_length() - 1) // 2)  # a square number is cut into the fewest steps
 
 
 def _check(u, delta, A, B, C, D, state, time_axis: str, check_values: bool = True) -> None:
