@@ -213,7 +213,7 @@ def test_multiply_adds_of_known_networks():
     depthwise = torch.nn.Conv2d(4, 4, 3, groups=2, bias=False)
     assert multiply_adds(depthwise, (1, 4, 9, 10)) == 7 * 8 * 4 * 2 * 9
     # chunks of L tokens, width D and D + 1 with the normaliser: q k, weights v, q state, and k v into the state
-    length, chunk, width = 64, 32, 16
+    length, chunk, width = 64, 16, 16
     inside = length * chunk * (width + width + 1)
     assert multiply_adds(Cell(), (1, 2, length, width)) == 2 * (inside + 2 * length * width * (width + 1))
 

@@ -10,8 +10,8 @@ stabilised by mu_j becomes one stabilised by mu_n through the factor exp(mu_j - 
 
 Three ideas keep the cost low:
 * The normaliser is one more column of the memory, fed with the value 1: [C | n], [v | 1], [numerator | denominator].
-* A segment of N chunks is worked on at once, small enough to stay in the cache. Inside a chunk the weights form an
-  L x L matrix; from chunk to chunk the state decays. Segments follow one another and hand on their state.
+* A segment of N chunks is worked on at once. Inside a chunk the weights form an L x L matrix; from chunk to chunk the
+  state decays. Segments follow one another and hand on their state.
 * The backward pass recomputes a segment's weights and states from its first state instead of storing them. Only the
   last segment's are kept: that memory does not grow with the length, and a short sequence is one segment.
 
@@ -30,10 +30,11 @@ from torch import Tensor
 
 from xlstm_unet_lab.ops.mlstm_recurrence import EPSILON, MLSTMState, gate_dtype, stabilised_one
 
-# Tokens of a chunk measured fastest, for heads below and from WIDE: work inside chunks and between them then balances.
-NARROW_CHUNK, WIDE_CHUNK, WIDE = 32, 64, 64
-SEGMENT_TOKENS = 1024  # tokens worked on at once on a CPU: the weights then stay in the cache,
-SEGMENT_MEMORY = 2**25  # and fewer where a state of D V numbers is large: tokens times D times V
+# Tokens of a chunk measured fastest are about as many as a head is wide, within these bounds: work inside chunks and
+# between them then balances.
+SMALLEST_CHUNK, LARGEST_CHUNK = 16, 64
+SEGMENT_TOKENS = 4096  # tokens worked on at once on a CPU: with fewer more is recomputed, and Python takes its time,
+SEGMENT_MEMORY = 2**25  # but fewer where a state of D V numbers is large: tokens times D times V
 SEGMENT_TOKENS_GPU = 16384  # a GPU wants few, large launches
 
 
@@ -241,8 +242,9 @@ class Chunkwise(torch.autograd.Function):
 
 def run_chunkwise(q, k, v, i, a, state, chunk_size=None):
     """h (B, H, S, V) and the last state; q, k (B, H, S, D), v (B, H, S, V), i, a (B, H, S)."""
-    narrow = q.device.type == "cpu" and max(q.shape[-1], v.shape[-1]) < WIDE
-    size = min(chunk_size or (NARROW_CHUNK if narrow else WIDE_CHUNK), q.shape[2])
+    width = max(q.shape[-1], v.shape[-1]) if q.device.type == "cpu" else LARGEST_CHUNK
+    fitting = min(max(2 ** (width.bit_length() - 1), SMALLEST_CHUNK), LARGEST_CHUNK)
+    size = min(chunk_size or fitting, q.shape[2])
     i, a = (x.to(gate_dtype(q)).flatten(0, 1) for x in (i, a))
     memory = torch.cat([state.C, state.n[..., None]], -1).flatten(0, 1)
     h, memory, m = Chunkwise.apply(q, k, v, i, a, memory, state.m.to(gate_dtype(q)).flatten(), size)
