@@ -65,9 +65,8 @@ class Segment(NamedTuple):
 
 def cut(length: int, chunk_size: int, state: Tensor) -> list[Segment]:
     """Cut a sequence into segments of whole chunks; what does not fill a chunk becomes one shorter chunk at the end."""
-    tokens = (
-        min(SEGMENT_TOKENS, SEGMENT_MEMORY // state[0].numel()) if state.device.type == "cpu" else SEGMENT_TOKENS_GPU
-    )
+    on_cpu = state.device.type == "cpu"
+    tokens = min(SEGMENT_TOKENS, SEGMENT_MEMORY // state[0].numel()) if on_cpu else SEGMENT_TOKENS_GPU
     most = max(1, tokens // chunk_size)
     whole, rest = divmod(length, chunk_size)
     cuts = [Segment(n * chunk_size, min(most, whole - n), chunk_size) for n in range(0, whole, most)]

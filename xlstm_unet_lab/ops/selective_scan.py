@@ -42,17 +42,8 @@ def step(
 
 
 def selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None = None,
-    chunk_size: int | None = None,
-    initial_state: Tensor | None = None,
-    return_state: bool = False,
-    check_values: bool = True,
-) -> Tensor | tuple[Tensor, Tensor]:
+    u, delta, A, B, C, D=None, chunk_size=None, initial_state=None, return_state=False, check_values=True
+):
     """Run the selective scan over a whole sequence in chunks, with memory linear in the number of tokens.
 
     u, delta (batch, W, S); A (W, N), negative for a state that decays; B, C (batch, N, S); D (W) or None. Any floating
