@@ -44,7 +44,7 @@ class BlockDiagonalLinear(nn.Module):
         own = torch.eye(joined, dtype=self.weight.dtype, device=x.device)[:, None, :, None]
         weight = (self.weight.view(-1, joined, block_size, 1, block_size) * own).flatten(3).flatten(1, 2)
         y = torch.einsum("...ni,noi->...no", x.unflatten(-1, weight.shape[::2]), weight).flatten(-2)
-        return y if self.bias is None else y + self.bias
+        return y if self.bias is None else y + self.bias.to(y.dtype)  # which autocast may have shortened
 
 
 class CausalConvolution(nn.Module):
@@ -65,7 +65,7 @@ class CausalConvolution(nn.Module):
         # comes after: oneDNN takes longer for its gradient than for all the rest.
         image = F.pad(x, (0, 0, weight.shape[-1] - 1, 0)).transpose(1, 2).unsqueeze(2)
         y = F.conv2d(image, weight.unsqueeze(2), groups=len(weight)).squeeze(2).transpose(1, 2)
-        return y if bias is None else y + bias
+        return y if bias is None else y + bias.to(y.dtype)
 
 
 class OffsetLayerNorm(nn.Module):
