@@ -16,7 +16,7 @@ Three ideas keep the cost low:
   last segment's are kept: that memory does not grow with the length, and a short sequence is one segment.
 
 1 / sqrt(D) is a weight like any other: it is taken off u, after mu. Inputs are copied once, from however they lie in
-memory to chunks, and results lie as the inputs do.
+memory to chunks, which are what the backward pass reads, and results lie as the inputs do.
 
 Letters: B batch, H heads, X = B H, N chunks of L tokens in a segment of T = N L, Y = N X (chunks vary slowest, so that
 a slice of states is one block of memory), D key width, V value width.
@@ -202,34 +202,35 @@ class Chunkwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, i, a, state, m, chunk_size):
         ctx.cuts = cut(q.shape[2], chunk_size, state)
+        ctx.layouts = [torch.empty_like(x, device="meta") for x in (q, k, v, i, a)]  # shapes and strides, no memory
         h, denominator = torch.empty_like(v), torch.empty_like(v[..., 0])
-        firsts = []
+        starts = []
         for segment in ctx.cuts:
-            firsts += [state, m]
-            gates = compute_gates(i, a, m, segment, q.dtype, q.shape[-1])
             qs, ks, vs = segment.split(q), segment.split(k), with_last(segment, v, 1)
+            starts += [qs, ks, vs, state, m]
+            gates = compute_gates(i, a, m, segment, q.dtype, q.shape[-1])
             states = compute_states(ks, vs, gates, state)
             part, below = segment_forward(qs, ks, vs, gates, states)
             segment.join(part, h)
             segment.join(below, denominator)
             state, m = states[-1].clone(), gates.m_last  # a copy: kept as a view, it would keep all states alive
-        ctx.save_for_backward(q, k, v, i, a, h, denominator, *firsts, qs, ks, vs, states, *gates)
+        ctx.save_for_backward(i, a, h, denominator, *starts, states, *gates)
         return h, state, m
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, dh, dstate, dm):
-        q, k, v, i, a, h, denominator, *rest = ctx.saved_tensors
-        firsts, (qs, ks, vs, states, *gates) = rest[: 2 * len(ctx.cuts)], rest[2 * len(ctx.cuts) :]
-        dq, dk, dv, di, da = (torch.empty_like(x) for x in (q, k, v, i, a))
+        i, a, h, denominator, *rest = ctx.saved_tensors
+        starts, (states, *gates) = rest[: 5 * len(ctx.cuts)], rest[5 * len(ctx.cuts) :]
+        dq, dk, dv, di, da = (torch.empty_like(x, device=h.device) for x in ctx.layouts)
         along = (dh * h).sum(-1)  # (B, H, S)
-        for segment, state, m in reversed(list(zip(ctx.cuts, firsts[::2], firsts[1::2], strict=True))):
+        for n, segment in reversed(list(enumerate(ctx.cuts))):
+            qs, ks, vs, state, m = starts[5 * n : 5 * n + 5]
             below, alongs, dhs = segment.split(denominator), segment.split(along), with_last(segment, dh, 0)
             if segment is ctx.cuts[-1]:
                 gates = Gates(*gates)
             else:
-                qs, ks, vs = segment.split(q), segment.split(k), with_last(segment, v, 1)
-                gates = compute_gates(i, a, m, segment, q.dtype, q.shape[-1])
+                gates = compute_gates(i, a, m, segment, qs.dtype, qs.shape[-1])
                 states = compute_states(ks, vs, gates, state)
             *parts, di[:, segment.tokens], da[:, segment.tokens], dstate, dm = segment_backward(
                 qs, ks, vs, gates, states, alongs, below, dhs, dstate, dm
