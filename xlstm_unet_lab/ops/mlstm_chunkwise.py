@@ -30,10 +30,9 @@ from torch import Tensor
 
 from xlstm_unet_lab.ops.mlstm_recurrence import EPSILON, MLSTMState, gate_dtype, stabilised_one
 
-# Tokens of a chunk measured fastest are about as many as a head is wide, within these bounds: work inside chunks and
-# between them then balances.
-SMALLEST_CHUNK, LARGEST_CHUNK = 16, 64
-SEGMENT_TOKENS = 4096  # tokens worked on at once on a CPU: with fewer more is recomputed, and Python takes its time,
+# Tokens of a chunk measured fastest, for heads from this width on: work inside chunks and between them then balances.
+FASTEST_CHUNK = {96: 64, 32: 32, 1: 16}
+SEGMENT_TOKENS = 8192  # tokens worked on at once on a CPU: with fewer more is recomputed, and Python takes its time,
 SEGMENT_MEMORY = 2**25  # but fewer where a state of D V numbers is large: tokens times D times V
 SEGMENT_TOKENS_GPU = 16384  # a GPU wants few, large launches
 
@@ -242,9 +241,9 @@ class Chunkwise(torch.autograd.Function):
 
 def run_chunkwise(q, k, v, i, a, state, chunk_size=None):
     """h (B, H, S, V) and the last state; q, k (B, H, S, D), v (B, H, S, V), i, a (B, H, S)."""
-    width = max(q.shape[-1], v.shape[-1]) if q.device.type == "cpu" else LARGEST_CHUNK
-    fitting = min(max(2 ** (width.bit_length() - 1), SMALLEST_CHUNK), LARGEST_CHUNK)
-    size = min(chunk_size or fitting, q.shape[2])
+    width = max(q.shape[-1], v.shape[-1]) if q.device.type == "cpu" else math.inf
+    fastest = next(size for least, size in FASTEST_CHUNK.items() if width >= least)
+    size = min(chunk_size or fastest, q.shape[2])
     i, a = (x.to(gate_dtype(q)).flatten(0, 1) for x in (i, a))
     memory = torch.cat([state.C, state.n[..., None]], -1).flatten(0, 1)
     h, memory, m = Chunkwise.apply(q, k, v, i, a, memory, state.m.to(gate_dtype(q)).flatten(), size)
