@@ -59,8 +59,7 @@ def selective_scan(
         whole_number("chunk_size", chunk_size, fix="; None picks one")
     _check(u, delta, A, B, C, D, initial_state, ", S", check_values)
     flag("return_state", return_state)
-    chosen = chunk_size or choose_chunk_size(u.device, len(u) * A.numel())
-    y, last_state = _run(u, delta, A, B, C, D, initial_state, chosen)
+    y, last_state = _run(u, delta, A, B, C, D, initial_state, chunk_size)
     return (y, last_state) if return_state else y
 
 
@@ -86,7 +85,7 @@ def _check(u, delta, A, B, C, D, state, time_axis: str, check_values: bool = Tru
     check_tensors(given, expected, axes, check_values)
 
 
-def _run(u, delta, A, B, C, D, state, chunk_size: int) -> tuple[Tensor, Tensor]:
+def _run(u, delta, A, B, C, D, state, chunk_size: int | None) -> tuple[Tensor, Tensor]:
     dtype = widest(u, delta, A, B, C, D, state)
     state = A.new_zeros(u.shape[0], *A.shape) if state is None else state
     tokens = [x.to(dtype).movedim(-1, 0).contiguous() for x in (u, delta, B, C)]  # (S, batch, W or N)
@@ -97,7 +96,7 @@ def _run(u, delta, A, B, C, D, state, chunk_size: int) -> tuple[Tensor, Tensor]:
     return y.movedim(0, -1).to(u.dtype), last_state.transpose(1, 2)
 
 
-def _recorded_scan(A, state, _chunk_size: int, u, delta, B, C) -> tuple[Tensor, Tensor]:
+def _recorded_scan(A, state, _chunk_size: int | None, u, delta, B, C) -> tuple[Tensor, Tensor]:
     """The scan in operations that can be recorded, whatever the length: every token meets those 1, 2, 4, .. before it.
 
     About log2(S) times all hidden states in memory, where the other keeps one state a chunk.
@@ -121,7 +120,8 @@ class _SelectiveScan(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, A, state, chunk_size: int, u, delta, B, C) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, A, state, chunk_size: int | None, u, delta, B, C) -> tuple[Tensor, Tensor]:
+        chunk_size = chunk_size or choose_chunk_size(A.device, state.numel())
         states, outputs = [], []
         with without_autocast(u):
             for u_c, delta_c, B_c, C_c in zip(*(x.split(chunk_size) for x in (u, delta, B, C)), strict=True):
