@@ -51,16 +51,17 @@ def dice_of_labels(probabilities: np.ndarray, dataset, case: int) -> dict[str, f
 def instance_scores(probabilities: np.ndarray, dataset, case: int) -> dict[str, float]:
     """F1 of the objects found, and Dice of where background is less probable than interior and boundary together."""
     truth = dataset.instances(case)
-    found = instances_from_classes(probabilities)
+    found = instances_from_classes(probabilities.argmax(0))  # from labels, as `predict` and napari do
     return {
         "instance F1": metrics.instance_f1(found, truth).f1,
         "foreground Dice": metrics.dice(probabilities[0] < 0.5, truth > 0),
     }
 
 
-def colours_thrice(case: dict) -> int:
-    """3 for an image in colour: 12 of the 75 training images of nuclei are, and they are the hard ones."""
-    return 1 if torch.equal(case["image"][0], case["image"][-1]) else 3
+def rare_ones_more(case: dict) -> int:
+    """4 for an image of dark objects on light ground, whose median is above its mean: 15 of the 75 training images of
+    nuclei are such, stained tissue and bright field, and they are the hard ones. Chosen on folds of the 75."""
+    return 4 if case["image"].mean(0).median() > 0 else 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +110,7 @@ TASKS = {
             instance_scores,
             (0, 1),
             Augmentation(invert_probability=0.3),
-            colours_thrice,
+            rare_ones_more,
             own_options={"xlstm_unet_enc": FIVE_STAGES},
         ),
         Task("polyps", (192, 192), 8, 3e-3, (16, 32, 64, 96, 128), dice_of_labels, (1,)),
@@ -146,8 +147,8 @@ class Run:
 
 
 GOALS = [
-    Run("hippocampus", "xlstm_unet_bot", 5, goals=(("mean", 0.885),)),
-    Run("nuclei", "xlstm_unet_bot", 10, goals=(("instance F1", 0.80), ("foreground Dice", 0.90))),
+    Run("hippocampus", "xlstm_unet_bot", 5, goals=(("mean", 0.89),)),
+    Run("nuclei", "xlstm_unet_bot", 5, goals=(("instance F1", 0.82), ("foreground Dice", 0.91))),
     Run("phantom_long_range", "xlstm_unet_enc", 5, goals=(("mean", 0.9),)),
     Run("phantom_long_range", "unet", 5, stays_below=0.6),
     Run("hippocampus", "xlstm_unet_bot", 20, members=2, goals=(("mean", 0.895),)),
