@@ -119,19 +119,19 @@ def test_validation_scores_what_predict_gives(spacing, targets):
     assert list(metrics) == [*wanted, "mean"] and 0.3 < metrics["mean"] < 1
 
 
-def test_validation_holds_the_logits_of_a_slab_only(monkeypatch):
+def test_validation_holds_the_logits_of_a_box_only(monkeypatch):
     """Not those of a whole case: a volume of 100 organs would not fit into memory."""
-    seen, slabs = [], predictor.sliding_slabs
+    seen, boxes = [], predictor.sliding_boxes
 
     def watched(*arguments, **options):
-        for slab in slabs(*arguments, **options):
-            seen.append(slab.shape[1])
-            yield slab
+        for place, values in boxes(*arguments, **options):
+            seen.append(values[0].numel())
+            yield place, values
 
-    monkeypatch.setattr(predictor, "sliding_slabs", watched)
+    monkeypatch.setattr(predictor, "sliding_boxes", watched)
     long = {what: torch.cat([case(0)[what]] * 10, dim) for what, dim in (("image", 1), ("label", 0))}
     list(fit(Tiny(), cases(range(2)), [case(0) | long], config(steps=1)))
-    assert sum(seen) == 200 and max(seen) <= 16
+    assert sum(seen) == long["label"].numel() and max(seen) <= 16 * 16
 
 
 @pytest.mark.parametrize("until", [8, 5])
