@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +12,8 @@ from xlstm_unet_lab.ops.checks import array_of, finite, of_kind
 
 NORMALISED = 2  # count up when `normalise` or what is read gives other numbers: cases kept on disk are then made anew
 CONSTANT_BELOW = 1e-6  # a channel whose deviation is this small beside its largest value varies by rounding only
-PIECE, IN_PIECES = 2**16, ["external_loop", "buffered"]  # how many values are in memory as float64 at once
+# How arrays are gone through: so many values are in memory as float64 at once.
+IN_PIECES: dict[str, Any] = {"flags": ["external_loop", "buffered"], "casting": "same_kind", "buffersize": 2**16}
 
 
 class Normalised:
@@ -45,8 +48,8 @@ def normalise(image: np.ndarray) -> np.ndarray:
     scaled = Normalised(image)
     result = np.empty(image.shape, np.float32)
     arrays = [image, scaled.largest, scaled.mean, scaled.deviation, result]
-    flags, dtypes = [["readonly"]] * 4 + [["writeonly"]], [np.float64] * 4 + [np.float32]
-    with np.nditer(arrays, IN_PIECES, flags, dtypes, casting="same_kind", buffersize=PIECE) as pieces:
+    options = IN_PIECES | {"op_flags": [["readonly"]] * 4 + [["writeonly"]]}
+    with np.nditer(arrays, op_dtypes=[np.float64] * 4 + [np.float32], **options) as pieces:
         for values, largest, mean, deviation, target in pieces:
             target[...] = (values / largest - mean) / deviation
     return result
@@ -65,5 +68,5 @@ def _scale(channel: np.ndarray) -> tuple[float, float, float]:
     return largest, mean, deviation if deviation > CONSTANT_BELOW else math.inf
 
 
-def _pieces(channel: np.ndarray) -> np.nditer:
-    return np.nditer(channel, IN_PIECES, op_dtypes=[np.float64], casting="same_kind", buffersize=PIECE)
+def _pieces(channel: np.ndarray) -> Iterator[np.ndarray]:
+    return map(np.asarray, np.nditer(channel, op_dtypes=[np.float64], **IN_PIECES))

@@ -47,8 +47,8 @@ def whole_from(boxes: Iterable[Box], size: Sequence[int]) -> Tensor:
     whole = torch.empty(0)
     for place, values in boxes:
         if not whole.numel():
-            whole = values.new_empty(*values.shape[: values.ndim - len(size)], *size)
-        whole[(..., *place)] = values
+            whole = values.new_empty(*values.shape[: -len(size)], *size)
+        whole[(*[slice(None)] * (values.ndim - len(size)), *place)] = values
     return whole
 
 
@@ -103,7 +103,9 @@ def sliding_boxes(
     def weighted() -> Iterator[Box]:
         for batch in tracked(track, batches):
             patches = torch.stack([torch.as_tensor(image[(slice(None), *place)]) for place in batch])
-            logits = _logits(network, F.pad(patches, around, value=PAD_IMAGE)).to("cpu", dtype)[(..., *inside)]
+            logits = _logits(network, F.pad(patches, around, value=PAD_IMAGE)).to("cpu", dtype)[
+                (slice(None), slice(None), *inside)
+            ]
             sums = torch.cat([logits, logits.new_ones(len(batch), 1, *weights.shape)], 1).mul_(weights)
             del logits  # nothing is held on to while the next windows are computed
             yield from zip(batch, sums.unbind(), strict=True)
@@ -152,7 +154,7 @@ def _joined(
         if not kept.numel():
             most = max(shared for shared, _ in starts.values())
             kept = values.new_empty(*values.shape[: axis + 1], most, *size[axis + 1 :])
-        beside = kept[(..., slice(None), *later)]
+        beside = kept[(*[slice(None)] * (axis + 2), *later)]
         values.narrow(axis + 1, 0, shared).add_(beside.narrow(axis + 1, 0, shared))
         beside.narrow(axis + 1, 0, rest).copy_(values.narrow(axis + 1, done, rest))
         finished = slice(place[axis].start, place[axis].start + done)

@@ -13,7 +13,7 @@ PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 
 # Fields that may be None too.
 OPTIONAL = ("validate_every", "validation_cases", "save_every", "warmup_steps", "gradient_clip", "ema_decay")
-OPTIONAL = (*OPTIONAL, "workers", "channels_last")
+LEFT_OPEN = ("workers", "channels_last")  # None: as `machine.settled` chooses
 # What checks a field, from its name and value, and gives it back as a plain number.
 RULES: dict[str, Callable[[str, object], object]] = {
     **dict.fromkeys(("batch_size", "devices", "num_nodes"), partial(whole_number, at_most=2**16)),
@@ -61,7 +61,7 @@ class TrainConfig:
         checked: dict[str, object] = {"patch_size": sizes("patch_size", self.patch_size, 2, 3)}
         for name, check in RULES.items():
             value = getattr(self, name)
-            if value is not None or name not in OPTIONAL:
+            if value is not None or name not in (*OPTIONAL, *LEFT_OPEN):
                 checked[name] = check(name, value)
         if self.spacing is not None:
             checked["spacing"] = checked_spacing(self.spacing, len(self.patch_size))

@@ -148,7 +148,9 @@ def _batches(fabric, train: Cases, config: TrainConfig, done: int) -> Iterator[d
     batches: Any = (range(s + fabric.global_rank, s + config.batch_size, fabric.world_size) for s in starts)
     pinned = fabric.device.type == "cuda"
     own = torch.Generator()  # a loader draws a number when it starts; dropout's must not depend on that
-    loader = DataLoader(patches, batch_sampler=batches, num_workers=config.workers, pin_memory=pinned, generator=own)
+    loader = DataLoader(
+        patches, batch_sampler=batches, num_workers=config.workers or 0, pin_memory=pinned, generator=own
+    )
     return iter(fabric.setup_dataloaders(loader, use_distributed_sampler=False))
 
 
