@@ -103,9 +103,8 @@ def sliding_boxes(
     def weighted() -> Iterator[Box]:
         for batch in tracked(track, batches):
             patches = torch.stack([torch.as_tensor(image[(slice(None), *place)]) for place in batch])
-            logits = _logits(network, F.pad(patches, around, value=PAD_IMAGE)).to("cpu", dtype)[
-                (slice(None), slice(None), *inside)
-            ]
+            logits = _logits(network, F.pad(patches, around, value=PAD_IMAGE)).to("cpu", dtype)
+            logits = logits[(slice(None), slice(None), *inside)]
             sums = torch.cat([logits, logits.new_ones(len(batch), 1, *weights.shape)], 1).mul_(weights)
             del logits  # nothing is held on to while the next windows are computed
             yield from zip(batch, sums.unbind(), strict=True)

@@ -148,9 +148,8 @@ def _batches(fabric, train: Cases, config: TrainConfig, done: int) -> Iterator[d
     batches: Any = (range(s + fabric.global_rank, s + config.batch_size, fabric.world_size) for s in starts)
     pinned = fabric.device.type == "cuda"
     own = torch.Generator()  # a loader draws a number when it starts; dropout's must not depend on that
-    loader = DataLoader(
-        patches, batch_sampler=batches, num_workers=config.workers or 0, pin_memory=pinned, generator=own
-    )
+    workers = config.workers or 0
+    loader = DataLoader(patches, batch_sampler=batches, num_workers=workers, pin_memory=pinned, generator=own)
     return iter(fabric.setup_dataloaders(loader, use_distributed_sampler=False))
 
 
