@@ -18,11 +18,12 @@ class Lines:
     def write(self, text: str) -> None:
         self.waiting = text.strip() or self.waiting
         if self.waiting and (time.monotonic() >= self.printed + INTERVAL or text == "\n"):  # with which a bar ends
-            print(self.waiting, file=sys.stderr, flush=True)
+            sys.stderr.write(f"{self.waiting}\n")
             self.printed, self.waiting = time.monotonic(), ""
 
     def flush(self) -> None:
-        """Lines are flushed when they are printed."""
+        """What tqdm asks for after each drawing."""
+        sys.stderr.flush()
 
 
 def bar(items=None, *, desc: str, unit: str, **options):
