@@ -32,7 +32,8 @@ def measure(what: str, size: tuple[int, ...]) -> dict:
     before, start = peak_of_process(), time.perf_counter()
     result = {"normalise": normalise, "predict": predict}[what](image)
     seconds, grown = time.perf_counter() - start, peak_of_process() - before
-    return {"bytes a voxel": (grown - result.nbytes) / math.prod(size), "seconds": seconds}
+    working = {"bytes a voxel": (grown - result.nbytes) / math.prod(size)}
+    return working | {"seconds": seconds, "gigabytes": peak_of_process() / 1e9}  # of the whole process, libraries too
 
 
 def main() -> None:
@@ -43,7 +44,10 @@ def main() -> None:
             raise RuntimeError(f"{what} of {SIZE} voxels failed: {rows[what]['failed']}")
     shown = [[what, row["bytes a voxel"], TARGET, row["seconds"]] for what, row in rows.items()]
     table(f"{SIZE} bytes, {CLASSES} classes", ["what", "working bytes a voxel", "at most", "s"], shown)
-    keep("large_volume", {"size": SIZE, "patch": PATCH, "overlap": OVERLAP, "classes": CLASSES, **rows})
+    keep(
+        "large_volume",
+        {"size": SIZE, "patch": PATCH, "overlap": OVERLAP, "classes": CLASSES, **rows, **rows["predict"]},
+    )
 
 
 if __name__ == "__main__":

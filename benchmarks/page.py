@@ -184,15 +184,12 @@ def large_volumes() -> str:
     """What a volume of hundreds of slices takes to predict, and to look at in napari."""
     predicted, shown = read("large_volume"), read("overlay")
     sizes = [" x ".join(map(str, result["size"])) for result in (predicted, shown)]
+    minutes, gigabytes = predicted["seconds"] / 60, predicted["gigabytes"]
     opening, scrolling = shown["seconds to open"], 1000 * shown["seconds a slice"]
-    normalised, labels = (predicted[what]["bytes a voxel"] for what in ("normalise", "predict"))
-    patch, minutes = " x ".join(map(str, predicted["patch"])), predicted["predict"]["seconds"] / 60
     return (
-        f"Beside image and result, {sizes[0]} voxels of a byte each took {normalised:.1f} bytes a voxel to normalise,\n"
-        f"and {labels:.1f} to predict, in {minutes:.0f} minutes: {predicted['classes']} classes, windows of {patch},\n"
-        f"an overlap of {predicted['overlap']}. What grows with the volume are the rows that two layers of windows\n"
-        f"share, with 4 bytes a class. A case of {sizes[1]} voxels with {shown['labels']} labels opens in napari in\n"
-        f"{opening:.1f} s, and the next slice shows after {scrolling:.0f} ms."
+        f"Predicting {sizes[0]} voxels, {predicted['classes']} classes, took {minutes:.0f} minutes and "
+        f"{gigabytes:.1f} GB at the most.\nA case of {sizes[1]} voxels with {shown['labels']} labels opens in "
+        f"napari in {opening:.1f} s, and the next slice shows after {scrolling:.0f} ms."
     )
 
 
