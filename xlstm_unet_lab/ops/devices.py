@@ -2,6 +2,8 @@
 
 import ctypes
 import os
+import platform
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -44,8 +46,18 @@ def bfloat16_units(device: torch.device) -> bool:
 
 def processor_flags() -> set[str]:
     """The words of /proc/cpuinfo, the instruction sets among them; empty where there is no such file."""
-    facts = Path("/proc/cpuinfo")
-    return set(facts.read_text().split()) if facts.is_file() else set()
+    return set(_processor_facts().split())
+
+
+def processor_name() -> str:
+    """What the processor is called."""
+    named = re.search(r"^model name\s*: (.*)", _processor_facts(), re.MULTILINE)
+    return named[1] if named else platform.processor() or platform.machine()
+
+
+def _processor_facts() -> str:
+    facts = Path("/proc/cpuinfo")  # Linux; elsewhere Python knows the name
+    return facts.read_text() if facts.is_file() else ""
 
 
 def best_precision(device: torch.device) -> str:

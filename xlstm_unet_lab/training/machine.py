@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import distributions
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -137,7 +136,7 @@ def environment(fabric) -> dict:
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": devices.processor_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(fabric.device) if on_gpu else fabric.device.type,
@@ -145,10 +144,3 @@ def environment(fabric) -> dict:
         "processes": fabric.world_size,
         "versions": {name: found.version for name in LIBRARIES for found in distributions(name=name)},
     }
-
-
-def _processor() -> str:
-    facts = Path("/proc/cpuinfo")  # Linux; elsewhere Python knows the name
-    lines = facts.read_text().splitlines() if facts.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
