@@ -11,7 +11,7 @@ NAMES = {
     "training_step": "about 10 minutes",
     "mixer": "about 2 minutes",
     "first_lesson": "about 8 minutes; needs the nuclei data set",
-    "large_volume": "about 12 minutes",
+    "large_volume": "about 6 minutes",
     "triton_kernels": "about 4 minutes; needs no GPU",
     "overlay": "half a minute; needs napari",
 }

@@ -12,6 +12,7 @@ from imageio.v3 import imread, imwrite
 
 import xlstm_unet_lab as lab
 from xlstm_unet_lab.inference.instances import instances_from_classes
+from xlstm_unet_lab.ops import progress
 
 SHORT = ("--steps", "20", "--batch-size", "4", "--learning-rate", "0.01", "--accelerator", "cpu")
 SHORT = (*SHORT, "--setting", "validation_cases=1", "--setting", "augment=false")
@@ -229,3 +230,10 @@ def test_distances_to_nothing_are_null_in_json(truth, tmp_path):
 def test_slices_of_pictures_are_refused(root, tmp_path):
     result = call("train", *TRAIN, *SHORT, "--slices", "--root", root, "--run-directory", tmp_path, code=2)
     assert "of a 3-D data set" in result.stderr
+
+
+def test_train_says_how_far_it_is_in_plain_lines(monkeypatch, root, tmp_path):
+    monkeypatch.setattr(progress, "PATIENCE", 0)
+    short = ("--steps", 2, "--batch-size", 1, "--accelerator", "cpu", "--setting", "validation_cases=1")
+    said = call("train", *TRAIN, *short, "--root", root, "--run-directory", tmp_path / "run").stderr
+    assert "\r" not in said and "training: 2 of 2 step" in said and "validating: 0 of 1 part" in said

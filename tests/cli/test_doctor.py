@@ -18,7 +18,7 @@ from xlstm_unet_lab.cli.doctor import Finding, doctor
 
 def test_this_machine_is_described_completely():
     found = doctor()
-    names = "python packages notebooks napari processor gpu mLSTM profile display data nnU-Net"
+    names = "python packages notebooks napari processor gpu training mLSTM profile display data nnU-Net"
     assert {finding.name for finding in found} == set(names.split())
     assert all(finding.value for finding in found)
     assert all(finding.advice for finding in found if not finding.ok)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import tracemalloc
 
 import nibabel
 import numpy as np
@@ -15,7 +16,7 @@ from data_recipes.shared.writing import write_case
 from xlstm_unet_lab.data.augment import PatchDataset
 from xlstm_unet_lab.data.dataset import SegmentationDataset, load_dataset
 from xlstm_unet_lab.data.images import read_case
-from xlstm_unet_lab.data.normalise import normalise
+from xlstm_unet_lab.data.normalise import Normalised, normalise
 from xlstm_unet_lab.data.prepare import prepare
 from xlstm_unet_lab.data.registry import get_recipe
 
@@ -50,6 +51,32 @@ def test_normalise_takes_any_number_type_and_knows_the_answer(dtype):
 def test_a_constant_channel_becomes_zeros(value):
     image = np.stack([np.full((6, 7), value, np.float32), np.arange(42, dtype=np.float32).reshape(6, 7)])
     assert not normalise(image)[0].any() and normalise(image)[1].std() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.uint64, np.float16, ">f4", np.float64])
+@pytest.mark.parametrize("order", ["C", "F", "reversed"])
+def test_pieces_give_what_the_whole_channel_gives_in_any_layout(dtype, order):
+    values = np.random.default_rng(3).normal(100, 30, size=(2, 5, 130, 140)).clip(0, 255).astype(dtype)
+    image = values[:, ::-1, :, ::-2] if order == "reversed" else np.asarray(values, order=order)
+    exact = image.astype(np.float64)
+    axes = {"axis": (1, 2, 3), "keepdims": True}
+    exact = ((exact - exact.mean(**axes)) / exact.std(**axes)).astype(np.float32)
+    np.testing.assert_allclose(normalise(image), exact, rtol=3e-7, atol=1e-12)
+    part = (slice(None), slice(1, 3), slice(7, 60), slice(2, 4))
+    assert np.array_equal(Normalised(image)[part], normalise(image)[part])
+
+
+@pytest.mark.parametrize("size", [(40, 128, 128), (1, 600, 900), (700, 1000)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
+def test_normalising_takes_at_most_4_bytes_a_voxel_beside_image_and_result(size, dtype):
+    image = np.random.default_rng(0).integers(200, size=(1, *size)).astype(dtype)
+    tracemalloc.start()
+    try:
+        result = normalise(image)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak - result.nbytes < 4 * image.size
 
 
 def test_channels_are_normalised_apart():

@@ -1,4 +1,4 @@
-"""Slab by slab gives what the whole volume at once gives, in the memory of a slab."""
+"""Box by box gives what the whole volume at once gives, in the memory of a few windows."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from torch import nn
 from whole_image import sliding_window
 
 from xlstm_unet_lab.data.patches import sample_patch
-from xlstm_unet_lab.inference.sliding_window import sliding_slabs, whole_from_slabs
+from xlstm_unet_lab.inference.sliding_window import sliding_boxes, whole_from
 
 
 def network(spatial_dims, num_classes=3):
@@ -26,7 +26,7 @@ def network(spatial_dims, num_classes=3):
     st.sampled_from([0.0, 0.25, 0.5, 0.7]),
     st.integers(1, 5),
 )
-def test_slabs_are_the_whole(sizes, overlap, batch_size):
+def test_boxes_are_the_whole(sizes, overlap, batch_size):
     size, patch_size = zip(*sizes, strict=True)
     model = network(len(size))
     image = torch.randn(2, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -55,19 +55,21 @@ def test_an_image_smaller_than_the_patch_is_padded_as_in_training(sizes_and_marg
     assert torch.equal(network.seen[0], trained_on)
 
 
-def test_slabs_are_no_taller_than_a_patch():
-    slabs = [slab.shape for slab in sliding_slabs(network(3), torch.zeros(2, 50, 9, 9), patch_size=(8, 9, 9))]
-    assert sum(shape[1] for shape in slabs) == 50
-    assert max(shape[1] for shape in slabs) <= 8 and {(shape[0], *shape[2:]) for shape in slabs} == {(3, 9, 9)}
+def test_boxes_fill_the_image_and_are_no_larger_than_a_patch():
+    filled = torch.zeros(50, 9, 21)
+    for place, values in sliding_boxes(network(3), torch.zeros(2, 50, 9, 21), patch_size=(8, 9, 10)):
+        assert values.shape == (3, *filled[place].shape) and np.all(np.array(values.shape[1:]) <= (8, 9, 10))
+        filled[place] += 1
+    assert (filled == 1).all()
 
 
 @pytest.mark.parametrize("stop_after", [0, 1])
 def test_a_caller_that_stops_leaves_the_network_in_its_mode(stop_after):
     model = network(2).train()
-    slabs = sliding_slabs(model, torch.zeros(2, 40, 8), patch_size=(8, 8))
+    boxes = sliding_boxes(model, torch.zeros(2, 40, 8), patch_size=(8, 8))
     for _ in range(stop_after):
-        next(slabs)
-    slabs.close()
+        next(boxes)
+    boxes.close()
     assert model.training and torch.is_grad_enabled()
 
 
@@ -77,9 +79,11 @@ def test_half_precision_weights_are_added_up_in_float32():
     assert logits.dtype == torch.float32 and torch.isfinite(logits).all()
 
 
-def test_a_whole_from_slabs_along_any_axis():
-    parts = [torch.arange(6).reshape(2, 3), torch.arange(4).reshape(2, 2)]
-    assert whole_from_slabs(iter(parts), rows=5, axis=1).tolist() == torch.cat(parts, 1).tolist()
+@pytest.mark.parametrize("channels", [(), (2,)])
+def test_boxes_are_put_together_with_channels_or_without(channels):
+    whole = torch.randn(*channels, 5, 4)
+    places = [(slice(0, 3), slice(0, 4)), (slice(3, 5), slice(0, 1)), (slice(3, 5), slice(1, 4))]
+    assert torch.equal(whole_from(((place, whole[(..., *place)]) for place in places), (5, 4)), whole)
 
 
 def test_an_answer_of_another_size_is_refused():

@@ -1,5 +1,6 @@
 """A device is one that is here, or an error says which are."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -91,3 +92,29 @@ def test_another_c_library_is_left_alone(monkeypatch):
 
     monkeypatch.setattr("ctypes.CDLL", absent)
     devices.keep_freed_memory()
+
+
+@pytest.mark.parametrize(
+    ("share", "cores"), [("max 100000", 8), ("200000 100000", 2), ("50000 100000", 1), ("", 8), (None, 8)]
+)
+def test_a_container_s_share_bounds_the_cores(monkeypatch, tmp_path, share, cores):
+    if share is not None:
+        (tmp_path / "cpu.max").write_text(share)
+    monkeypatch.setattr(devices, "SHARE_OF_CORES", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
+    assert devices.available_cores() == cores
+
+
+@pytest.mark.parametrize(("chosen", "threads"), [(None, 2), ("7", 7)])
+def test_no_more_threads_than_cores_but_for_who_asks_for_them(monkeypatch, chosen, threads):
+    before = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if chosen:
+        monkeypatch.setenv("OMP_NUM_THREADS", chosen)
+    monkeypatch.setattr(devices, "available_cores", lambda: 2)
+    torch.set_num_threads(7)
+    try:
+        devices.share_cores()
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)

@@ -119,19 +119,19 @@ def test_validation_scores_what_predict_gives(spacing, targets):
     assert list(metrics) == [*wanted, "mean"] and 0.3 < metrics["mean"] < 1
 
 
-def test_validation_holds_the_logits_of_a_slab_only(monkeypatch):
+def test_validation_holds_the_logits_of_a_box_only(monkeypatch):
     """Not those of a whole case: a volume of 100 organs would not fit into memory."""
-    seen, slabs = [], predictor.sliding_slabs
+    seen, boxes = [], predictor.sliding_boxes
 
     def watched(*arguments, **options):
-        for slab in slabs(*arguments, **options):
-            seen.append(slab.shape[1])
-            yield slab
+        for place, values in boxes(*arguments, **options):
+            seen.append(values[0].numel())
+            yield place, values
 
-    monkeypatch.setattr(predictor, "sliding_slabs", watched)
+    monkeypatch.setattr(predictor, "sliding_boxes", watched)
     long = {what: torch.cat([case(0)[what]] * 10, dim) for what, dim in (("image", 1), ("label", 0))}
     list(fit(Tiny(), cases(range(2)), [case(0) | long], config(steps=1)))
-    assert sum(seen) == 200 and max(seen) <= 16
+    assert sum(seen) == long["label"].numel() and max(seen) <= 16 * 16
 
 
 @pytest.mark.parametrize("until", [8, 5])
@@ -288,3 +288,27 @@ def test_500_steps_with_extreme_gates_stay_finite(precision):
     assert len(cells) == 2 and len(losses) == 500
     assert all(torch.isfinite(value).all() for value in model.state_dict().values())
     assert sum(losses[-50:]) < sum(losses[:50])
+
+
+def test_layout_and_workers_left_open_are_chosen_once_for_a_run(tmp_path):
+    def recorded(folder):
+        kept = json.loads((folder / "config.json").read_text())
+        return kept["channels_last"], kept["workers"]
+
+    for name, chosen in {"new": {}, "old": {"channels_last": False, "workers": 1}}.items():
+        list(fit(Tiny(), cases(range(2)), None, config(steps=2, **chosen), tmp_path / name))
+        assert not list(fit(Tiny(), cases(range(2)), None, config(steps=2), tmp_path / name)), "it goes on as it began"
+    assert recorded(tmp_path / "new") == (True, 0) and recorded(tmp_path / "old") == (False, 1)
+    with pytest.raises(ValueError, match="channels_last: False there, True now"):
+        list(fit(Tiny(), cases(range(2)), None, config(steps=2, channels_last=True), tmp_path / "old"))
+
+
+def test_a_validation_shows_its_cases_and_their_windows():
+    shown = []
+
+    def track(items):
+        shown.append(len(items))
+        return iter(items)
+
+    list(fit(Tiny(), cases(range(2)), cases(range(3)), config(steps=2, validate_every=1), track=track))
+    assert shown[0] == 3 and len(shown) == 2 * (1 + 3) and min(shown) >= 1

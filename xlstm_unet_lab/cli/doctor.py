@@ -97,7 +97,19 @@ def devices() -> list[Finding]:
         found.append(Finding("gpu", "Apple (mps)", advice="train with --accelerator mps"))
     if len(found) == 1:
         found.append(Finding("gpu", "none", advice="everything runs without one; training takes longer"))
-    return found
+    return [*found, training()]
+
+
+def training() -> Finding:
+    """What training takes here where nobody chooses."""
+    import torch
+
+    from xlstm_unet_lab.ops.devices import available_cores, available_devices, layout_and_workers, share_cores
+
+    share_cores()
+    taken = layout_and_workers(torch.device(available_devices()[0]))
+    value = f"{torch.get_num_threads()} threads on {available_cores()} cores, {taken}"
+    return Finding("training", value, advice="OMP_NUM_THREADS sets the threads, --setting NAME=VALUE the others")
 
 
 def processor(threads: int, capability: str, flags: Collection[str]) -> Finding:

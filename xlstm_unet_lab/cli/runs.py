@@ -13,6 +13,7 @@ import typer
 
 from xlstm_unet_lab.cli.app import app, chosen_device, parse_pairs, parse_sizes, print_facts, print_table, room_for, say
 from xlstm_unet_lab.cli.options import Device, Fold, Json, Mirror, Recipe, Root, RunFold, Split, Trained, Which, pairs
+from xlstm_unet_lab.ops.progress import bar
 
 if TYPE_CHECKING:
     import pandas
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from xlstm_unet_lab.evaluation.cases import Predictions
 
 DEFAULT_PATCH = {2: (128, 128), 3: (64, 64, 64)}
-PATIENCE = 2  # seconds without a sign of life that nobody minds
 
 
 @app.command()
@@ -54,7 +54,6 @@ def train(
     `evaluate` and `report` are of whole volumes, predicted slice by slice.
     """
     import torch
-    from tqdm import tqdm
 
     import xlstm_unet_lab as lab
     from xlstm_unet_lab.data.slices import SliceDataset
@@ -74,11 +73,12 @@ def train(
     settings |= {one_of("--setting", name, others): value for name, value in parse_pairs("--setting", setting).items()}
     config = lab.TrainConfig(**settings)
     folder = run_directory or Path("runs") / f"{recipe}{'-slices' if slices else ''}-{model}-fold{fold}"
-    records = lab.fit(network, *data, config, run_directory=folder)  # errors come before the bar
-    with tqdm(total=steps, unit="step", disable=not _speaks()) as bar:
+    track = partial(bar, desc="validating", unit="part", leave=False, disable=not _speaks())
+    records = lab.fit(network, *data, config, run_directory=folder, track=track)  # errors come before the bar
+    with bar(total=steps, desc="training", unit="step", disable=not _speaks()) as done:
         for record in records:
-            bar.update(record.step - bar.n)
-            bar.set_postfix(loss=f"{record.loss:.3f}")
+            done.set_postfix(loss=f"{record.loss:.3f}", refresh=False)
+            done.update(record.step - done.n)
     if _speaks():
         print_facts(_end_of(folder), as_json)
 
@@ -119,8 +119,6 @@ def predict(
     probability, entropy and (where the data allows) disagreement of mirror
     images where --uncertainty asks for them.
     """
-    from tqdm import tqdm
-
     from xlstm_unet_lab.nnunet.results import load_predictor
 
     device = chosen_device(device)
@@ -134,7 +132,7 @@ def predict(
         batch_size=batch_size,
         device=device,
         track=bar_of_a_case(),
-        track_cases=partial(tqdm, unit="case"),
+        track_cases=partial(bar, desc="predicting", unit="case"),
     )
     for path in written:
         say(path)
@@ -191,7 +189,8 @@ def report(
     models = {str(path): _predictions(path, truth, recipe, images, chosen) for path in predictions}
     tables = {name: _scored(model) for name, model in models.items()}
     (name, first), overlays = next(iter(models.items())), {}
-    for what, case in notable_cases(tables[name]).items() if first.image else ():
+    notable = notable_cases(tables[name]) if first.image else {}
+    for what, case in bar(notable.items(), desc="drawing", unit="case", leave=False):
         overlays[f"The {what} case of {name}"] = case_picture(overlay_outcome(first, case))
     say(write_report(out, tables, overlays=overlays, notes=[first.credit] if first.credit else []))
 
@@ -218,13 +217,9 @@ def _predictions(path: Path, truth: Path | None, recipe: str | None, images: Pat
 
 
 def _scored(predictions: Predictions) -> pandas.DataFrame:
-    from tqdm import tqdm
-
-    return replace(predictions, names=tqdm(predictions.names, unit="case")).table()
+    return replace(predictions, names=bar(predictions.names, desc="scoring", unit="case")).table()
 
 
 def bar_of_a_case() -> Track:
     """A progress bar over the windows or slices of one case, for as long as it is at work, where that takes a while."""
-    from tqdm import tqdm
-
-    return partial(tqdm, desc="this case", delay=PATIENCE, leave=False)
+    return partial(bar, desc="this case", unit="part", leave=False)

@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from xlstm_unet_lab.ops.files import is_plain
+from xlstm_unet_lab.ops.progress import bar
 
 TIMEOUT = 30  # seconds without a byte
 ANSWER = 60  # seconds until all that a server says before the first byte of a file is there, however it comes
@@ -110,18 +111,16 @@ class ResumingDownloader:
 
     def _write(self, url: str, stream, start: int, whole: int | None) -> None:
         """Write what comes to `part`, whose first `start` bytes are there; `whole`: bytes of the file, where known."""
-        from tqdm.auto import tqdm
-
         arrived = start
         shown: dict[str, Any] = {"desc": self.part.stem, "unit": "B", "unit_scale": True, "disable": not self.progress}
-        with tqdm(initial=start, total=whole, **shown) as bar, self.part.open("ab" if start else "wb") as file:
+        with bar(initial=start, total=whole, **shown) as arriving, self.part.open("ab" if start else "wb") as file:
             for block in _blocks(stream):
                 arrived += len(block)
                 if max(arrived, whole or 0) > self.most:
                     problem = f"has more than the {self.most:,} bytes that are allowed for it, so it is another file"
                     raise ValueError(f"{url} {problem}: get it by hand and pass source= (in a shell --source)")
                 file.write(block)
-                bar.update(len(block))
+                arriving.update(len(block))
         if whole is not None and arrived != whole:
             raise ConnectionError(f"the connection ended after {arrived:,} of {whole:,} bytes")
 
@@ -216,7 +215,7 @@ def _are_records(content: bytes) -> bool:
     return not content[place:].strip(b"\0") and not LONG_NUMBER.search(content)
 
 
-def unpack(archive: Path, folder: Path) -> None:
+def unpack(archive: Path, folder: Path, progress: bool = False) -> None:
     """Unpack a zip or tar archive into `folder`; members of a zip that lie there already, whole, are passed over.
 
     Raises ValueError, naming the member, for one that would land outside, a link or a device, an encrypted one, or an
@@ -224,17 +223,18 @@ def unpack(archive: Path, folder: Path) -> None:
     written for a refused member; what came before it stays.
     """
     try:
-        _unpack(archive, folder)
+        _unpack(archive, folder, progress)
     except Exception as error:  # whatever Python's readers raise when bytes make no sense to them
         if isinstance(error, Refused | MemoryError) or getattr(error, "errno", None) is not None:  # a full disk, say
             raise
         raise ValueError(f"{archive} is damaged or packed in an unknown way ({error}): get it again") from error
 
 
-def _unpack(archive: Path, folder: Path) -> None:
+def _unpack(archive: Path, folder: Path, progress: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     members = _zip_members(archive) if zipfile.is_zipfile(archive) else _tar_members(archive)
     packed, total = archive.stat().st_size, 0
+    members = bar(members, desc=f"unpacking {archive.name}", unit="file", disable=not progress)
     for count, (name, size, problem, extract) in enumerate(members, start=1):
         total += size
         if problem := problem or _problem_with(name, count, total, packed):

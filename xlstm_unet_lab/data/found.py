@@ -12,9 +12,10 @@ import numpy as np
 from xlstm_unet_lab.data.images import read_case, read_label
 from xlstm_unet_lab.data.nnunet_raw import PARTS, case_names
 from xlstm_unet_lab.data.recipe import Recipe
+from xlstm_unet_lab.ops.progress import bar
 
 
-def look_over(recipe: Recipe, folder: Path) -> dict[str, list[dict]]:
+def look_over(recipe: Recipe, folder: Path, progress: bool = False) -> dict[str, list[dict]]:
     """Read all cases of a prepared folder; returns the rows of two tables, as JSON can hold them.
 
     "labels": label, number (in the user's own files, where it is another one there), cases and voxels that have it.
@@ -22,7 +23,8 @@ def look_over(recipe: Recipe, folder: Path) -> dict[str, list[dict]]:
     """
     voxels, cases, measured = Counter[int](), Counter[int](), defaultdict[str, list[float]](list)
     for part in PARTS.values():
-        for name in case_names(folder, part, recipe.file_ending):
+        names = case_names(folder, part, recipe.file_ending)
+        for name in bar(names, desc=f"looking over images{part}", unit="case", disable=not progress):
             files = (folder / f"images{part}").glob(f"{glob.escape(name)}_[0-9][0-9][0-9][0-9]{recipe.file_ending}")
             case = read_case(sorted(files))
             image = case.image  # put together from its files each time it is asked for

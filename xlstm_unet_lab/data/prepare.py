@@ -18,6 +18,7 @@ from xlstm_unet_lab.data.recipe import Recipe
 from xlstm_unet_lab.data.registry import MAKE_ROOM, MARKER, Marker, get_recipe, own_facts, own_recipe, prepared_folder
 from xlstm_unet_lab.ops.checks import flag
 from xlstm_unet_lab.ops.files import as_path, write_whole
+from xlstm_unet_lab.ops.progress import bar
 from xlstm_unet_lab.ops.stored import read_fields, read_json
 
 TASK = "task.json"  # what an unfinished folder is made of
@@ -94,9 +95,9 @@ def _make(recipe: Recipe, source: Path | None, folder: Path, partial: Path, prog
     try:
         archives, origin = _original_files(recipe, source, folder.parent / "downloads", progress)
         _continue_or_start(partial, {"name": recipe.name, "version": recipe.version, "source": origin})
-        original = _unpacked(recipe, archives, origin, partial) if archives else source
+        original = _unpacked(recipe, archives, origin, partial, progress) if archives else source
         facts = _convert(recipe, original, made, progress)
-        _describe(recipe, made, origin, facts)
+        _describe(recipe, made, origin, facts, progress)
         sync_tree(made)
         os.rename(made, folder)
         sync_tree(folder.parent, recurse=False)
@@ -131,11 +132,11 @@ def _continue_or_start(partial: Path, task: dict) -> None:
     write_whole(written, json.dumps(task).encode())
 
 
-def _unpacked(recipe: Recipe, archives: list[Path], origin: dict, partial: Path) -> Path:
+def _unpacked(recipe: Recipe, archives: list[Path], origin: dict, partial: Path, progress: bool) -> Path:
     """Unpack the archives into a folder in `partial`; one that is refused leaves nothing to go on from."""
     for number, archive in enumerate(archives):
         try:
-            unpack(archive, partial / "unpacked")
+            unpack(archive, partial / "unpacked", progress)
         except ValueError as error:
             shutil.rmtree(partial)
             # What came may be a page that says the server is busy, or half the file: kept, it would be met every time.
@@ -148,21 +149,19 @@ def _unpacked(recipe: Recipe, archives: list[Path], origin: dict, partial: Path)
 
 def _convert(recipe: Recipe, original: Path | None, made: Path, progress: bool) -> dict:
     """Write the cases into a new folder; returns the facts that the recipe records."""
-    from tqdm.auto import tqdm
-
     shutil.rmtree(made, ignore_errors=True)
     for part in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
         (made / part).mkdir(parents=True)
-    track = functools.partial(tqdm, desc=f"converting {recipe.name}", disable=not progress)
+    track = functools.partial(bar, desc=f"converting {recipe.name}", unit="case", disable=not progress)
     return dict(recipe.convert(original, made, track))
 
 
-def _describe(recipe: Recipe, made: Path, origin: dict, facts: dict) -> None:
+def _describe(recipe: Recipe, made: Path, origin: dict, facts: dict, progress: bool) -> None:
     """Write what describes the cases, and the marker last."""
     counts = write_dataset_json(made, recipe)
     write_splits(made, recipe.file_ending, recipe.group)
     marker = {"name": recipe.name, "version": recipe.version, "source": origin, "counts": counts, "facts": facts}
-    marker |= {"read_as": NORMALISED, "own": own_facts(recipe), "found": look_over(recipe, made)}
+    marker |= {"read_as": NORMALISED, "own": own_facts(recipe), "found": look_over(recipe, made, progress)}
     (made / MARKER).write_text(json.dumps(marker, indent=2) + "\n")
 
 

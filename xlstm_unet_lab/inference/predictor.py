@@ -22,14 +22,14 @@ from torch import Tensor, nn
 
 from xlstm_unet_lab.data.cases import check_built
 from xlstm_unet_lab.data.instance_labels import LABELS
-from xlstm_unet_lab.data.normalise import normalise
+from xlstm_unet_lab.data.normalise import Normalised
 from xlstm_unet_lab.data.patches import check_windows
 from xlstm_unet_lab.data.pictures import in_eight_bits
 from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.data.resample import resampled_size, resized
 from xlstm_unet_lab.data.targets import Targets, check_label_values
 from xlstm_unet_lab.inference.mirror import Mirrored, checked_axes
-from xlstm_unet_lab.inference.sliding_window import check_rank, resized_slabs, sliding_slabs, whole_from_slabs
+from xlstm_unet_lab.inference.sliding_window import Box, changed, check_rank, resized_boxes, sliding_boxes, whole_from
 from xlstm_unet_lab.inference.trained import DONE, EIGHT_BITS, NORMALISATIONS, Z_SCORE
 from xlstm_unet_lab.models.presets import arguments_of
 from xlstm_unet_lab.models.weights import save_weights
@@ -173,19 +173,21 @@ class Predictor:
 
         image (C, *spatial) as stored, any real dtype; spacing: of all its spatial axes, None: the image has the
         network's. Of classes the most probable one counts; of regions those with a probability above 1/2, painted in
-        their order. A large volume is predicted slab by slab, so that beside image and labels only a few patches' rows
-        of probabilities are in memory. The network computes in evaluation mode and is put back as it was.
+        their order. The network computes in evaluation mode and is put back as it was.
+        Memory beside image and labels: a few windows, and 4 bytes for each channel where the rows of one layer of
+        windows overlap with those of the next. Another spacing adds the image in float32 on either grid, and the
+        probabilities of one patch's rows on both.
         Raises ValueError for an image, spacing or option that does not fit, TypeError for values that are no numbers.
         Warns when `spacing` is given and the network's is not known: the image is then used as it is.
         """
-        return self._predicted(self.labels_of, 0, image, spacing, Windows(**options))
+        return self._predicted(self.labels_of, image, spacing, Windows(**options))
 
     def probabilities(self, image: np.ndarray, spacing: Sequence[float] | None = None, **options) -> np.ndarray:
         """Probabilities of all channels, (channels, *spatial) float32: of classes they sum to 1 at every position.
 
         Arguments and errors as in a call.
         """
-        return self._predicted(Tensor.float, 1, image, spacing, Windows(**options))
+        return self._predicted(Tensor.float, image, spacing, Windows(**options))
 
     def files(self, inputs, out: str | Path, **options) -> Iterator[Path]:
         """Predict image files and write label files to `out`, one a case: see `inference.files.predict_files`."""
@@ -259,23 +261,27 @@ class Predictor:
         return self.targets
 
     def _predicted(
-        self, made_of: Callable[[Tensor], Tensor], rows_axis: int, image: np.ndarray, spacing, windows: Windows
+        self, made_of: Callable[[Tensor], Tensor], image: np.ndarray, spacing, windows: Windows
     ) -> np.ndarray:
-        """What is made of the probabilities of every slab, whose rows lie along `rows_axis`, for the image or, where a
-        network for slices is to see a volume, for each slice: `windows.track` then wraps the slices, not windows."""
-        image, axis = as_array("image", image), self.slice_axis
+        """What is made of the probabilities of every box of the image, put together."""
+        image = as_array("image", image)
         if spacing is not None:
             spacing = checked_spacing(spacing, image.ndim - 1)
-        if axis is None or image.ndim != 4:
-            image = self.as_prepared(image)
-            slabs = map(made_of, self._slabs(image, spacing, windows))
-            return whole_from_slabs(slabs, rows=image.shape[1], axis=rows_axis).numpy()
-        left = None if spacing is None else (*spacing[:axis], *spacing[axis + 1 :])
-        slices, alone = tracked(windows.track, [*np.moveaxis(image, axis + 1, 0)]), replace(windows, track=iter)
-        return np.stack([self._predicted(made_of, rows_axis, one, left, alone) for one in slices], rows_axis + axis)
+        by_slices = self.slice_axis is not None and image.ndim == 4
+        boxes = self._boxes_of_slices(image, spacing, windows) if by_slices else self._boxes(image, spacing, windows)
+        return whole_from(changed(boxes, made_of), image.shape[1:]).numpy()
 
-    def _slabs(self, image: np.ndarray, spacing: tuple[float, ...] | None, windows: Windows) -> Iterator[Tensor]:
-        """Probabilities (channels, rows, ...) of what the network sees, (C, *spatial), slab by slab on its own grid."""
+    def _boxes_of_slices(self, image: np.ndarray, spacing: tuple[float, ...] | None, windows: Windows) -> Iterator[Box]:
+        """`_boxes` of a volume, for a network that sees it slice by slice: `windows.track` wraps the slices."""
+        axis, alone = self.slice_axis or 0, replace(windows, track=iter)
+        left = None if spacing is None else (*spacing[:axis], *spacing[axis + 1 :])
+        for number, one in enumerate(tracked(windows.track, [*np.moveaxis(image, axis + 1, 0)])):
+            for place, values in self._boxes(one, left, alone):
+                yield (*place[:axis], slice(number, number + 1), *place[axis:]), values.unsqueeze(axis + 1)
+
+    def _boxes(self, image: np.ndarray, spacing: tuple[float, ...] | None, windows: Windows) -> Iterator[Box]:
+        """Probabilities (channels, *box) of what the network is to see, (C, *spatial), box by box on its own grid."""
+        image = self.as_prepared(image)
         check_rank(image.shape, self.patch_size)
         axes, size = self.mirrored_along(windows.mirror), image.shape[1:]
         working_size = self._working_size(size, spacing)
@@ -283,18 +289,18 @@ class Predictor:
             self.network.to(checked_device(windows.device))
         if working_size != size:
             image = resized(torch.from_numpy(image.astype(np.float32)), working_size).numpy()
-        if self.normalisation != DONE or working_size != size:  # resampling may have changed mean and deviation
-            image = normalise(image)
+        is_done = self.normalisation == DONE and working_size == size  # resampling may change mean and deviation
         network = Mirrored(self.network, axes, self.exclusive) if axes else self.network
-        at_once = WINDOWS_AT_ONCE[len(size)] if windows.batch_size is None else windows.batch_size
-        options: dict[str, Any] = {"overlap": windows.overlap, "batch_size": at_once, "track": windows.track}
-        slabs = sliding_slabs(network, torch.from_numpy(image), patch_size=self.patch_size, **options)
-        # map and not a generator: that would hold on to a slab while the windows of the next one are computed
-        probabilities = map(self._probabilities_of, slabs)
-        return probabilities if working_size == size else resized_slabs(probabilities, working_size, size)
-
-    def _probabilities_of(self, logits: Tensor) -> Tensor:
-        return self.targets_of(len(logits)).probabilities(logits)
+        boxes = sliding_boxes(
+            network,
+            torch.from_numpy(image) if is_done else Normalised(image),
+            patch_size=self.patch_size,
+            overlap=windows.overlap,
+            batch_size=WINDOWS_AT_ONCE[len(size)] if windows.batch_size is None else windows.batch_size,
+            track=windows.track,
+        )
+        probabilities = changed(boxes, lambda logits: self.targets_of(len(logits)).probabilities(logits))
+        return probabilities if working_size == size else resized_boxes(probabilities, working_size, size)
 
     def _working_size(self, size: tuple[int, ...], spacing: tuple[float, ...] | None) -> tuple[int, ...]:
         """The grid size at which the image has the network's spacing."""

@@ -1,20 +1,21 @@
 """A network that was made for patches, applied to an image of any size."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xlstm_unet_lab.data.normalise import Normalised
 from xlstm_unet_lab.data.patches import PAD_IMAGE, check_windows, padding
 from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.data.resample import resized
 from xlstm_unet_lab.ops.checks import sizes, tracked
 from xlstm_unet_lab.ops.tensors import widest
 
-PIECE = 2**24  # logits that are handed out at once, about
+Box = tuple[tuple[slice, ...], Tensor]  # where something lies in an image, and what, (*channels, *box)
 
 
 @contextmanager
@@ -41,34 +42,41 @@ def first_output(outputs: Tensor | Sequence[Tensor]) -> Tensor:
     return outputs if isinstance(outputs, Tensor) else outputs[0]
 
 
-def whole_from_slabs(slabs: Iterable[Tensor], rows: int, axis: int) -> Tensor:
-    """Successive slabs put together along `axis`, where they have `rows` in all; one slab at a time is in memory."""
-    whole, row = torch.empty(0), 0
-    for slab in slabs:
-        if row == 0:
-            whole = slab.new_empty(*slab.shape[:axis], rows, *slab.shape[axis + 1 :])
-        whole.narrow(axis, row, slab.shape[axis]).copy_(slab)
-        row += slab.shape[axis]
+def whole_from(boxes: Iterable[Box], size: Sequence[int]) -> Tensor:
+    """What boxes hold, at least one of them, put together on a grid of this size; one at a time is in memory."""
+    whole = torch.empty(0)
+    for place, values in boxes:
+        if not whole.numel():
+            whole = values.new_empty(*values.shape[: -len(size)], *size)
+        whole[(*[slice(None)] * (values.ndim - len(size)), *place)] = values
     return whole
+
+
+def changed(boxes: Iterator[Box], how: Callable[[Tensor], Tensor]) -> Iterator[Box]:
+    """What `how` makes of every box; none is held on to while the windows of the next one are computed."""
+    for place, values in boxes:
+        yield place, how(values)
+        del values
 
 
 # no_grad and not inference_mode: a tensor the network keeps for its next call must stay usable in training.
 @torch.no_grad()
-def sliding_slabs(
+def sliding_boxes(
     network: nn.Module,
-    image: Tensor,
+    image: Tensor | Normalised,
     *,
     patch_size: Sequence[int],
     overlap: float = 0.5,
     batch_size: int = 1,
     track: Track = iter,
-) -> Iterator[Tensor]:
-    """Logits of the image slab by slab along its first axis, from windows that weigh most in their middle (Gaussian).
+) -> Iterator[Box]:
+    """Logits of the image box by box, from windows that weigh most in their middle (Gaussian).
 
     image (C, *spatial), normalised, 2-D or 3-D, on any device; smaller than the patch is padded with zeros and cut
-    back. Yields (num_classes, rows, ...) on the CPU, in at least float32, valid until the next slab is asked for;
-    together the slabs have the image's rows. Memory holds the logits of about one patch's rows, however many rows there
-    are, and only windows travel to the network's device. Of a network with deep supervision the first output counts.
+    back. Yields boxes that fill the image, each with its place: (num_classes, *box) on the CPU, in at least float32.
+    Memory holds a few windows and, num_classes + 1 numbers a position, what windows to come share with those that were:
+    a part of one patch's rows, however many rows there are. Only windows travel to the network's device. Of a network
+    with deep supervision the first output counts.
     `track` wraps the list of batches of windows, to draw a progress bar or, by raising, to stop between two of them.
     Raises ValueError for an image of another rank or channel count, a patch size below 1, an overlap outside [0, 1),
     and a network whose answer has another size than its window or is not finite.
@@ -76,72 +84,96 @@ def sliding_slabs(
     patch_size = sizes("patch_size", patch_size, 2, 3)
     check_windows(overlap, batch_size)
     check_rank(image.shape, patch_size)
-    channels = getattr(getattr(network, "config", None), "in_channels", len(image))
-    if len(image) != channels:
-        raise ValueError(f"image has {len(image)} channels, the network was built with in_channels={channels}")
-    from monai.data.utils import compute_importance_map, dense_patch_slices
+    given, *size = image.shape
+    channels = getattr(getattr(network, "config", None), "in_channels", given)
+    if given != channels:
+        raise ValueError(f"image has {given} channels, the network was built with in_channels={channels}")
+    from monai.data.utils import compute_importance_map
 
-    reference = next(network.parameters(), torch.empty(0))
-    dtype = widest(reference)  # windows are added up in full precision
-    padded, inside = _padded(image.cpu(), patch_size)
-    weights = compute_importance_map(patch_size, mode="gaussian", dtype=dtype)
-    windows = dense_patch_slices(padded.shape[1:], patch_size, [max(1, int(n * (1 - overlap))) for n in patch_size])
-
-    batches: list[Any] = [windows[first : first + batch_size] for first in range(0, len(windows), batch_size)]
-    height = max(batch[-1][0].stop - batch[0][0].start for batch in batches)
-    totals, top = torch.empty(0), 0  # weighted logits of the rows from `top` on; the last channel adds up the weights
-    with evaluation_mode(network):
-        for batch in tracked(track, batches):  # in the order of their rows
-            patches = torch.stack([padded[(slice(None), *window)] for window in batch])
-            logits = first_output(network(patches.to(reference.device, reference.dtype))).to("cpu", dtype)
-            if logits.shape[2:] != patch_size:
-                words = f"the network answers windows of {patch_size} with logits of shape {tuple(logits.shape)}"
-                raise ValueError(f"{words}; expected (B, num_classes, *patch_size)")
-            if not logits.isfinite().all():
-                raise ValueError("logits that are not finite: the network's weights are spoilt, or too large")
-            if not len(totals):
-                totals = logits.new_zeros(logits.shape[1] + 1, height, *padded.shape[2:])
-            finished = batch[0][0].start - top  # rows above the windows to come
-            if finished:
-                yield from _weighted_means(totals, top, top + finished, inside)
-                totals[:, : height - finished] = totals[:, finished:].clone()
-                totals[:, height - finished :] = 0
-                top += finished
-            for window, answer in zip(batch, logits, strict=True):
-                place = (slice(window[0].start - top, window[0].stop - top), *window[1:])
-                totals[(slice(-1), *place)].addcmul_(answer, weights)
-                totals[(-1, *place)] += weights
-        yield from _weighted_means(totals, top, padded.shape[1], inside)
-
-
-def _padded(image: Tensor, patch_size: Sequence[int]) -> tuple[Tensor, list[slice]]:
-    """An image (C, *spatial) of at least the patch's size, padded as training does, and where the given one lies."""
-    size = image.shape[1:]
     margins = padding(patch_size, size)
-    sides = [side for margin in reversed(margins) for side in margin]  # F.pad begins at the last axis
-    inside = [slice(before, before + length) for (before, _), length in zip(margins, size, strict=True)]
-    return F.pad(image, sides, value=PAD_IMAGE) if any(sides) else image, inside
+    around = [side for margin in reversed(margins) for side in margin]  # F.pad begins at the last axis
+    inside = tuple(slice(m, m + min(n, p)) for (m, _), n, p in zip(margins, size, patch_size, strict=True))
+    dtype = widest(next(network.parameters(), torch.empty(0)))  # windows are added up in full precision
+    weights = compute_importance_map(patch_size, mode="gaussian", dtype=dtype)[inside]
+    grid = [_starts(n, p, overlap) for n, p in zip(size, patch_size, strict=True)]
+    along = [[slice(start, start + n) for start in starts] for starts, n in zip(grid, weights.shape, strict=True)]
+    places = list(itertools.product(*along))
+    batches = [places[first : first + batch_size] for first in range(0, len(places), batch_size)]
+
+    def weighted() -> Iterator[Box]:
+        for batch in tracked(track, batches):
+            patches = torch.stack([torch.as_tensor(image[(slice(None), *place)]) for place in batch])
+            logits = _logits(network, F.pad(patches, around, value=PAD_IMAGE)).to("cpu", dtype)
+            logits = logits[(slice(None), slice(None), *inside)]
+            sums = torch.cat([logits, logits.new_ones(len(batch), 1, *weights.shape)], 1).mul_(weights)
+            del logits  # nothing is held on to while the next windows are computed
+            yield from zip(batch, sums.unbind(), strict=True)
+            del sums
+
+    boxes = weighted()
+    for axis in reversed(range(len(size))):
+        boxes = _joined(boxes, axis, grid[axis], size)
+    with evaluation_mode(network):
+        for place, sums in boxes:
+            yield place, sums[:-1].div_(sums[-1])  # by what the weights add up to
+            del sums
 
 
-def _weighted_means(totals: Tensor, top: int, bottom: int, inside: Sequence[slice]) -> Iterator[Tensor]:
-    """Logits of the image's rows between top and bottom, in place, in pieces that leave room for what is made of them.
+def _starts(length: int, patch: int, overlap: float) -> dict[int, tuple[int, int]]:
+    """Where windows start along an axis: how much each shares with those before it, and how much with none after it."""
+    patch, step = min(length, patch), max(1, int(patch * (1 - overlap)))
+    starts = [*range(0, length - patch, step), length - patch]
+    edges = zip([-patch, *starts], starts, [*starts[1:], length], strict=False)
+    return {start: (before + patch - start, after - start) for before, start, after in edges}
 
-    totals: weighted sums from row `top` on, their last channel the sum of the weights; inside: where the image lies.
+
+def _logits(network: nn.Module, patches: Tensor) -> Tensor:
+    """The network's answer to a batch of windows; ValueError for one of another size or that is not finite."""
+    like = next(network.parameters(), torch.empty(0))
+    logits = first_output(network(patches.to(like.device, like.dtype)))
+    if logits.shape[2:] != patches.shape[2:]:
+        words = f"the network answers windows of {tuple(patches.shape[2:])} with logits of shape {tuple(logits.shape)}"
+        raise ValueError(f"{words}; expected (B, num_classes, *patch_size)")
+    if not logits.isfinite().all():
+        raise ValueError("logits that are not finite: the network's weights are spoilt, or too large")
+    return logits
+
+
+def _joined(
+    boxes: Iterator[Box], axis: int, starts: Mapping[int, tuple[int, int]], size: Sequence[int]
+) -> Iterator[Box]:
+    """Boxes that overlap along one axis, added up there: of each is given what no later one reaches, in its memory.
+
+    They come row by row along the later axes, in which they do not overlap any more; `size` is the image's.
     """
-    rows = slice(max(inside[0].start, top) - top, min(inside[0].stop, bottom) - top)
-    visible = totals[(slice(None), rows, *inside[1:])]
-    for piece in visible.split(max(1, PIECE // visible[:, 0].numel()), dim=1):
-        yield piece[:-1].div_(piece[-1])
+    kept = torch.empty(0)  # what later boxes reach, everywhere along the later axes
+    for place, values in boxes:
+        shared, done = starts[place[axis].start]
+        later, rest = place[axis + 1 :], values.shape[axis + 1] - done
+        if not kept.numel():
+            most = max(shared for shared, _ in starts.values())
+            kept = values.new_empty(*values.shape[: axis + 1], most, *size[axis + 1 :])
+        beside = kept[(*[slice(None)] * (axis + 2), *later)]
+        values.narrow(axis + 1, 0, shared).add_(beside.narrow(axis + 1, 0, shared))
+        beside.narrow(axis + 1, 0, rest).copy_(values.narrow(axis + 1, done, rest))
+        finished = slice(place[axis].start, place[axis].start + done)
+        yield (*place[:axis], finished, *later), values.narrow(axis + 1, 0, done)
+        del values
 
 
-def resized_slabs(slabs: Iterator[Tensor], size: Sequence[int], wanted: Sequence[int]) -> Iterator[Tensor]:
-    """What `resized` gives, slab by slab: slabs (C, rows, ...) of an image of `size` become slabs of `wanted` size."""
+def resized_boxes(boxes: Iterator[Box], size: Sequence[int], wanted: Sequence[int]) -> Iterator[Box]:
+    """What `resized` gives, slab by slab: boxes that fill a grid of `size` row by row become boxes of one of `wanted`.
+
+    Memory holds all values of the rows of a box, in both sizes.
+    """
     place = ((torch.arange(wanted[0], dtype=torch.float64) + 0.5) * (size[0] / wanted[0]) - 0.5).clamp(min=0)
     above = place.long().clamp(max=size[0] - 1)
     below = (above + 1).clamp(max=size[0] - 1)
     shares = (place - above).float().reshape(-1, *[1] * (len(wanted) - 1))
     kept, top, done = None, 0, 0  # rows from `top` on that are still needed; rows given out so far
-    for slab in slabs:
+    for rows, layer in itertools.groupby(boxes, lambda box: box[0][0]):
+        in_slab = (((slice(None), *place[1:]), values) for place, values in layer)
+        slab = whole_from(in_slab, (rows.stop - rows.start, *size[1:]))
         flat = resized(slab.flatten(0, 1), wanted[1:]).reshape(*slab.shape[:2], *wanted[1:])
         kept = flat if kept is None else torch.cat([kept, flat], 1)
         del slab, flat  # not to hold on to them while the windows of the next slab are computed
@@ -149,7 +181,8 @@ def resized_slabs(slabs: Iterator[Tensor], size: Sequence[int], wanted: Sequence
         ready = int((below < bottom).sum())
         if ready > done:
             now = slice(done, ready)
-            yield kept[:, above[now] - top].lerp_(kept[:, below[now] - top], shares[now])
+            rest = tuple(map(slice, wanted[1:]))
+            yield (now, *rest), kept[:, above[now] - top].lerp_(kept[:, below[now] - top], shares[now])
         done = ready
         needed = min(int(above[done]), bottom) if done < len(above) else bottom
         kept, top = kept[:, needed - top :].clone(), needed

@@ -13,6 +13,7 @@ PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 
 # Fields that may be None too.
 OPTIONAL = ("validate_every", "validation_cases", "save_every", "warmup_steps", "gradient_clip", "ema_decay")
+LEFT_OPEN = ("workers", "channels_last")  # None: as `machine.settled` chooses
 # What checks a field, from its name and value, and gives it back as a plain number.
 RULES: dict[str, Callable[[str, object], object]] = {
     **dict.fromkeys(("batch_size", "devices", "num_nodes"), partial(whole_number, at_most=2**16)),
@@ -43,12 +44,12 @@ class TrainConfig:
     accelerator: str = "auto"  # "cpu", "cuda", "mps", or "auto": the best there is
     devices: int = 1  # devices on each node
     num_nodes: int = 1  # machines that train together
-    workers: int = 0  # processes that cut and augment patches; 0: the training process does
+    workers: int | None = None  # processes that cut patches; 0: the training process does; None: see `machine.settled`
     seed: int = 0  # of patches, augmentation and dropout
     validate_every: int | None = None  # steps between validations; None: only after the last step
     validation_cases: int | None = None  # how many cases, spread over the validation set; None: all of them
     save_every: int | None = None  # steps between checkpoints in a run directory; None: at every validation
-    channels_last: bool = False  # memory layout of images and weights; often faster on GPUs and in bfloat16
+    channels_last: bool | None = None  # memory layout of images and weights; None: the faster one, see there
     compile: bool = False  # torch.compile: minutes at first, then faster steps on GPUs; needs a C++ compiler on CPUs
     ema_decay: float | None = None  # validate and keep a running mean of the weights, such as 0.999; None: as they are
     augment: bool | Augmentation = True  # what the data set's recipe allows; or an Augmentation of your own
@@ -60,7 +61,7 @@ class TrainConfig:
         checked: dict[str, object] = {"patch_size": sizes("patch_size", self.patch_size, 2, 3)}
         for name, check in RULES.items():
             value = getattr(self, name)
-            if value is not None or name not in OPTIONAL:
+            if value is not None or name not in (*OPTIONAL, *LEFT_OPEN):
                 checked[name] = check(name, value)
         if self.spacing is not None:
             checked["spacing"] = checked_spacing(self.spacing, len(self.patch_size))

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from xlstm_unet_lab.data.augment import Augmentation, PatchDataset
 from xlstm_unet_lab.data.cases import Cases, as_cases, check_cases, median_spacing
+from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.data.registry import own_facts
 from xlstm_unet_lab.data.resample import ResampledDataset
 from xlstm_unet_lab.data.targets import Targets
@@ -25,7 +26,7 @@ from xlstm_unet_lab.training import machine
 from xlstm_unet_lab.training.config import TrainConfig, learning_rate_at
 from xlstm_unet_lab.training.losses import deep_supervision_loss
 from xlstm_unet_lab.training.not_finite import bad_gradient, bad_in_forward, not_finite
-from xlstm_unet_lab.training.run_directory import RunDirectory
+from xlstm_unet_lab.training.run_directory import RunDirectory, recorded_settings
 from xlstm_unet_lab.training.state import Progress, TrainingState
 from xlstm_unet_lab.training.validation import Scored, foreground, validate
 
@@ -49,6 +50,7 @@ def fit(
     val: Cases | Dataset | Sequence[dict] | None,
     config: TrainConfig,
     run_directory: str | Path | None = None,
+    track: Track = iter,
 ) -> Iterator[Record]:
     """Train the model in place and yield a `Record` after every step.
 
@@ -60,6 +62,7 @@ def fit(
     With a `run_directory` settings, log and checkpoints go there (see `training.run_directory`), and a run that was
     stopped there, however it was, goes on from its last checkpoint to the same end; a finished one yields nothing more.
     One process at a time may train there: another one gets a BlockingIOError at its first step.
+    `track` wraps the cases of a validation, and the windows of each, to draw progress bars.
     Raises ValueError at once for settings that do not fit the data, the machine or the run in that folder, OSError when
     the folder cannot be written, FloatingPointError from the step in which a loss or gradient is not finite, before
     that step changes the weights.
@@ -74,16 +77,16 @@ def fit(
         if cases is not None:
             check_cases(name, cases, config.patch_size, getattr(model, "config", None), targets)
     scored = {} if val is None else foreground(val, targets, config)
-    config = replace(config, precision=machine.chosen_precision(config, model, train))
+    config = machine.settled(config, model, train, recorded_settings(run_directory))
     fabric, run = machine.make_fabric(config), None
     if run_directory is not None:
         columns = [f"dice {name}" for name in (*scored, "mean")] if val is not None else []
         run = RunDirectory(run_directory, config, model, described(train), columns)
-    return _train(fabric, model, train, val, scored, config, run)
+    return _train(fabric, model, train, val, scored, config, run, track)
 
 
 def _train(
-    fabric, model: nn.Module, train: Cases, val: Cases | None, scored: Scored, config: TrainConfig, run
+    fabric, model: nn.Module, train: Cases, val: Cases | None, scored: Scored, config: TrainConfig, run, track: Track
 ) -> Iterator[Record]:
     """`run`: a RunDirectory, or None."""
     clock, folder = machine.Clock(), None if run is None else run.path
@@ -110,7 +113,7 @@ def _train(
             loss = _train_step(state, next(batches), predictor.targets, step, config, folder)
             step_seconds = clock.lap()
             due = step == config.steps or (config.validate_every is not None and step % config.validate_every == 0)
-            metrics = validate(fabric, predictor, val, scored, config) if due and val is not None else None
+            metrics = validate(fabric, predictor, val, scored, config, track) if due and val is not None else None
             progress.step, progress.seconds = step, progress.seconds + step_seconds + clock.lap()
             speed, memory = config.batch_size / step_seconds, machine.peak_memory(fabric.device)
             record = Record(step, loss, rate, progress.seconds, speed, memory, metrics)
@@ -145,7 +148,8 @@ def _batches(fabric, train: Cases, config: TrainConfig, done: int) -> Iterator[d
     batches: Any = (range(s + fabric.global_rank, s + config.batch_size, fabric.world_size) for s in starts)
     pinned = fabric.device.type == "cuda"
     own = torch.Generator()  # a loader draws a number when it starts; dropout's must not depend on that
-    loader = DataLoader(patches, batch_sampler=batches, num_workers=config.workers, pin_memory=pinned, generator=own)
+    workers = config.workers or 0
+    loader = DataLoader(patches, batch_sampler=batches, num_workers=workers, pin_memory=pinned, generator=own)
     return iter(fabric.setup_dataloaders(loader, use_distributed_sampler=False))
 
 

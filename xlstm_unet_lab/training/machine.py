@@ -6,8 +6,9 @@ import platform
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import distributions
 
 import torch
@@ -29,6 +30,7 @@ def make_fabric(config: TrainConfig):
     device = chosen_device(config)
     if device.type == "cpu":
         devices.keep_freed_memory()
+        devices.share_cores()
     settings = {name: getattr(config, name) for name in ("accelerator", "devices", "num_nodes", "precision")}
     try:
         with quiet_lightning():
@@ -64,6 +66,13 @@ def chosen_precision(config: TrainConfig, model: nn.Module, train: Cases) -> str
     if problem and not auto:
         raise ValueError(problem)
     return "32-true" if problem else precision
+
+
+def settled(config: TrainConfig, model: nn.Module, train: Cases, recorded: Mapping) -> TrainConfig:
+    """The settings with nothing left open: layout and workers as `recorded` of a run that goes on, else by device."""
+    chosen = devices.layout_and_workers(chosen_device(config))
+    there = {name: recorded.get(name, value) for name, value in chosen.items() if getattr(config, name) is None}
+    return replace(config, precision=chosen_precision(config, model, train), **there)
 
 
 @contextmanager

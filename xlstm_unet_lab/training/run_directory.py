@@ -40,6 +40,12 @@ CHECKPOINTS = 20  # of a run that neither validates in between nor says how ofte
 PATIENCE = 10  # seconds; the workers that load a killed run's data may hold its lock for half of that
 
 
+def recorded_settings(path: str | Path | None) -> dict:
+    """The settings of the run in a folder; empty where there is none. Raises ValueError where they are spoilt."""
+    file = None if path is None else as_path("run_directory", path) / "config.json"
+    return read_json(file) if file and file.exists() else {}
+
+
 class RunDirectory:
     """The folder of one run; it is made when it is not there.
 
