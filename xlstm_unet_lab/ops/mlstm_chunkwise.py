@@ -29,7 +29,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xlstm_unet_lab.ops.mlstm_recurrence import EPSILON, MLSTMState, gate_dtype, stabilised_one
+from xlstm_unet_lab.ops.mlstm_recurrence import EPSILON, MLSTMState, stabilised_one
+from xlstm_unet_lab.ops.tensors import gate_dtype
 
 # Tokens of a chunk measured fastest, for heads below and from WIDE: work inside chunks and between them then balances.
 NARROW_CHUNK, WIDE_CHUNK, WIDE = 32, 64, 64
@@ -247,4 +248,4 @@ def run_chunkwise(q, k, v, i, a, state, chunk_size=None):
     h, memory, m = Chunkwise.apply(q, k, v, i, a, memory, state.m.to(gate_dtype(q)).flatten(), size)
     batch_and_heads = state.m.shape
     memory = memory.unflatten(0, batch_and_heads)
-    return h, MLSTMState(memory[..., :-1], memory[..., -1], m.to(memory.dtype).view(batch_and_heads))
+    return h, MLSTMState(memory[..., :-1], memory[..., -1], m.view(batch_and_heads))
