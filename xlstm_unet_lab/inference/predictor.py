@@ -34,7 +34,7 @@ from xlstm_unet_lab.inference.trained import DONE, EIGHT_BITS, NORMALISATIONS, Z
 from xlstm_unet_lab.models.presets import arguments_of
 from xlstm_unet_lab.models.weights import save_weights
 from xlstm_unet_lab.ops.checks import as_array, checked_spacing, of_kind, one_of, sizes, tracked
-from xlstm_unet_lab.ops.devices import checked_device
+from xlstm_unet_lab.ops.devices import checked_device, with_values
 from xlstm_unet_lab.ops.files import as_path
 from xlstm_unet_lab.ops.stored import check_fields
 
@@ -59,6 +59,8 @@ class Windows:
 
     def __post_init__(self) -> None:
         check_windows(self.overlap, 1 if self.batch_size is None else self.batch_size)
+        if self.device is not None:
+            checked_device(self.device)
 
 
 @dataclass(frozen=True)
@@ -277,10 +279,11 @@ class Predictor:
     def _slabs(self, image: np.ndarray, spacing: tuple[float, ...] | None, windows: Windows) -> Iterator[Tensor]:
         """Probabilities (channels, rows, ...) of what the network sees, (C, *spatial), slab by slab on its own grid."""
         check_rank(image.shape, self.patch_size)
+        with_values("model", self.network)
         axes, size = self.mirrored_along(windows.mirror), image.shape[1:]
         working_size = self._working_size(size, spacing)
         if windows.device is not None:
-            self.network.to(checked_device(windows.device))
+            self.network.to(windows.device)
         if working_size != size:
             image = resized(torch.from_numpy(image.astype(np.float32)), working_size).numpy()
         if self.normalisation != DONE or working_size != size:  # resampling may have changed mean and deviation
