@@ -33,7 +33,7 @@ from xlstm_unet_lab.inference.sliding_window import check_rank, resized_slabs, s
 from xlstm_unet_lab.inference.trained import DONE, EIGHT_BITS, NORMALISATIONS, Z_SCORE
 from xlstm_unet_lab.models.presets import arguments_of
 from xlstm_unet_lab.models.weights import save_weights
-from xlstm_unet_lab.ops.checks import as_array, checked_spacing, of_kind, one_of, sizes, tracked
+from xlstm_unet_lab.ops.checks import UNITS, as_array, checked_spacing, of_kind, one_of, sizes, tracked
 from xlstm_unet_lab.ops.devices import checked_device, with_values
 from xlstm_unet_lab.ops.files import as_path
 from xlstm_unet_lab.ops.stored import check_fields
@@ -85,6 +85,7 @@ class Predictor:
     card: Mapping[str, Any] = field(default_factory=dict)  # whatever else is to be known: training, scores, limits
 
     def __post_init__(self) -> None:
+        of_kind("network", self.network, nn.Module)
         check_fields(type(self), self._facts())
         patch_size = sizes("patch_size", self.patch_size, 2, 3)
         if math.prod(patch_size) > LARGEST_PATCH:
@@ -94,7 +95,7 @@ class Predictor:
         mirror_axes = checked_axes("mirror_axes", axes, len(patch_size))
         vars(self).update(patch_size=patch_size, spacing=spacing, mirror_axes=mirror_axes)
         one_of("normalisation", self.normalisation, NORMALISATIONS)
-        one_of("unit", self.unit, ("mm", "pixel"))
+        one_of("unit", self.unit, UNITS)
         check_label_values("label_numbers", self.label_numbers.values())
         check_label_values("colours", self.colours)
         for label, colour in self.colours.items():  # they end in pages of HTML
