@@ -306,7 +306,7 @@ def test_bad_input(changes, message):
 
 @pytest.mark.parametrize("unit", [3, "inch", None, "", "MM", ["mm"], True])
 def test_a_unit_is_one_of_two(unit):
-    with pytest.raises(ValueError, match="unit is .*there are mm, pixel"):
+    with pytest.raises(ValueError, match=r"unit is .*there are mm, pixel"):
         evaluate(*example(2), spacing=(1, 1), labels=LABELS, unit=unit)
 
 
