@@ -16,8 +16,9 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
+from contextlib import closing
 from pathlib import Path, PurePosixPath
+from queue import Empty, Queue
 from typing import IO, Any
 
 from xlstm_unet_lab.ops.files import is_plain
@@ -69,11 +70,9 @@ class ResumingDownloader:
         self.validator = part.with_name(part.name + ".version")  # the ETag or date the first bytes came with
 
     def __call__(self, url: str, output_file: str, _pooch: object) -> None:
-        import urllib3
-
         try:
             self._download(url)
-        except (OSError, urllib3.exceptions.HTTPError) as error:  # those of requests are OSErrors
+        except OSError as error:
             arrived = self.part.stat().st_size if self.part.exists() else 0
             kept = f"{arrived:,} bytes arrived and are kept; call again to continue, or get it by hand and pass source="
             raise OSError(f"{url} could not be downloaded: {error}. {kept}") from error
@@ -88,7 +87,8 @@ class ResumingDownloader:
         start = self.part.stat().st_size if version else 0
         rest = {"Range": f"bytes={start}-", "If-Range": version} if start else {}
         headers = {"Accept-Encoding": "identity"} | rest  # a compressed stream could not be continued
-        with _answer(url, headers) as response:
+        with closing(_received(url, headers)) as received:
+            response = next(received)
             if response.status_code == 416:  # nothing left to ask for: what is here cannot be trusted
                 self._forget()
                 raise ConnectionError("the server has no bytes after those already here")
@@ -106,16 +106,16 @@ class ResumingDownloader:
                 start = 0
                 self._forget()  # lest what is there be taken for a part of this version
                 self.validator.write_text(_version(response.headers))
-            self._write(url, response.raw, start, int(whole) if whole.isdecimal() else None)
+            self._write(url, received, start, int(whole) if whole.isdecimal() else None)
 
-    def _write(self, url: str, stream, start: int, whole: int | None) -> None:
+    def _write(self, url: str, received: Iterator[bytes], start: int, whole: int | None) -> None:
         """Write what comes to `part`, whose first `start` bytes are there; `whole`: bytes of the file, where known."""
         from tqdm.auto import tqdm
 
         arrived = start
         shown: dict[str, Any] = {"desc": self.part.stem, "unit": "B", "unit_scale": True, "disable": not self.progress}
         with tqdm(initial=start, total=whole, **shown) as bar, self.part.open("ab" if start else "wb") as file:
-            for block in _blocks(stream):
+            for block in received:
                 arrived += len(block)
                 if max(arrived, whole or 0) > self.most:
                     problem = f"has more than the {self.most:,} bytes that are allowed for it, so it is another file"
@@ -130,48 +130,59 @@ class ResumingDownloader:
             path.unlink(missing_ok=True)
 
 
-def _answer(url: str, headers: Mapping[str, str]):
-    """The response to a request, its file still to be read; ConnectionError once that takes longer than ANSWER.
+def _received(url: str, headers: Mapping[str, str]) -> Iterator[Any]:
+    """The response to a request, then its file in pieces. ConnectionError for whatever goes wrong, once the response
+    takes longer than ANSWER, and once the pieces come more slowly than SLOWEST for PATIENCE seconds.
 
-    In a thread of its own, which may be left behind: a server that sends its headers a byte at a time holds up whoever
-    reads them, and the timeout of requests begins anew with each byte.
+    Asked for in a thread of its own, which may be left behind: a server that sends a header, the size of a chunk or
+    what follows the last one a byte at a time holds up whoever reads them, and the timeout of requests begins anew with
+    each byte.
     """
     import requests
 
-    found: Future = Future()
+    arrived, wanted = Queue[Any](maxsize=16), [True]
 
     def ask() -> None:
         try:
-            found.set_result(requests.get(url, headers=headers, stream=True, timeout=TIMEOUT))
-        except Exception as error:
-            found.set_exception(error)
+            with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+                arrived.put(response)
+                while wanted and (piece := response.raw.read1(BLOCK)):  # read would wait for all of the block
+                    arrived.put(piece)
+                arrived.put(b"")
+        except Exception as error:  # a redirect to what is no address raises others than those of requests
+            arrived.put(error)
 
     threading.Thread(target=ask, daemon=True).start()
     try:
-        return found.result(ANSWER)
-    except TimeoutError as error:  # as those of requests are not
-        raise ConnectionError(f"the server did not say within {ANSWER} seconds what it sends") from error
+        yield _next(arrived, ANSWER, f"did not say within {ANSWER} seconds what it sends")
+        since, came, piece = time.monotonic(), 0, b"_"
+        while piece:
+            left = since + PATIENCE - time.monotonic()
+            yield (piece := _next(arrived, left, f"sent only {came:,} bytes in {PATIENCE} seconds"))
+            came += len(piece)
+            if came >= SLOWEST * PATIENCE:
+                since, came = time.monotonic(), 0
+    finally:
+        wanted.clear()
+        while not arrived.empty():  # the thread, which may wait to put a piece there, then comes to its end
+            arrived.get()
+
+
+def _next(arrived: Queue, seconds: float, problem: str) -> Any:
+    """What comes next, within so many seconds; ConnectionError for an exception and, in words, for nothing."""
+    try:
+        found = arrived.get(timeout=max(seconds, 0))
+    except Empty as error:
+        raise ConnectionError(f"the server {problem}") from error
+    if isinstance(found, Exception):
+        raise ConnectionError(str(found)) from found
+    return found
 
 
 def _version(headers: Mapping[str, str]) -> str:
     """What tells a file on a server from any other there under the same address; empty where the server does not."""
     etag = headers.get("ETag", "")
     return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")  # weak tags do not serve
-
-
-def _blocks(stream) -> Iterator[bytes]:
-    """What comes, a block at a time; ConnectionError once it comes more slowly than SLOWEST for PATIENCE seconds."""
-    since, came, block = time.monotonic(), 0, b""
-    while piece := stream.read1(BLOCK - len(block)):  # read would wait for all of the block, however long that takes
-        came, block = came + len(piece), block + piece
-        if len(block) == BLOCK:
-            yield block
-            block = b""
-        if (waited := time.monotonic() - since) > PATIENCE:
-            if came < SLOWEST * waited:
-                raise ConnectionError(f"only {came:,} bytes came in {waited:.0f} seconds")
-            since, came = time.monotonic(), 0
-    yield block
 
 
 class Refused(ValueError):
