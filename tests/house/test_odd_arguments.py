@@ -173,7 +173,6 @@ WRONG = {
     },
     "TrainConfig": {"accelerator": (3, None, b"cpu"), "augment": (1, "no"), "targets": ({}, "a")},
     "Predictor": {"network": (None, 3, "a"), "unit": (3, "inch", None), "credit": (3, None)},
-    "list_models": {"in_channels": (0, 1.5, "a"), "num_classes": (None, True)},
     "predict": {"track": (lambda batches: [1], lambda batches: [*batches, 1], enumerate), "device": ("meta", 3)},
     "predict_files": {"predictor": (NETWORK, None, 3)},
 }

@@ -16,9 +16,8 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from concurrent.futures import Future
 from pathlib import Path, PurePosixPath
-from queue import Empty, Queue
 from typing import IO, Any
 
 from xlstm_unet_lab.ops.files import is_plain
@@ -83,39 +82,42 @@ class ResumingDownloader:
         self.validator.unlink(missing_ok=True)
 
     def _download(self, url: str) -> None:
+        import requests
+
         version = self.validator.read_text() if self.part.exists() and self.validator.exists() else ""
         start = self.part.stat().st_size if version else 0
         rest = {"Range": f"bytes={start}-", "If-Range": version} if start else {}
         headers = {"Accept-Encoding": "identity"} | rest  # a compressed stream could not be continued
-        with closing(_received(url, headers)) as received:
-            response = next(received)
-            if response.status_code == 416:  # nothing left to ask for: what is here cannot be trusted
+        options: dict[str, Any] = {"headers": headers, "stream": True, "timeout": TIMEOUT}
+        # Nobody closes the response: a thread left behind may be reading from it, and would hold up whoever did.
+        response = _within(ANSWER, f"did not say within {ANSWER} seconds what it sends", requests.get, url, **options)
+        if response.status_code == 416:  # nothing left to ask for: what is here cannot be trusted
+            self._forget()
+            raise ConnectionError("the server has no bytes after those already here")
+        response.raise_for_status()
+        whole = response.headers.get("Content-Length", "")
+        if response.status_code == 206:
+            place = re.fullmatch(rf"bytes {start}-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+            if place is None or _version(response.headers) != version:  # some other piece, or of another file
                 self._forget()
-                raise ConnectionError("the server has no bytes after those already here")
-            response.raise_for_status()
-            whole = response.headers.get("Content-Length", "")
-            if response.status_code == 206:
-                place = re.fullmatch(rf"bytes {start}-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
-                if place is None or _version(response.headers) != version:  # some other piece, or of another file
-                    self._forget()
-                    if start:
-                        return self._download(url)
-                    raise ConnectionError("the server sent a piece of the file when asked for all of it")
-                whole = place[1]
-            else:
-                start = 0
-                self._forget()  # lest what is there be taken for a part of this version
-                self.validator.write_text(_version(response.headers))
-            self._write(url, received, start, int(whole) if whole.isdecimal() else None)
+                if start:
+                    return self._download(url)
+                raise ConnectionError("the server sent a piece of the file when asked for all of it")
+            whole = place[1]
+        else:
+            start = 0
+            self._forget()  # lest what is there be taken for a part of this version
+            self.validator.write_text(_version(response.headers))
+        self._write(url, response.raw, start, int(whole) if whole.isdecimal() else None)
 
-    def _write(self, url: str, received: Iterator[bytes], start: int, whole: int | None) -> None:
+    def _write(self, url: str, stream, start: int, whole: int | None) -> None:
         """Write what comes to `part`, whose first `start` bytes are there; `whole`: bytes of the file, where known."""
         from tqdm.auto import tqdm
 
         arrived = start
         shown: dict[str, Any] = {"desc": self.part.stem, "unit": "B", "unit_scale": True, "disable": not self.progress}
         with tqdm(initial=start, total=whole, **shown) as bar, self.part.open("ab" if start else "wb") as file:
-            for block in received:
+            for block in _pieces(stream):
                 arrived += len(block)
                 if max(arrived, whole or 0) > self.most:
                     problem = f"has more than the {self.most:,} bytes that are allowed for it, so it is another file"
@@ -130,53 +132,36 @@ class ResumingDownloader:
             path.unlink(missing_ok=True)
 
 
-def _received(url: str, headers: Mapping[str, str]) -> Iterator[Any]:
-    """The response to a request, then its file in pieces. ConnectionError for whatever goes wrong, once the response
-    takes longer than ANSWER, and once the pieces come more slowly than SLOWEST for PATIENCE seconds.
+def _within(seconds: float, problem: str, call: Callable, *arguments: Any, **options: Any) -> Any:
+    """The result of a call to a server; ConnectionError for whatever goes wrong in it, and once it takes longer.
 
-    Asked for in a thread of its own, which may be left behind: a server that sends a header, the size of a chunk or
-    what follows the last one a byte at a time holds up whoever reads them, and the timeout of requests begins anew with
-    each byte.
+    In a thread of its own, which may be left behind: a server that sends a header, the size of a chunk or what follows
+    the last one a byte at a time holds up whoever reads them, and the timeout of requests begins anew with each byte.
     """
-    import requests
-
-    arrived, wanted = Queue[Any](maxsize=16), [True]
+    found: Future = Future()
 
     def ask() -> None:
         try:
-            with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-                arrived.put(response)
-                while wanted and (piece := response.raw.read1(BLOCK)):  # read would wait for all of the block
-                    arrived.put(piece)
-                arrived.put(b"")
+            found.set_result(call(*arguments, **options))
         except Exception as error:  # a redirect to what is no address raises others than those of requests
-            arrived.put(error)
+            found.set_exception(ConnectionError(str(error)))
 
     threading.Thread(target=ask, daemon=True).start()
     try:
-        yield _next(arrived, ANSWER, f"did not say within {ANSWER} seconds what it sends")
-        since, came, piece = time.monotonic(), 0, b"_"
-        while piece:
-            left = since + PATIENCE - time.monotonic()
-            yield (piece := _next(arrived, left, f"sent only {came:,} bytes in {PATIENCE} seconds"))
-            came += len(piece)
-            if came >= SLOWEST * PATIENCE:
-                since, came = time.monotonic(), 0
-    finally:
-        wanted.clear()
-        while not arrived.empty():  # the thread, which may wait to put a piece there, then comes to its end
-            arrived.get()
-
-
-def _next(arrived: Queue, seconds: float, problem: str) -> Any:
-    """What comes next, within so many seconds; ConnectionError for an exception and, in words, for nothing."""
-    try:
-        found = arrived.get(timeout=max(seconds, 0))
-    except Empty as error:
+        return found.result(max(seconds, 0))
+    except TimeoutError as error:
         raise ConnectionError(f"the server {problem}") from error
-    if isinstance(found, Exception):
-        raise ConnectionError(str(found)) from found
-    return found
+
+
+def _pieces(stream) -> Iterator[bytes]:
+    """What comes, piece by piece; ConnectionError once it comes more slowly than SLOWEST for PATIENCE seconds."""
+    since, came, piece = time.monotonic(), 0, b"_"
+    while piece:  # read would wait for all of the block, however long that takes
+        left = since + PATIENCE - time.monotonic()
+        yield (piece := _within(left, f"sent only {came:,} bytes in {PATIENCE} seconds", stream.read1, BLOCK))
+        came += len(piece)
+        if came >= SLOWEST * PATIENCE:
+            since, came = time.monotonic(), 0
 
 
 def _version(headers: Mapping[str, str]) -> str:

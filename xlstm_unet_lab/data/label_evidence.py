@@ -79,7 +79,7 @@ def _broken(label: np.ndarray, soft: np.ndarray) -> int:
     sides = around[:, middle - steps], around[:, middle + steps]
     rises = ((own >= np.minimum(*sides).T) & (own <= np.maximum(*sides).T)).all(axis=0)
     alone = np.count_nonzero(own == around.T, axis=0) < 3  # itself among them
-    return np.count_nonzero(ndimage.mean(rises & alone, own, soft) > 0.5)
+    return int(np.count_nonzero(ndimage.mean(rises & alone, own, soft) > 0.5))
 
 
 def _beside_edges(label: np.ndarray, numbers: np.ndarray, thin: np.ndarray, between: np.ndarray) -> list[int]:

@@ -63,7 +63,10 @@ def evaluate(
     prediction, truth = checks.as_array("prediction", prediction), checks.as_array("truth", truth)
     spacing = checks.checked_spacing(spacing, truth.ndim)
     checks.one_of("unit", unit, checks.UNITS)
-    every = checks.named_members("labels", labels)
+    checks.of_kind("labels", labels, Mapping, fix=": name -> label value, as in {'liver': 1}")
+    for name in labels:
+        checks.of_kind("a name in labels", name, str)
+    every = {name: checks.members(f"the label {name!r}", value) for name, value in labels.items()}
     if not (foreground := {name: values for name, values in every.items() if values != (0,)}):
         raise ValueError(f"labels={dict(labels)} names no label above 0: there is nothing to score")
     known = tuple(sorted({value for values in foreground.values() for value in values}))
@@ -89,18 +92,12 @@ def evaluate(
         if name in labelled_slices_only and wanted.any():
             labelled = np.flatnonzero(wanted.any(axis=tuple(range(1, wanted.ndim))))
             found, wanted = (mask[labelled[0] : labelled[-1] + 1] for mask in (found, wanted))
-        rows.append(
-            {
-                "label": name,
-                "value": values[0] if name in labels and len(values) == 1 else None,
-                "dice": dice(found, wanted),
-                "surface_dice": surface_dice(found, wanted, spacing=spacing, tolerance=tolerances[name]),
-                f"tolerance_{unit}": tolerances[name],
-                f"hd95_{unit}": hausdorff95(found, wanted, spacing=spacing),
-                f"{size_name}_truth_{unit}{truth.ndim}": sizes[0],
-                f"{size_name}_prediction_{unit}{truth.ndim}": sizes[1],
-            }
-        )
+        row = {"label": name, "value": values[0] if name in labels and len(values) == 1 else None}
+        row |= {"dice": dice(found, wanted)}
+        row |= {"surface_dice": surface_dice(found, wanted, spacing=spacing, tolerance=tolerances[name])}
+        row |= {f"tolerance_{unit}": tolerances[name], f"hd95_{unit}": hausdorff95(found, wanted, spacing=spacing)}
+        named = zip(("truth", "prediction"), sizes, strict=True)
+        rows.append(row | {f"{size_name}_{which}_{unit}{truth.ndim}": size for which, size in named})
     return DataFrame(rows).astype({"value": "Int64"})
 
 
@@ -220,16 +217,11 @@ def compare(
         differences = (part["a"] - part["b"]).to_numpy()
         low, high = bootstrap_interval(differences, groups=part["group"], samples=samples, seed=seed)
         of_groups = (part["a"] - part["b"]).groupby(part["group"]).mean()
-        rows.append(
-            {
-                **{"label": label, "cases": len(part), "mean_a": part["a"].mean(), "mean_b": part["b"].mean()},
-                **{"difference": differences.mean(), "low": low, "high": high},
-                "p_value": float(wilcoxon(of_groups).pvalue) if of_groups.any() else 1.0,
-                "wins": int((differences > 0).sum()),
-                "ties": int((differences == 0).sum()),
-                "losses": int((differences < 0).sum()),
-            }
-        )
+        row = {"label": label, "cases": len(part), "mean_a": part["a"].mean(), "mean_b": part["b"].mean()}
+        row |= {"difference": differences.mean(), "low": low, "high": high}
+        row |= {"p_value": float(wilcoxon(of_groups).pvalue) if of_groups.any() else 1.0}
+        counts = {"wins": differences > 0, "ties": differences == 0, "losses": differences < 0}
+        rows.append(row | {what: int(which.sum()) for what, which in counts.items()})
     return DataFrame(rows)
 
 

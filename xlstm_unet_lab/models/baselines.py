@@ -86,23 +86,14 @@ def of_nnunet(architecture: str, blocks: str, defaults: Mapping[str, PerStage], 
         from dynamic_network_architectures.architectures import unet
 
         c = plan(facts, options, **defaults)
-        network = getattr(unet, architecture)(
-            input_channels=c.in_channels,
-            n_stages=len(c.features),
-            features_per_stage=c.features,
-            conv_op=CONV[c.spatial_dims],
-            kernel_sizes=c.kernel_sizes,
-            strides=c.strides,
-            num_classes=c.num_classes,
-            n_conv_per_stage_decoder=c.decoder_blocks,
-            conv_bias=True,
-            norm_op=NORM[c.spatial_dims],
-            norm_op_kwargs={"eps": 1e-5, "affine": True},
-            nonlin=nn.LeakyReLU,
-            nonlin_kwargs={"inplace": True},
-            deep_supervision=c.deep_supervision,
-            **{blocks: c.encoder_blocks},
-        )
+        ends = {"input_channels": c.in_channels, "num_classes": c.num_classes, "deep_supervision": c.deep_supervision}
+        stages = {"n_stages": len(c.features), "features_per_stage": c.features, "strides": c.strides}
+        stages |= {"kernel_sizes": c.kernel_sizes, blocks: c.encoder_blocks}
+        layers = {"conv_op": CONV[c.spatial_dims], "conv_bias": True, "norm_op": NORM[c.spatial_dims]}
+        layers |= {"norm_op_kwargs": {"eps": 1e-5, "affine": True}}
+        layers |= {"nonlin": nn.LeakyReLU, "nonlin_kwargs": {"inplace": True}}
+        make_network = getattr(unet, architecture)
+        network = make_network(n_conv_per_stage_decoder=c.decoder_blocks, **ends, **stages, **layers)
         network.apply(network.initialize)
         # The heads of the other resolutions always exist. Weights that no output depends on must not be trained:
         # several devices would wait for their gradients.
@@ -206,14 +197,8 @@ RESIDUAL: dict[str, PerStage] = {"encoder_blocks": lambda stages: (1, *(2,) * (s
 TIMM = {"encoder": "resnet18", "pretrained": False, "stem_width": 32}
 SEGRESNET = {"init_filters": 32, "blocks_down": (1, 2, 2, 4), "blocks_up": (1, 1, 1), "dropout_prob": None}
 UNETR = {"feature_size": 16, "hidden_size": 384, "mlp_dim": 1536, "num_heads": 6, "dropout_rate": 0.0}
-SWIN = {
-    "feature_size": {2: 48, 3: 24},
-    "depths": (2, 2, 2, 2),
-    "num_heads": (3, 6, 12, 24),
-    "window_size": 7,
-    "drop_rate": 0.0,
-    "dropout_path_rate": 0.0,
-}
+SWIN = {"feature_size": {2: 48, 3: 24}, "depths": (2, 2, 2, 2), "num_heads": (3, 6, 12, 24), "window_size": 7}
+SWIN |= {"drop_rate": 0.0, "dropout_path_rate": 0.0}
 
 
 BASELINES = {

@@ -129,8 +129,6 @@ def list_models(
     """
     import pandas
 
-    for name, count in {"in_channels": in_channels, "num_classes": num_classes}.items():
-        whole_number(name, count)
     known = (2, 3) if spatial_dims is None else (checked_spatial_dims(spatial_dims),)
     if patch_size is not None:
         patch_size = sizes("patch_size", patch_size, *known)

@@ -10,7 +10,7 @@ import math
 import operator
 import reprlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from numbers import Integral, Real
 from typing import TypeGuard, TypeVar
 
@@ -49,7 +49,7 @@ def tracked(track: Callable, items: Sequence[Item]) -> Iterator[Item]:
             given = "ends before" if step is end else f"has {reprlib.repr(step)} where it is to hand on"
             raise ValueError(f"what track gives {given} the {len(items)} items that it gets, each in its place")
         if item is not end:
-            yield item
+            yield item  # type: ignore[misc]  # one of the items, as it is not the end
 
 
 def one_of(name: str, value: object, known: Iterable[str]) -> str:
@@ -156,14 +156,6 @@ def members(name: str, value: object) -> tuple[int, ...]:
     if isinstance(values, list | tuple) and values and all(is_whole(one, 0) for one in values):
         return tuple(map(int, values))
     raise ValueError(f"{name} is {value!r}, expected a whole number of at least 0, or several of a region")
-
-
-def named_members(name: str, labels: object) -> dict[str, tuple[int, ...]]:
-    """The values of every label or region by its name; TypeError for what is no mapping of words."""
-    of_kind(name, labels, Mapping, fix=": name -> label value, as in {'liver': 1}")
-    for word in labels:  # type: ignore[attr-defined]  # a mapping, as was just checked
-        of_kind(f"a name in {name}", word, str)
-    return {word: members(f"the label {word!r}", value) for word, value in labels.items()}  # type: ignore[attr-defined]
 
 
 def checked_spacing(spacing: object, dimensions: int, where: str = "") -> tuple[float, ...]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from xlstm_unet_lab.data.colours import LABEL_COLOURS, label_colours
-from xlstm_unet_lab.ops.checks import as_array, finite, named_members
+from xlstm_unet_lab.ops.checks import as_array, finite, members
 from xlstm_unet_lab.ops.words import printable
 
 
@@ -71,8 +71,8 @@ def checked_labels(
     if names is None:
         channels = set() if probabilities is None else set(range(1, len(probabilities)))
         names = {f"label {value}": value for value in sorted(found | channels)}
-    every = named_members("label_names", names)
-    labels = {printable(name): values for name, values in every.items() if values != (0,)}
+    every = {printable(name): members(f"the label {name!r}", values) for name, values in names.items()}
+    labels = {name: values for name, values in every.items() if values != (0,)}
     if wrong := {name: values for name, values in labels.items() if 0 in values}:
         raise ValueError(f"label_names {wrong} do not fit: a label covers values from 1 on, 0 alone is background")
     if probabilities is not None and len(probabilities) not in (len(labels), len(labels) + 1):
