@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -171,14 +172,9 @@ def published_config(
     else:
         mixers = tuple("resblock" if s < 3 else "vil" for s in range(stages))
     cut_encoder, cut_decoder = math.ceil(stages / 2), math.ceil((stages - 1) / 2 + 0.5)
-    return UNetConfig(
-        **facts,
-        spatial_dims=spatial_dims,
-        features=features,
-        encoder_blocks=tuple(1 if s >= cut_encoder else blocks for s, blocks in enumerate(encoder_blocks)),
-        decoder_blocks=tuple(1 if s >= cut_decoder else blocks for s, blocks in enumerate(decoder_blocks)),
-        mixers=mixers,
-        directions="forward",
-        full_resolution_skip=checked_spatial_dims(spatial_dims) == 3,
-        channel_tokens=variant == "enc",
-    )
+    encoder_blocks = tuple(1 if s >= cut_encoder else blocks for s, blocks in enumerate(encoder_blocks))
+    decoder_blocks = tuple(1 if s >= cut_decoder else blocks for s, blocks in enumerate(decoder_blocks))
+    own: dict[str, Any] = {"encoder_blocks": encoder_blocks, "decoder_blocks": decoder_blocks, "mixers": mixers}
+    own |= {"directions": "forward", "channel_tokens": variant == "enc"}
+    own |= {"full_resolution_skip": checked_spatial_dims(spatial_dims) == 3}
+    return UNetConfig(spatial_dims=spatial_dims, features=features, **own, **facts)
