@@ -1,6 +1,5 @@
 """Timing side by side, peak memory in a process of its own, and the facts of the machine."""
 
-import importlib.metadata
 import json
 import os
 import platform
@@ -10,9 +9,12 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import date
+from importlib.metadata import distributions
 from pathlib import Path
 
 import torch
+
+from xlstm_unet_lab.ops.devices import processor_name
 
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("torch", "xlstm", "mlstm_kernels", "monai", "timm", "numpy")
@@ -21,20 +23,15 @@ UNIT = 1024 if sys.platform == "linux" else 1  # of ru_maxrss
 
 def machine() -> dict:
     """Processor, cores, threads, accelerator and versions."""
-    processor = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-        processor = names[0] if names else processor
     return {
         "date": date.today().isoformat(),
-        "processor": processor,
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "versions": {name: found.version for name in LIBRARIES for found in distributions(name=name)},
     }
 
 

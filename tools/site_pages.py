@@ -36,6 +36,7 @@ FLOORS = {
     "training": "From data to weights.",
     "overlays": "What there is to see of a case.",
     "figures": "Pictures of cases and trainings, and the page of scores.",
+    "nnunet": "This package inside nnU-Net, and nnU-Net's results folders here.",
 }
 
 

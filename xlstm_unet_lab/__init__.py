@@ -34,7 +34,7 @@ _HOME = {
     "load_dataset": "data.dataset",
     "fit": "training.fit",
     "TrainConfig": "training.config",
-    "load_predictor": "inference.load",
+    "load_predictor": "nnunet.results",
     "load_run": "inference.load",
     "Predictor": "inference.predictor",
     "predict": "inference.predict",

@@ -7,7 +7,6 @@ from xlstm_unet_lab.evaluation.report import evaluate as evaluate
 from xlstm_unet_lab.figures.report_page import write_report as write_report
 from xlstm_unet_lab.inference.files import predict_files as predict_files
 from xlstm_unet_lab.inference.instances import instances_from_classes as instances_from_classes
-from xlstm_unet_lab.inference.load import load_predictor as load_predictor
 from xlstm_unet_lab.inference.load import load_run as load_run
 from xlstm_unet_lab.inference.predict import predict as predict
 from xlstm_unet_lab.inference.predict import predict_probabilities as predict_probabilities
@@ -19,6 +18,7 @@ from xlstm_unet_lab.models.published import published_config as published_config
 from xlstm_unet_lab.models.unet import UNet as UNet
 from xlstm_unet_lab.models.unet import UNetConfig as UNetConfig
 from xlstm_unet_lab.models.vil_classifier import VisionLSTM as VisionLSTM
+from xlstm_unet_lab.nnunet.results import load_predictor as load_predictor
 from xlstm_unet_lab.overlays.description import overlay as overlay
 from xlstm_unet_lab.overlays.description import overlay_case as overlay_case
 from xlstm_unet_lab.training.config import TrainConfig as TrainConfig

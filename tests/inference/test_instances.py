@@ -39,13 +39,32 @@ def test_probabilities_give_the_same_where_they_are_certain(spatial_dims):
 
 
 def test_probabilities_keep_apart_what_their_labels_join():
-    # A bridge of one pixel where interior (0.45) beats boundary (0.35) and background (0.2), but not both together.
+    # A bridge where interior (0.45) beats boundary (0.35) and background (0.2), but not both together.
     classes = np.zeros((9, 21), int)
-    classes[2:7, 2:9], classes[2:7, 12:19], classes[4, 9:12] = 1, 1, 1
+    classes[2:7, 2:19] = 1
     probabilities = np.stack([classes == value for value in range(3)]).astype(float)
-    probabilities[:, 4, 9:12] = np.array([[0.2], [0.45], [0.35]])
+    probabilities[:, 2:7, 9:12] = np.array([0.2, 0.45, 0.35])[:, None, None]
     assert instances_from_classes(probabilities.argmax(0)).max() == 1
     assert instances_from_classes(probabilities).max() == 2
+
+
+def balls(spatial_dims, apart):
+    """Two balls of radius 8 whose middles are `apart` pixels apart, where there is a ball."""
+    places = np.indices((25,) * (spatial_dims - 1) + (45,)) - 12
+    across, along = places[:-1], places[-1]
+    return np.logical_or(*((across**2).sum(0) + (along - shift) ** 2 <= 64 for shift in (0, apart)))
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize(("apart", "objects"), [(0, 1), (4, 1), (12, 2), (14, 2)])
+def test_what_has_a_waist_is_two_objects(spatial_dims, apart, objects):
+    found = instances_from_classes(balls(spatial_dims, apart).astype(int))
+    assert found.max() == objects
+    assert found[..., 12, 12] == 1 if spatial_dims == 2 else found[12, 12, 12] == 1
+
+
+def test_an_image_full_of_one_object_is_one():
+    assert (instances_from_classes(np.ones((20, 30), int)) == 1).all()
 
 
 def test_small_objects_and_lone_boundaries_go():
@@ -64,8 +83,8 @@ def test_whatever_the_labels(size, seed, smallest):
     assert got.shape == classes.shape and not got[classes == 0].any()
     numbers, counts = np.unique(got[got > 0], return_counts=True)
     assert numbers.tolist() == list(range(1, len(numbers) + 1)) and (counts >= smallest).all()
-    seeds, count = ndimage.label(classes == 1, np.ones((3,) * classes.ndim))
-    assert all(len(np.unique(got[seeds == seed])) == 1 for seed in range(1, count + 1)), "a seed stays whole"
+    interiors, _ = ndimage.label(classes == 1, np.ones((3,) * classes.ndim))
+    assert all(len(np.unique(interiors[(got == n) & (classes == 1)])) == 1 for n in numbers), "no object has two"
 
 
 def test_real_nuclei_come_back(real_data):

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 import xlstm_unet_lab as lab
 from xlstm_unet_lab.course.checks.published_reference import as_released
 
-NETWORKS = ("bot_2d", "bot_3d", "enc_2d", "enc_3d")
+XLSTM = ("bot_2d", "bot_3d", "enc_2d", "enc_3d")
+NETWORKS = (*XLSTM, *(f"u_mamba_{name}" for name in XLSTM))
 TOLERANCE = 2e-5  # of the largest value: the reference is stored in float32
 
 
@@ -23,8 +24,9 @@ def published(folder, **changes):
     facts = json.loads((folder / "config.json").read_text())
     options = {name: facts[name] for name in ("spatial_dims", "in_channels", "num_classes", "patch_size", "features")}
     options |= {"strides": facts["strides"], "kernel_sizes": facts["kernels"], "encoder_blocks": facts["blocks"]}
-    options |= {"decoder_blocks": facts["decoder_blocks"], "deep_supervision": True}
-    return lab.UNet(lab.published_config(facts["variant"], **(options | changes)))
+    options |= {"decoder_blocks": facts["decoder_blocks"], "deep_supervision": facts.get("deep_supervision", True)}
+    variant = f"{facts['network']}_{facts['variant']}" if "network" in facts else facts["variant"]
+    return lab.UNet(lab.published_config(variant, **(options | changes)))
 
 
 def nnunet_checkpoint(weights):
@@ -77,7 +79,7 @@ def test_equals_the_published_network(shared_golden, name):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_checkpoint_as_released(shared_golden, name, tmp_path):
     folder, weights = shared_golden / name, load_file(shared_golden / name / "weights.safetensors")
-    released = as_released(weights)
+    released = as_released(weights) if name in XLSTM else weights  # which holds the repeats already
     assert len(released) == json.loads((folder / "config.json").read_text())["published_state_dict_keys"]
     torch.save(nnunet_checkpoint(released), tmp_path / "checkpoint_final.pth")
     wanted, found = (
@@ -213,7 +215,7 @@ def plan(variant, spatial_dims, stages, **changes):
     return config
 
 
-N, R, V = "none", "resblock", "vil"
+N, R, V, M = "none", "resblock", "vil", "mamba"
 
 
 @pytest.mark.parametrize(
@@ -228,6 +230,13 @@ N, R, V = "none", "resblock", "vil"
         ("enc", 3, (R, R, R, V, V)),
         ("enc", 3, (R, R, R, V, V, V)),
         ("enc", 3, (R, R, R, V, V, V, V)),
+        ("enc", 3, (R, R)),
+        ("u_mamba_bot", 2, (N, N, N, N, M)),
+        ("u_mamba_bot", 3, (N, N, N, N, N, M)),
+        ("u_mamba_enc", 2, (M, N, M, N, M, N, M)),
+        ("u_mamba_enc", 2, (N, M, N, M, N, M, N, M)),
+        ("u_mamba_enc", 2, (N, M)),
+        ("u_mamba_enc", 3, (M, M, M, M, M, M)),
     ],
 )
 def test_where_the_mixers_stand(variant, spatial_dims, mixers):
@@ -236,10 +245,11 @@ def test_where_the_mixers_stand(variant, spatial_dims, mixers):
     assert config.directions == "forward"
     assert config.vil_version == "v1"
     assert config.full_resolution_skip == (spatial_dims == 3)
-    assert config.channel_tokens == (variant == "enc")
+    assert config.channel_tokens == (variant in ("enc", "u_mamba_enc"))
+    assert config.mamba_residual == (M not in mixers)
 
 
-@pytest.mark.parametrize("variant", ["bot", "enc"])
+@pytest.mark.parametrize("variant", ["bot", "enc", "u_mamba_bot", "u_mamba_enc"])
 @pytest.mark.parametrize(
     ("stages", "encoder", "decoder"),
     [
@@ -254,6 +264,50 @@ def test_block_counts_are_cut(variant, stages, encoder, decoder):
     assert config.decoder_blocks == decoder
 
 
+SIZES = [  # stages, widest, patch, parameters in millions, keys of a checkpoint, widths of the mixers
+    ("u_mamba_bot", 7, 512, (256, 256), 47.53, [512]),
+    ("u_mamba_enc", 7, 512, (256, 256), 46.41, [32, 128, 256, 16]),
+    ("u_mamba_bot", 6, 320, (64, 128, 128), 42.13, [320]),
+    ("u_mamba_enc", 6, 320, (64, 128, 128), 42.50, [32, 64, 128, 256, 256, 32]),
+]
+
+
+@pytest.mark.parametrize(("variant", "stages", "widest", "patch_size", "millions", "widths"), SIZES)
+def test_sizes_of_u_mamba_as_it_is_trained(variant, stages, widest, patch_size, millions, widths):
+    strides = [[1] * len(patch_size), *[[2] * len(patch_size)] * (stages - 1)]
+    options = {
+        "patch_size": patch_size,
+        "strides": strides,
+        "features": [min(32 * 2**s, widest) for s in range(stages)],
+    }
+    options |= {"num_classes": 14, "encoder_blocks": [2] * stages, "deep_supervision": True}
+    with torch.device("meta"):
+        network = lab.UNet(plan(variant, len(patch_size), stages, **options))
+    assert sum(parameter.numel() for parameter in network.parameters()) / 1e6 == pytest.approx(millions, abs=0.005)
+    norms = [
+        x for name, x in network.state_dict().items() if name.endswith(("block.norm.weight", "blocks.0.norm.weight"))
+    ]
+    assert [len(norm) for norm in norms] == widths
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("name", ["u_mamba_bot_2d", "u_mamba_enc_3d", "bot_2d"])
+def test_the_network_called_u_mamba_before_is_refused_by_name(shared_golden, name, prefix):
+    weights = load_file(shared_golden / name / "weights.safetensors")
+    former = {f"{prefix}{key.replace('upsample_layers', 'transpconvs')}": x for key, x in weights.items()}
+    model = published(shared_golden / name)
+    before = snapshot(model)
+    with pytest.raises(ValueError, match="called U-Mamba until 2024-03-27"):
+        lab.load_published(model, former)
+    assert unchanged(model, before)
+
+
+@pytest.mark.parametrize("name", ["u_mamba_bot", "u_mamba_enc"])
+def test_presets_say_how_they_differ_from_the_published(name):
+    table = lab.list_models().set_index("name")
+    assert "unlike the published" in table["source"][name]
+
+
 def test_channels_are_tokens_where_positions_are_no_more():
     # 4 x 4 positions in the deepest stage: as many as channels in the first network, more in the second.
     for channels, swapped in ((16, True), (12, False)):
@@ -266,7 +320,7 @@ def test_channels_are_tokens_where_positions_are_no_more():
 @pytest.mark.parametrize(
     ("variant", "changes", "message"),
     [
-        ("both", {}, r"variant is 'both': .*there are bot, enc"),
+        ("both", {}, r"variant is 'both': .*there are bot, enc, u_mamba_bot, u_mamba_enc"),
         ("bot", {"strides": [[1, 1]] * 4}, "strides is .*expected 5 entries"),
         ("enc", {"patch_size": [16, 16]}, r"patch_size \(16, 16\) with total stride \(16, 16\) leaves one position"),
     ],

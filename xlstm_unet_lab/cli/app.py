@@ -14,7 +14,8 @@ from xlstm_unet_lab.ops.words import printable, printable_lines
 if TYPE_CHECKING:
     import pandas
 
-ORDER = ("doctor", "prepare", "models", "train", "predict", "evaluate", "report", "view", "bench")  # as a newcomer goes
+# As a newcomer goes.
+ORDER = ("doctor", "prepare", "models", "train", "predict", "evaluate", "report", "view", "nnunet", "bench")
 
 # What the library raises on purpose, for what cannot be as it was asked for and for what goes wrong on the way;
 # anything else is a bug and keeps its traceback.

@@ -1,4 +1,4 @@
-"""Commands about this machine and its data: doctor, models, prepare, bench."""
+"""Commands about this machine, its data and its nnU-Net: doctor, models, prepare, nnunet, bench."""
 
 from __future__ import annotations
 
@@ -77,6 +77,17 @@ def prepare(
         for table in found_in(Path(folder)):
             typer.echo(f"{printable_lines(table.to_string(index=False))}\n", err=True)
         say(folder)
+
+
+@app.command()
+def nnunet(
+    what: Annotated[str, typer.Argument(metavar="trainers|plans", help="The folder of our trainers, or small plans.")],
+    dataset: Annotated[str, typer.Argument(help="For plans: the number of a preprocessed data set.")] = "",
+) -> None:
+    """Train inside nnU-Net: print the folder for nnUNet_extTrainer, or write plans for a processor."""
+    from xlstm_unet_lab.nnunet.plans import told
+
+    say(told(what, dataset))
 
 
 @app.command()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xlstm_unet_lab.cli.app import app, chosen_device, parse_pairs, parse_sizes, print_facts, print_table, room_for, say
-from xlstm_unet_lab.cli.options import Device, Fold, Json, Mirror, Recipe, Root, Run, RunFold, Split, Which, pairs
+from xlstm_unet_lab.cli.options import Device, Fold, Json, Mirror, Recipe, Root, RunFold, Split, Trained, Which, pairs
 
 if TYPE_CHECKING:
     import pandas
@@ -99,10 +99,10 @@ def _end_of(run: Path) -> dict:
 
 @app.command()
 def predict(
-    run: Run,
+    run: Trained,
     inputs: Annotated[list[Path], typer.Argument(metavar="INPUT", help="Images, or folders of images.")],
     out: Annotated[Path, typer.Option(help="The folder for the labels.")],
-    which: Which = "best",
+    which: Which = None,
     overlap: Annotated[float, typer.Option(help="Share of its size by which windows overlap.")] = 0.5,
     mirror: Mirror = False,
     coloured: Annotated[bool, typer.Option("--coloured", help="For pictures: also labels in colour.")] = False,
@@ -121,7 +121,7 @@ def predict(
     """
     from tqdm import tqdm
 
-    from xlstm_unet_lab.inference.load import load_predictor
+    from xlstm_unet_lab.nnunet.results import load_predictor
 
     options = {"overlap": overlap, "mirror": mirror, "batch_size": batch_size, "device": chosen_device(device)}
     options |= {"coloured": coloured, "uncertainty": uncertainty}

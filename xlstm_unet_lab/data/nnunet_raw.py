@@ -38,6 +38,8 @@ def write_dataset_json(folder: Path, recipe: Recipe) -> dict[str, int]:
     facts |= {"licence": recipe.licence, "numTraining": counts["training"], "file_ending": recipe.file_ending}
     facts |= {"channel_names": {str(channel): name for channel, name in enumerate(recipe.channel_names)}}
     facts |= {"labels": dict(recipe.labels)}
+    if recipe.flip_axes is not None:  # read by our trainers; nnU-Net counts the axes of a picture from 1
+        facts["mirror_axes"] = [axis + 3 - recipe.spatial_dims for axis in recipe.flip_axes]
     if recipe.regions:  # nnU-Net's region-based training
         facts["labels"] = {"background": 0} | {name: list(values) for name, values in recipe.regions.items()}
         facts["regions_class_order"] = list(recipe.painted)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +85,7 @@ def predict_files(
     coloured: bool = False,
     uncertainty: bool | Sequence[int] = False,
     track_cases: Track = iter,
+    read: Callable[..., Case] = read_case,
     **options,
 ) -> Iterator[Path]:
     """Predict image files and write their labels to `out_folder`, one file a case; yields each path when it is written.
@@ -93,7 +94,8 @@ def predict_files(
     and affine, TIFF keeps its resolution, pictures become grey PNG whose values are the labels. `BESIDE` says what else
     is written. uncertainty: True, or the axes of the patch to mirror along (none: ()); it takes as many predictions
     more as there are mirror images, and memory for the probabilities of a whole image.
-    options: the fields of `predictor.Windows`; `track_cases` wraps the cases.
+    options: the fields of `predictor.Windows`; `track_cases` wraps the cases; `read` takes
+    a case from its files, as `read_case` does.
     Inputs are looked for at once; files of earlier runs are replaced, each as a whole, a case's label last.
     Raises ValueError (FileNotFoundError) for inputs that are missing and when one would be replaced. A file that cannot
     be read or does not fit the network stops no other: when all are done an OSError lists what failed.
@@ -112,7 +114,7 @@ def predict_files(
         failures = []
         for name, files in tracked(track_cases, list(cases.items())):
             try:
-                case = read_case(files, spatial_dims=predictor.spatial_dims)
+                case = read(files, spatial_dims=predictor.spatial_dims)
                 found = _predicted_maps(predictor, case, uncertainty, options)
                 label = found.pop("label")
                 if coloured and case.ending == ".png":

@@ -18,7 +18,6 @@ from xlstm_unet_lab.models.unet import Decoder, NetworkConfig, UNetConfig, check
 from xlstm_unet_lab.nn.conv import CONV, ResBlock, initialise_convolutions
 
 NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
-Divisor = Callable[[Mapping], int]  # from a network's options to what every axis is divided by on the way down
 PLANNED = ("features", "strides", "kernel_sizes", "encoder_blocks", "decoder_blocks")
 
 
@@ -103,8 +102,11 @@ def of_nnunet(architecture: str, blocks: str, defaults: Mapping[str, PerStage], 
     return Model("nnU-Net", f"dynamic-network-architectures; Isensee et al., {paper}", make, PLANNED)
 
 
-def of_monai(family: str, paper: str, defaults: Mapping, divisor: Divisor, any_size: bool = True) -> Model:
-    """A network of MONAI; images have any size that `divisor` allows, or the patch size only."""
+def of_monai(family: str, paper: str, defaults: Mapping, divisor: Callable, any_size: bool = True) -> Model:
+    """A network of MONAI; images have any size that `divisor` allows, or the patch size only.
+
+    divisor: from the options to what every axis is divided by on the way down.
+    """
 
     def make(facts: Mapping, options: Mapping) -> Baseline:
         from monai.networks import nets
@@ -188,12 +190,9 @@ def timm_encoder(name: str, pretrained: bool, in_channels: int, patch_size: tupl
         raise ValueError(f"encoder={name!r} gives no feature maps at several depths ({error}): try another") from error
 
 
-NNUNET: dict[str, PerStage] = {
-    "encoder_blocks": lambda stages: (2,) * stages,
-    "decoder_blocks": lambda stages: (2,) * (stages - 1),
-}
+NNUNET: dict[str, PerStage] = {"encoder_blocks": lambda n: (2,) * n, "decoder_blocks": lambda n: (2,) * (n - 1)}
 # At most half again as large as `unet`; nnU-Net's own plans have 1, 3, 4, then 6 blocks.
-RESIDUAL: dict[str, PerStage] = {"encoder_blocks": lambda stages: (1, *(2,) * (stages - 1))}
+RESIDUAL: dict[str, PerStage] = {"encoder_blocks": lambda n: (1, *(2,) * (n - 1))}
 TIMM = {"encoder": "resnet18", "pretrained": False, "stem_width": 32}
 SEGRESNET = {"init_filters": 32, "blocks_down": (1, 2, 2, 4), "blocks_up": (1, 1, 1), "dropout_prob": None}
 UNETR = {"feature_size": 16, "hidden_size": 384, "mlp_dim": 1536, "num_heads": 6, "dropout_rate": 0.0}
@@ -205,7 +204,7 @@ BASELINES = {
     "nnunet": of_nnunet("PlainConvUNet", "n_conv_per_stage", NNUNET, "doi 10.1038/s41592-020-01008-z"),
     "nnunet_res_enc": of_nnunet("ResidualEncoderUNet", "n_blocks_per_stage", RESIDUAL, "arXiv 2404.09556"),
     "segresnet": of_monai(
-        "SegResNet", "Myronenko, arXiv 1810.11654", SEGRESNET, lambda o: 2 ** (len(o["blocks_down"]) - 1)
+        "SegResNet", "Myronenko, arXiv 1810.11654", SEGRESNET, lambda o: 2 ** len(o["blocks_down"]) // 2
     ),
     "unetr": of_monai("UNETR", "Hatamizadeh et al., arXiv 2103.10504", UNETR, lambda _: 16, any_size=False),
     "swin_unetr": of_monai("Swin UNETR", "Hatamizadeh et al., arXiv 2201.01266", SWIN, lambda _: 32),

@@ -36,9 +36,7 @@ def plan(facts: Mapping, options: Mapping, **defaults: PerStage) -> UNetConfig:
     function of that number. Raises ValueError as UNetConfig does.
     """
     dims, options = facts["spatial_dims"], dict(options)
-    for name in PER_STAGE:
-        if name in options:
-            options[name] = checked_per_stage(name, options[name], dims)
+    options |= {name: checked_per_stage(name, options[name], dims) for name in PER_STAGE if name in options}
     stages = next((len(options[key]) for key in ("features", "strides", "mixers") if key in options), None)
     strides = options.setdefault("strides", plan_strides(facts["patch_size"], stages))
     per_stage: dict[str, PerStage] = {

@@ -25,14 +25,9 @@ def bottleneck(kind: str) -> PerStage:
     return lambda stages: ("none",) * (stages - 1) + (kind,)
 
 
-def alternating(kind: str) -> PerStage:
-    """A mixer at every second stage from the third on, counted from the deepest, which always has one."""
-
-    def mixers(stages: int) -> tuple[str, ...]:
-        chosen = {stages - 1, *range(stages - 1, 1, -2)}
-        return tuple(kind if s in chosen else "none" for s in range(stages))
-
-    return mixers
+def alternating(kind: str, first: int = 2) -> PerStage:
+    """A mixer at every second stage from the first on, counted from the deepest, which always has one."""
+    return lambda n: tuple(kind if s == n - 1 or (s >= first and (n - s) % 2) else "none" for s in range(n))
 
 
 OPTIONS = tuple(field.name for field in dataclasses.fields(UNetConfig) if field.compare)
@@ -44,12 +39,15 @@ def preset(mixers: PerStage, family: str, source: str) -> Model:
 
 
 OURS = "after arXiv 2407.01530, both directions"
+MAMBA = (
+    "after arXiv 2401.04722; unlike the published it goes both ways, has all skips, and a residual around each mixer"
+)
 PRESETS = {
     "unet": preset(bottleneck("none"), "residual U-Net", "the convolutional frame of arXiv 2407.01530 without mixers"),
     "xlstm_unet_bot": preset(bottleneck("vil"), "xLSTM-UNet", OURS),
     "xlstm_unet_enc": preset(alternating("vil"), "xLSTM-UNet", OURS),
-    "u_mamba_bot": preset(bottleneck("mamba"), "U-Mamba", "after arXiv 2401.04722, both directions"),
-    "u_mamba_enc": preset(alternating("mamba"), "U-Mamba", "after arXiv 2401.04722, both directions"),
+    "u_mamba_bot": preset(bottleneck("mamba"), "U-Mamba", MAMBA),
+    "u_mamba_enc": preset(alternating("mamba"), "U-Mamba", f"{MAMBA}, none before the third stage or over channels"),
 }
 MODELS = PRESETS | BASELINES
 
@@ -163,11 +161,10 @@ def multiply_adds(network: "nn.Module", shape: Sequence[int]) -> int:
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.utils.flop_counter import FlopCounterMode
 
-    def in_place(_, left, right, **options) -> int:  # of shapes (batch, rows, inner) and (batch, inner, columns)
-        return 2 * math.prod(left) * right[-1]
-
-    # torch counts baddbmm but not its form that writes in place, which the mLSTM uses
-    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.baddbmm_: in_place})
+    # torch counts baddbmm but not its form that writes in place, which the mLSTM uses: here that of matrices of shapes
+    # (batch, rows, inner) and (batch, inner, columns)
+    in_place = {torch.ops.aten.baddbmm_: lambda _, left, right, **options: 2 * math.prod(left) * right[-1]}
+    counter = FlopCounterMode(display=False, custom_mapping=in_place)
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), counter:
         network(torch.empty(tuple(shape)))
     return counter.get_total_flops() // 2

@@ -1,19 +1,19 @@
-"""The released networks: the paper's xLSTM-UNet with its quirks, its weights and Vision-LSTM's in our networks.
+"""The released networks: xLSTM-UNet and U-Mamba with their quirks, their weights and Vision-LSTM's in our networks.
 
 Our modules carry other names than the released ones. The rules below are that dictionary, applied in order.
 """
 
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from xlstm_unet_lab.models.plan import PerStage
 from xlstm_unet_lab.models.presets import alternating, bottleneck
-from xlstm_unet_lab.models.unet import UNetConfig
+from xlstm_unet_lab.models.unet import UNet, UNetConfig
 from xlstm_unet_lab.models.weights import differences, load_tensors
 from xlstm_unet_lab.ops.checks import checked_spatial_dims, of_kind, one_of, sizes
 from xlstm_unet_lab.ops.files import as_path
@@ -27,23 +27,39 @@ IGNORED = (
 )
 
 LAYER = (
+    (r"\.mamba\.(in|out)_proj\.", r".layer.\1put_projection."),
+    (r"\.mamba\.conv1d\.", ".layer.convolution.conv."),
+    (r"\.mamba\.x_proj\.", ".layer.parameter_projection."),
+    (r"\.mamba\.dt_proj\.", ".layer.step_projection."),
+    (r"\.mamba\.A_log$", ".layer.log_decay"),
+    (r"\.mamba\.D$", ".layer.skip"),
     (r"\.proj_(up|down)\.", r".\1."),
     (r"\.([qkv])_proj\.", r".\1."),
-    (r"\.conv1d\.conv\.", ".conv.conv."),
-    (r"\.layer\.(?:conv|conv1d)\.(weight|bias)$", r".layer.conv.conv.\1"),
+    (r"\.layer\.(?:conv|conv1d)\.(?:conv\.)?(weight|bias)$", r".layer.conv.conv.\1"),
     (r"\.learnable_skip$", ".skip"),
     (r"\.mlstm_cell\.outnorm\.", ".cell.norm."),
     (r"\.mlstm_cell\.([if])gate\.", r".cell.gates.\1."),
 )
 UNET = (
-    (r"^encoder\.xlstm_layers\.(\d+)\.vil\.", r"encoder.mixers.\1.VIL."),
+    (r"^encoder\.xlstm_layers\.(\d+)\.vil\.", r"encoder.mixers.\1.BLOCK."),
     (r"^encoder\.xlstm_layers\.", "encoder.mixers."),
-    (r"^xlstm\.vil\.", "encoder.mixers.LAST.VIL."),
+    (r"^encoder\.mamba_layers\.(\d+)\.", r"encoder.mixers.\1.BLOCK."),
+    (r"^(?:xlstm\.vil|mamba_layer)\.", "encoder.mixers.LAST.BLOCK."),
     (r"^decoder\.seg_layers\.", "decoder.heads."),
     (r"^decoder\.upsample_layers\.", "decoder.upsamplings."),
     (r"^((?:encoder|decoder)\..*)\.conv([12])\.(conv|norm)\.", r"\1.\3\2."),
     (r"\.conv3\.", ".projection."),
 )
+# Where the released networks have their mixers, in 2-D and in 3-D.
+VARIANTS: dict[str, dict[int, PerStage]] = {
+    "bot": dict.fromkeys((2, 3), bottleneck("vil")),
+    "enc": {
+        2: lambda stages: ("none", "resblock", *alternating("vil")(stages)[2:]),
+        3: lambda stages: ("resblock",) * min(stages, 3) + ("vil",) * (stages - 3),
+    },
+    "u_mamba_bot": dict.fromkeys((2, 3), bottleneck("mamba")),
+    "u_mamba_enc": {2: alternating("mamba", first=0), 3: lambda stages: ("mamba",) * stages},
+}
 CLASSIFIER = (
     (r"^xlstm\.", ""),  # this and the next two: names of the training run, which the released ImageNet files carry
     (r"^(blocks\.\d+\.)xlstm\.", r"\1layer."),
@@ -62,8 +78,8 @@ PAIR = re.compile(r"^blocks\.(\d+)\.rowwise_from_(top_left|bot_right)\.")  # ver
 WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")  # DistributedDataParallel, torch.compile
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """The weights in a .safetensors file or a torch file (nnU-Net's, Vision-LSTM's or a bare state dict).
+def read_checkpoint(path: str | Path) -> Mapping:
+    """What a .safetensors file or a torch file (nnU-Net's, Vision-LSTM's or a bare state dict) holds.
 
     Torch files are opened with weights_only=True: a file that holds anything but plain data is refused, ValueError.
     """
@@ -75,17 +91,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     import numpy
 
     # nnU-Net logs its scores as NumPy numbers; these types only rebuild plain values. NumPy 1 gave them another path.
-    scalar = getattr(numpy, "_core", numpy).multiarray.scalar
-    paths = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    scalar: Any = numpy._core.multiarray.scalar  # type: ignore[attr-defined]  # a private name
     kinds = [type(numpy.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "b1")]
-    plain: list[Callable | tuple[Callable, str]] = [*paths, numpy.dtype, *kinds]
+    plain = [scalar, (scalar, "numpy.core.multiarray.scalar"), numpy.dtype, *kinds]
     try:
         with torch.serialization.safe_globals(plain):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises pickle, runtime and zip errors alike
         first = (str(error).strip().splitlines() or ["it is cut short"])[0]  # what follows advises to open it unsafely
         raise ValueError(f"{path} is not a checkpoint that can be read safely: {first}") from error
-    return find_weights(checkpoint, path)
 
 
 def find_weights(checkpoint: object, where: object) -> dict[str, Tensor]:
@@ -111,7 +125,7 @@ def translate(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor
         for pattern, replacement in rules:
             name = re.sub(pattern, replacement, name)
         name = name.replace(".LAST.", f".{last}.")
-        prefix, inside, rest = name.partition(".VIL.")
+        prefix, inside, rest = name.partition(".BLOCK.")
         if inside:  # a mixer over channels holds one block, a mixer over positions a list of them
             name = f"{prefix}.block.{rest}" if f"{prefix}.block.norm.weight" in wanted else f"{prefix}.blocks.0.{rest}"
         renamed[PAIR.sub(lambda m: f"blocks.{2 * int(m[1]) + (m[2] == 'bot_right')}.", name)] = tensor
@@ -130,51 +144,40 @@ def load_published(model: nn.Module, path_or_state_dict: str | Path | Mapping[st
     Raises ValueError that lists every parameter that `differences` finds; the model is then untouched.
     """
     of_kind("model", model, nn.Module)
-    given = path_or_state_dict
-    state = find_weights(given, "the mapping") if isinstance(given, Mapping) else read_checkpoint(given)
-    state = translate(state, model)
-    config = getattr(model, "config", None)
-    if config is not None and not getattr(config, "deep_supervision", True):
-        last = f"decoder.heads.{len(config.features) - 2}."
+    held = path_or_state_dict if isinstance(path_or_state_dict, Mapping) else read_checkpoint(path_or_state_dict)
+    state = translate(find_weights(held, "the mapping" if held is path_or_state_dict else path_or_state_dict), model)
+    if any("decoder.transpconvs." in name for name in state.keys() - model.state_dict().keys()):
+        former = (
+            "the network called U-Mamba until 2024-03-27, or nnU-Net's own, whose results folder load_predictor takes"
+        )
+        raise ValueError(f"decoder.transpconvs: the checkpoint does not fit, it is of {former}")
+    if isinstance(model, UNet) and not model.config.deep_supervision:
+        last = f"decoder.heads.{len(model.config.features) - 2}."
         state = {name: x for name, x in state.items() if not name.startswith("decoder.heads.") or name.startswith(last)}
     if lines := differences(state, model):
-        listed = "\n  ".join(lines)
-        raise ValueError(f"the checkpoint is for another configuration, {len(lines)} parameters differ:\n  {listed}")
+        words = f"the checkpoint is for another configuration, {len(lines)} parameters differ:"
+        raise ValueError("\n  ".join([words, *lines]))
     model.load_state_dict(state)
     return model
 
 
-def published_config(
-    variant: str,
-    *,
-    spatial_dims: int,
-    features: Sequence[int],
-    encoder_blocks: Sequence[int],
-    decoder_blocks: Sequence[int],
-    **facts,
-) -> UNetConfig:
-    """The released xLSTM-UNet, variant "bot" or "enc", with its quirks, from the numbers of an nnU-Net plan.
+def published_config(variant: str, *, spatial_dims: int, features: Sequence[int], **facts) -> UNetConfig:
+    """The released xLSTM-UNet ("bot", "enc") or U-Mamba ("u_mamba_bot", "u_mamba_enc"), from an nnU-Net plan's numbers.
 
     The plan's block counts are cut in the deeper stages of the encoder and the finest of the decoder, the mixers walk
-    one way only, in 2-D the last decoder stage gets no skip, and in variant "enc" channels become the tokens where
-    positions are no more than channels. The other numbers of a plan, `facts`, are taken as they are: in_channels,
-    num_classes, patch_size, strides, kernel_sizes and, where it is wanted, deep_supervision.
-    Source: code released with arXiv 2407.01530. Raises ValueError for an unknown variant and for what does not fit.
+    one way only, in 2-D the last decoder stage gets no skip, and in both "enc" variants channels become the tokens
+    where positions are no more than channels. U-Mamba has no residual around its mixers. The other numbers of a plan,
+    `facts`, are encoder_blocks, decoder_blocks, in_channels, num_classes, patch_size, strides, kernel_sizes and, where
+    it is wanted, deep_supervision.
+    Source: code released with arXiv 2407.01530, and with arXiv 2401.04722 since 2024-03-27. Raises ValueError for an
+    unknown variant and for what does not fit.
     """
-    one_of("variant", variant, ("bot", "enc"))
+    mixers = VARIANTS[one_of("variant", variant, VARIANTS)][checked_spatial_dims(spatial_dims)]
     features = sizes("features", features)
-    encoder_blocks, decoder_blocks = sizes("encoder_blocks", encoder_blocks), sizes("decoder_blocks", decoder_blocks)
-    stages = len(features)
-    if variant == "bot":
-        mixers = bottleneck("vil")(stages)
-    elif checked_spatial_dims(spatial_dims) == 2:
-        mixers = ("none", "resblock", *alternating("vil")(stages)[2:])
-    else:
-        mixers = tuple("resblock" if s < 3 else "vil" for s in range(stages))
-    cut_encoder, cut_decoder = math.ceil(stages / 2), math.ceil((stages - 1) / 2 + 0.5)
-    encoder_blocks = tuple(1 if s >= cut_encoder else blocks for s, blocks in enumerate(encoder_blocks))
-    decoder_blocks = tuple(1 if s >= cut_decoder else blocks for s, blocks in enumerate(decoder_blocks))
-    own: dict[str, Any] = {"encoder_blocks": encoder_blocks, "decoder_blocks": decoder_blocks, "mixers": mixers}
-    own |= {"directions": "forward", "channel_tokens": variant == "enc"}
-    own |= {"full_resolution_skip": checked_spatial_dims(spatial_dims) == 3}
+    for name in ("encoder_blocks", "decoder_blocks"):  # both are cut from half of the stages on
+        counts = enumerate(sizes(name, facts.get(name)))
+        facts[name] = tuple(1 if s >= len(features) / 2 else blocks for s, blocks in counts)
+    own: dict[str, Any] = {"mixers": mixers(len(features)), "directions": "forward"}
+    own |= {"full_resolution_skip": spatial_dims == 3, "channel_tokens": variant.endswith("enc")}
+    own |= {"mamba_residual": variant in ("bot", "enc")}
     return UNetConfig(spatial_dims=spatial_dims, features=features, **own, **facts)

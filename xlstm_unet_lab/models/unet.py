@@ -197,6 +197,7 @@ class Decoder(nn.Module):
 class UNet(nn.Module):
     """Image (B, in_channels, *size) -> logits (B, num_classes, *size); with deep supervision a list, finest first.
 
+    `deep_supervision`, as the config has it at first, may be turned off and on again: the heads stay.
     Any size runs whose deepest feature map keeps more than one position. Raises ValueError for another rank or number
     of channels.
     """
@@ -204,7 +205,7 @@ class UNet(nn.Module):
     def __init__(self, config: UNetConfig):
         of_kind("config", config, UNetConfig)
         super().__init__()
-        self.config = config
+        self.config, self.deep_supervision = config, config.deep_supervision
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         initialise_convolutions(self)
@@ -217,4 +218,4 @@ class UNet(nn.Module):
         if math.prod(c.grid_sizes(image.shape[2:])[-1]) == 1:
             raise ValueError(f"image {tuple(image.shape)} ends as one position: pad it to at least {smallest_size(c)}")
         logits = self.decoder(self.encoder(image))
-        return logits if c.deep_supervision else logits[0]
+        return logits if self.deep_supervision else logits[0]

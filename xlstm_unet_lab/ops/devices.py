@@ -1,6 +1,8 @@
 """The devices that PyTorch can compute on here, and what suits them."""
 
 import ctypes
+import platform
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -53,8 +55,18 @@ def bfloat16_units(device: torch.device) -> bool:
 
 def processor_flags() -> set[str]:
     """The words of /proc/cpuinfo, the instruction sets among them; empty where there is no such file."""
-    facts = Path("/proc/cpuinfo")
-    return set(facts.read_text().split()) if facts.is_file() else set()
+    return set(_processor_facts().split())
+
+
+def processor_name() -> str:
+    """What the processor is called."""
+    named = re.search(r"^model name\s*: (.*)", _processor_facts(), re.MULTILINE)
+    return named[1] if named else platform.processor() or platform.machine()
+
+
+def _processor_facts() -> str:
+    facts = Path("/proc/cpuinfo")  # Linux; elsewhere Python knows the name
+    return facts.read_text() if facts.is_file() else ""
 
 
 def best_precision(device: torch.device) -> str:

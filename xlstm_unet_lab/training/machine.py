@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import distributions
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -125,17 +124,10 @@ def peak_memory(device: torch.device) -> int | None:
 def environment(fabric) -> dict:
     """What a run was computed with: versions, devices, processor. Nothing that names a person or a machine."""
     on_gpu = fabric.device.type == "cuda"
-    facts: dict[str, object] = {"python": platform.python_version(), "processor": _processor()}
+    facts: dict[str, object] = {"python": platform.python_version(), "processor": devices.processor_name()}
     facts |= {"system": f"{platform.system()} {platform.machine()}"}
     facts |= {"cores": os.cpu_count(), "threads": torch.get_num_threads()}
     facts |= {"device": torch.cuda.get_device_name(fabric.device) if on_gpu else fabric.device.type}
     facts |= {"cuda": torch.version.cuda if on_gpu else None, "processes": fabric.world_size}
     versions = {name: found.version for name in LIBRARIES for found in distributions(name=name)}
     return facts | {"versions": versions}
-
-
-def _processor() -> str:
-    facts = Path("/proc/cpuinfo")  # Linux; elsewhere Python knows the name
-    lines = facts.read_text().splitlines() if facts.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
