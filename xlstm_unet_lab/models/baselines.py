@@ -116,13 +116,10 @@ def of_monai(family: str, paper: str, defaults: Mapping, divisor: Callable, any_
         options = {**own, **options}
         multiple = (divisor(options),) * dims
         config = BaselineConfig(**facts, multiple=multiple, any_size=any_size)  # first: its errors say what would work
-        network = getattr(nets, family.replace(" ", ""))(
-            spatial_dims=dims,
-            in_channels=config.in_channels,
-            out_channels=config.num_classes,
-            **({} if any_size else {"img_size": config.patch_size}),
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in options.items()},
-        )
+        given = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+        given |= {} if any_size else {"img_size": config.patch_size}
+        given |= {"in_channels": config.in_channels, "out_channels": config.num_classes}
+        network = getattr(nets, family.replace(" ", ""))(spatial_dims=dims, **given)
         for name, parameter in network.named_parameters():
             if "cross_attn" in name:  # MONAI's transformer blocks hold this layer even where nothing calls it
                 parameter.requires_grad_(False)
