@@ -56,7 +56,8 @@ def _shades(label: np.ndarray) -> list[int]:
     numbers = np.unique(label)
     lowest, highest = (take(label, size=3) for take in (ndimage.minimum_filter, ndimage.maximum_filter))
     thin = (ndimage.mean(lowest == highest, label, numbers) < THIN) & (numbers > 0)
-    if np.count_nonzero(thin) < FEWEST:
+    # Where nothing is flat, numbers are those of objects, or noise: soft edges are those of something.
+    if np.count_nonzero(thin) < FEWEST or np.mean(lowest == highest) < THIN:
         return []
     between = (lowest < label) & (label < highest)
     soft = numbers[thin & (ndimage.mean(between, label, numbers) > 0.5)]
