@@ -17,7 +17,7 @@ from benchmarks.measure import keep, peak_memory, table, times
 from benchmarks.training_step import Case, step
 from xlstm_unet_lab.ops import mlstm
 from xlstm_unet_lab.ops.mlstm_triton import choose_tiles
-from xlstm_unet_lab.ops.selective_scan import selective_scan
+from xlstm_unet_lab.ops.selective_scan import choose_chunk_size, selective_scan
 
 SHAPES = [(1, 4, tokens, 64) for tokens in (1024, 4096, 16384, 51200)] + [(8, 4, 4096, 64), (1, 4, 4096, 256)]
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -25,7 +25,8 @@ LONGEST_SQUARE = 4096  # tokens up to which S x S matrices are made
 STEPS = [
     Case(dims, size, form, "bfloat16", True) for dims, size in ((2, 512), (3, 128)) for form in ("auto", "chunkwise")
 ]
-SCANS = (64, 128, 256, 512)  # tokens of a chunk of the selective scan
+SCANS = (64, 256, 1024, 4096, 16384)  # tokens of a chunk of the selective scan
+SCANNED = ((2, 192, 16384, 16), (8, 384, 1024, 16))  # batch, width, tokens, state size: an early and a deep stage
 SECONDS = 420  # after which no new case begins
 REPEATS = 10
 # An H200: bytes and operations a second. Source: NVIDIA's data sheet for the memory; bfloat16 as sustained in products.
@@ -98,22 +99,24 @@ def measure_forms(known: dict, shapes: Iterable, device: str, until: float, repe
     return rows
 
 
-def measure_scans(device: str, shape=(2, 192, 16384, 16), repeats: int = REPEATS) -> list[dict]:
-    """The selective scan by chunk size, forward and backward; shape (batch, width, tokens, state size)."""
+def measure_scan(device: str, shape: tuple[int, ...], repeats: int = REPEATS) -> list[dict]:
+    """The selective scan by chunk size, forward and backward, and which of them is taken where nobody says."""
     batch, width, tokens, state = shape
+    chosen = choose_chunk_size(torch.device(device), batch * width * state)
+    chunks = sorted({min(size, tokens) for size in (*SCANS, chosen)})
     generator = torch.Generator().manual_seed(0)
     sizes = [(batch, width, tokens)] * 2 + [(width, state)] + [(batch, state, tokens)] * 2 + [(width,)]
     u, delta, A, B, C, D = (torch.randn(size, generator=generator).to(device) for size in sizes)
     inputs = [x.requires_grad_() for x in (u, delta.sigmoid() / 10, -A.exp(), B, C, D)]
     cases = {
         str(size): lambda size=size: torch.autograd.grad(selective_scan(*inputs, chunk_size=size).sum(), inputs)
-        for size in SCANS
+        for size in chunks
     }
     seconds = times(cases, repeats)
-    return [
-        {"chunk": size, "both ms": 1e3 * seconds[str(size)]["best"], "megabytes": peak_memory(cases[str(size)]) / 2**20}
-        for size in SCANS
-    ]
+    rows = [{"shape": shape, "chunk": size, "chosen": size == min(chosen, tokens)} for size in chunks]
+    for row, (size, case) in zip(rows, cases.items(), strict=True):
+        row |= {"both ms": 1e3 * seconds[size]["best"], "megabytes": peak_memory(case) / 2**20}
+    return rows
 
 
 def measure_steps() -> list[dict]:
@@ -170,7 +173,7 @@ def main() -> None:
     for name, measure in (
         ("mLSTM", lambda: measure_forms(forms(), SHAPES, "cuda", until)),
         ("training steps", measure_steps),
-        ("selective scan", lambda: measure_scans("cuda")),
+        ("selective scan", lambda: [row for shape in SCANNED for row in measure_scan("cuda", shape)]),
     ):
         result[name] = measure()
         show(name, result[name])

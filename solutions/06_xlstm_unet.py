@@ -643,10 +643,10 @@ display(loss_curves({name: records for name, records in runs.items() if name != 
 #
 # | mixer | right at the first end | right at the last end | weights | million multiply-adds |
 # |---|---|---|---|---|
-# | deepest, both ways | 100% | 100% | 180,323 | 210 |
-# | deepest, one way | 100% | 100% | 150,171 | 190 |
-# | deepest, both ways, version 2 | 100% | 100% | 183,395 | 210 |
-# | stage 1, both ways | 100% | 100% | 137,891 | 226 |
+# | deepest, both ways | 100% | 100% | 180,323 | 204 |
+# | deepest, one way | 100% | 100% | 150,171 | 187 |
+# | deepest, both ways, version 2 | 100% | 100% | 183,395 | 205 |
+# | stage 1, both ways | 100% | 100% | 137,891 | 208 |
 #
 # Look at the first end of the one-way network. Its walk passes those discs *before* it meets a mark. Taken on its own
 # it must guess there, so 50%. In the table it does better than that. How does the order of the marks get back to the

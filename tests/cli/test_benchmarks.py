@@ -108,6 +108,14 @@ def test_every_form_is_measured_or_says_why_not():
     assert late["failed"] == "no time was left"
 
 
+def test_a_scan_is_measured_at_every_size_of_chunk_and_says_which_is_chosen(monkeypatch):
+    monkeypatch.setattr(gpu, "SCANS", (4, 8, 64))
+    monkeypatch.setattr(gpu, "choose_chunk_size", lambda device, numbers: {24: 16}[numbers])
+    rows = gpu.measure_scan("cpu", (2, 3, 32, 4), repeats=1)
+    assert [(row["chunk"], row["chosen"]) for row in rows] == [(4, False), (8, False), (16, True), (32, False)]
+    assert all(row["both ms"] > 0 for row in rows)
+
+
 def test_the_prediction_counts_operations_and_bytes():
     few, many = gpu.predict((1, 4, 16384, 64), "bfloat16"), gpu.predict((2, 4, 16384, 64), "bfloat16")
     assert all(many[name] == pytest.approx(2 * few[name]) for name in few)

@@ -15,6 +15,7 @@ import xlstm_unet_lab as lab
 from xlstm_unet_lab.models import presets
 from xlstm_unet_lab.models.plan import plan_strides
 from xlstm_unet_lab.models.presets import MODELS, PRESETS, arguments_of, multiply_adds
+from xlstm_unet_lab.nn.layers import BlockDiagonalLinear
 from xlstm_unet_lab.ops import mlstm
 
 SMALL = (4, 6, 8, 8, 12)
@@ -212,8 +213,9 @@ def test_multiply_adds_of_known_networks():
     assert multiply_adds(convolution, (2, 3, 5, 6, 7)) == 2 * 5 * 6 * 7 * 8 * 3 * 27
     depthwise = torch.nn.Conv2d(4, 4, 3, groups=2, bias=False)
     assert multiply_adds(depthwise, (1, 4, 9, 10)) == 7 * 8 * 4 * 2 * 9
+    assert multiply_adds(BlockDiagonalLinear(32, 4, bias=True), (5, 32)) == 5 * 32 * 4  # the zeros between blocks not
     # chunks of L tokens, width D and D + 1 with the normaliser: q k, weights v, q state, and k v into the state
-    length, chunk, width = 64, 32, 16
+    length, chunk, width = 64, 16, 16
     inside = length * chunk * (width + width + 1)
     assert multiply_adds(Cell(), (1, 2, length, width)) == 2 * (inside + 2 * length * width * (width + 1))
 

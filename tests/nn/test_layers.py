@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from xlstm_unet_lab.nn import layers
 from xlstm_unet_lab.nn.layers import (
     BlockDiagonalLinear,
     CausalConvolution,
@@ -31,6 +32,24 @@ def test_block_diagonal_is_the_dense_map_of_its_blocks(blocks, block_size, bias)
     x = torch.randn(2, 5, blocks * block_size, dtype=torch.float64)
     dense = F.linear(x, torch.block_diag(*layer.weight), layer.bias)
     torch.testing.assert_close(layer(x), dense, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3, 4, 6, 8, 10])
+def test_joined_blocks_and_single_ones_give_the_same(blocks, monkeypatch):
+    layer, x = randomised(BlockDiagonalLinear(4 * blocks, 4)), torch.randn(3, 4 * blocks, dtype=torch.float64)
+    together = layer(x)
+    grads = torch.autograd.grad(together.square().sum(), layer.weight)
+    monkeypatch.setattr(layers, "JOINED", 1)
+    apart = layer(x)
+    torch.testing.assert_close(together, apart, rtol=0, atol=1e-13)
+    torch.testing.assert_close(grads, torch.autograd.grad(apart.square().sum(), layer.weight), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("make", [lambda bias: BlockDiagonalLinear(8, 4, bias), lambda b: CausalConvolution(8, bias=b)])
+def test_a_bias_does_not_widen_what_autocast_shortened(make, bias):
+    with torch.autocast("cpu", torch.bfloat16):
+        assert make(bias)(torch.randn(2, 5, 8)).dtype == torch.bfloat16
 
 
 def test_block_diagonal_initial_deviation():

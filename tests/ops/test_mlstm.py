@@ -137,6 +137,20 @@ def test_several_segments(chunk_size, monkeypatch):
     )
 
 
+@pytest.mark.parametrize(
+    ("width", "tokens"), [(1, 16), (24, 16), (31, 16), (32, 32), (64, 32), (95, 32), (96, 64), (512, 64)]
+)
+def test_wider_heads_take_longer_chunks(width, tokens, monkeypatch):
+    cut, chosen = mlstm_chunkwise.cut, []
+    monkeypatch.setattr(
+        mlstm_chunkwise, "cut", lambda length, size, state: chosen.append(size) or cut(length, size, state)
+    )
+    for length in (100, 10):
+        q, k, v = torch.randn(3, 1, 1, length, width)
+        mlstm.chunkwise(q, k, v[..., :1], q[..., 0], k[..., 0])
+    assert chosen == [tokens, 10]
+
+
 def test_xlstm_package():
     from xlstm.blocks.mlstm import backends
 

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from xlstm_unet_lab.ops.selective_scan import selective_scan, step
+from xlstm_unet_lab.ops import selective_scan as scans
+from xlstm_unet_lab.ops.selective_scan import choose_chunk_size, selective_scan, step
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "initial_state")
 
@@ -189,6 +190,30 @@ def test_memory_never_holds_the_states_of_all_tokens():
         y = selective_scan(**inputs, chunk_size=chunk_size)
         y.sum().backward()
     assert seen.largest == max(width, state_size) * length  # as large as an input, and no larger
+
+
+@pytest.mark.parametrize(
+    ("device", "numbers", "tokens"),
+    [
+        ("cpu", 1, 256),
+        ("cpu", 10**9, 256),
+        ("cuda", 2 * 192 * 16, 1024),
+        ("cuda", 2**12, 4096),
+        ("cuda", 2**12 + 1, 1024),
+        ("cuda", 10**9, 256),
+        ("mps", 2**4, 4**10),
+    ],
+)
+def test_a_gpu_takes_chunks_as_long_as_their_states_fit(device, numbers, tokens):
+    assert choose_chunk_size(torch.device(device), numbers) == tokens
+
+
+@pytest.mark.parametrize("chosen", [1, 5, 64])
+def test_where_nobody_says_the_chunks_are_those_chosen(monkeypatch, chosen):
+    asked = []
+    monkeypatch.setattr(scans, "choose_chunk_size", lambda device, numbers: asked.append((device, numbers)) or chosen)
+    assert_equals_recurrence(make_inputs(batch=2, width=3, state_size=4, length=30), None)
+    assert asked == [(torch.device("cpu"), 2 * 3 * 4)]
 
 
 def change(name, alter):

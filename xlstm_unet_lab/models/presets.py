@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from xlstm_unet_lab.models.baselines import BASELINES, Model
 from xlstm_unet_lab.models.plan import PerStage, plan
 from xlstm_unet_lab.models.unet import UNet, UNetConfig
+from xlstm_unet_lab.nn import layers
 from xlstm_unet_lab.ops.checks import WIDEST, checked_spatial_dims, did_you_mean, flag, of_kind, sizes, whole_number
 
 if TYPE_CHECKING:
@@ -153,8 +154,10 @@ def multiply_adds(network: "nn.Module", shape: Sequence[int]) -> int:
     """Multiply-adds of one forward pass for an image (B, C, *size) of this shape, computed without doing the work.
 
     Counts convolutions and matrix products, the mLSTM's included; sums, norms and elementwise products, and with them
-    Mamba's recurrence, are left out.
+    Mamba's recurrence, are left out. So are the zeros that a BlockDiagonalLinear multiplies for speed.
     """
+    from unittest.mock import patch
+
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.utils.flop_counter import FlopCounterMode
@@ -163,6 +166,8 @@ def multiply_adds(network: "nn.Module", shape: Sequence[int]) -> int:
     # (batch, rows, inner) and (batch, inner, columns)
     in_place = {torch.ops.aten.baddbmm_: lambda _, left, right, **options: 2 * math.prod(left) * right[-1]}
     counter = FlopCounterMode(display=False, custom_mapping=in_place)
-    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), counter:
+    # What a network asks for is counted: its blocks one by one, though as many products of joined ones run faster.
+    apart = patch.object(layers, "JOINED", 1)
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), apart, counter:
         network(torch.empty(tuple(shape)))
     return counter.get_total_flops() // 2

@@ -71,7 +71,6 @@ class MambaLayer(nn.Module):
         A = -torch.exp(self.log_decay)
         u, delta, B, C = (x.transpose(1, 2) for x in (x, delta, B, C))  # the scan wants time last
         y = selective_scan(u, delta, A, B, C, self.skip, check_values=False)  # a look at values would hold up a GPU
-        assert isinstance(y, Tensor)  # and no pair, since the last state was not asked for
         return self.output_projection(y.transpose(1, 2) * F.silu(z))
 
 

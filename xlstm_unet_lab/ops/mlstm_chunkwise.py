@@ -10,13 +10,13 @@ stabilised by mu_j becomes one stabilised by mu_n through the factor exp(mu_j - 
 
 Three ideas keep the cost low:
 * The normaliser is one more column of the memory, fed with the value 1: [C | n], [v | 1], [numerator | denominator].
-* A segment of N chunks is worked on at once, small enough to stay in the cache. Inside a chunk the weights form an
-  L x L matrix; from chunk to chunk the state decays. Segments follow one another and hand on their state.
+* A segment of N chunks is worked on at once. Inside a chunk the weights form an L x L matrix; from chunk to chunk the
+  state decays. Segments follow one another and hand on their state.
 * The backward pass recomputes a segment's weights and states from its first state instead of storing them. Only the
   last segment's are kept: that memory does not grow with the length, and a short sequence is one segment.
 
 1 / sqrt(D) is a weight like any other: it is taken off u, after mu. Inputs are copied once, from however they lie in
-memory to chunks, and results lie as the inputs do.
+memory to chunks, which are what the backward pass reads, and results lie as the inputs do.
 
 Letters: B batch, H heads, X = B H, N chunks of L tokens in a segment of T = N L, Y = N X (chunks vary slowest, so that
 a slice of states is one block of memory), D key width, V value width.
@@ -26,16 +26,15 @@ import math
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from xlstm_unet_lab.ops.mlstm_recurrence import EPSILON, MLSTMState, stabilised_one
 from xlstm_unet_lab.ops.tensors import gate_dtype
 
-# Tokens of a chunk measured fastest, for heads below and from WIDE: work inside chunks and between them then balances.
-NARROW_CHUNK, WIDE_CHUNK, WIDE = 32, 64, 64
-SEGMENT_TOKENS = 1024  # tokens worked on at once on a CPU: the weights then stay in the cache,
-SEGMENT_MEMORY = 2**25  # and fewer where a state of D V numbers is large: tokens times D times V
+# Tokens of a chunk measured fastest, for heads from this width on: work inside chunks and between them then balances.
+FASTEST_CHUNK = {96: 64, 32: 32, 1: 16}
+SEGMENT_TOKENS = 8192  # tokens worked on at once on a CPU: with fewer more is recomputed, and Python takes its time,
+SEGMENT_MEMORY = 2**25  # but fewer where a state of D V numbers is large: tokens times D times V
 SEGMENT_TOKENS_GPU = 16384  # a GPU wants few, large launches
 
 
@@ -66,9 +65,8 @@ class Segment(NamedTuple):
 
 def cut(length: int, chunk_size: int, state: Tensor) -> list[Segment]:
     """Cut a sequence into segments of whole chunks; what does not fill a chunk becomes one shorter chunk at the end."""
-    tokens = (
-        min(SEGMENT_TOKENS, SEGMENT_MEMORY // state[0].numel()) if state.device.type == "cpu" else SEGMENT_TOKENS_GPU
-    )
+    on_cpu = state.device.type == "cpu"
+    tokens = min(SEGMENT_TOKENS, SEGMENT_MEMORY // state[0].numel()) if on_cpu else SEGMENT_TOKENS_GPU
     most = max(1, tokens // chunk_size)
     whole, rest = divmod(length, chunk_size)
     cuts = [Segment(n * chunk_size, min(most, whole - n), chunk_size) for n in range(0, whole, most)]
@@ -118,8 +116,8 @@ def compute_states(k: Tensor, v: Tensor, gates: Gates, state: Tensor) -> Tensor:
     states = state.new_empty(len(gates.carrying) + 1, *state.shape)
     states[0] = state
     torch.bmm((k * gates.writing).mT, v, out=states[1:].flatten(0, 1))
-    for n, decay in enumerate(gates.carrying):
-        states[n + 1].addcmul_(states[n], decay)
+    for before, after, decay in zip(states[:-1], states[1:], gates.carrying, strict=True):
+        after.addcmul_(before, decay)
     return states
 
 
@@ -152,18 +150,19 @@ def segment_backward(q, k, v, gates, states, along, denominator, dh, dstate, dm_
     dh[..., -1] = torch.where(denominator.abs() + EPSILON == normaliser, -along * denominator.sign(), 0)
     dtotal, along = dh.div_(normaliser[..., None]), along / normaliser
 
+    dread = dtotal * gates.reading
     dstates = torch.empty_like(states)  # (N + 1, X, D, V + 1)
     dstates[-1] = dstate
-    torch.bmm((q * gates.reading).mT, dtotal, out=dstates[:-1].flatten(0, 1))
-    for n in reversed(range(len(gates.carrying))):
-        dstates[n].addcmul_(dstates[n + 1], gates.carrying[n])
+    torch.bmm(q.mT, dread, out=dstates[:-1].flatten(0, 1))
+    for before, after, decay in reversed(list(zip(dstates[:-1], dstates[1:], gates.carrying, strict=True))):
+        before.addcmul_(after, decay)
 
     before, dafter = states[:-1].flatten(0, 1), dstates[1:].flatten(0, 1)
     dattention = dtotal.bmm(v.mT).mul_(gates.inside)  # (Y, L, L)
-    dq = dtotal.bmm(before.mT).mul_(gates.reading).baddbmm_(dattention, k)
+    dq = dread.bmm(before.mT).baddbmm_(dattention, k)
     dk = v.bmm(dafter.mT).mul_(gates.writing).baddbmm_(dattention.mT, q)
     attention = q.bmm(k.mT).mul_(gates.inside)
-    dv = k.bmm(dafter).mul_(gates.writing).baddbmm_(attention.mT, dtotal)
+    dv = (k * gates.writing).bmm(dafter[..., :-1]).baddbmm_(attention.mT, dtotal[..., :-1])
 
     def per_token(x):  # (Y, L) -> (X, T) in the gate dtype
         return x.unflatten(0, (len(gates.carrying), -1)).transpose(0, 1).flatten(1).to(gates.m.dtype)
@@ -190,7 +189,8 @@ def gate_gradients(row, column, first, dm, through_state, source) -> tuple[Tenso
 
 def with_last(segment: Segment, x: Tensor, value: float) -> Tensor:
     """(B, H, S, V) -> (Y, L, V + 1): the segment's chunks with one more column, of this value."""
-    return F.pad(segment.view(x), (0, 1), value=value).flatten(0, 2)
+    part = segment.view(x)
+    return torch.cat([part, part.new_full((*part.shape[:-1], 1), value)], -1).flatten(0, 2)
 
 
 class Chunkwise(torch.autograd.Function):
@@ -202,47 +202,49 @@ class Chunkwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, i, a, state, m, chunk_size):
         ctx.cuts = cut(q.shape[2], chunk_size, state)
+        ctx.layouts = [torch.empty_like(x, device="meta") for x in (q, k, v, i, a)]  # shapes and strides, no memory
         h, denominator = torch.empty_like(v), torch.empty_like(v[..., 0])
-        firsts = []
+        starts = []
         for segment in ctx.cuts:
-            firsts += [state, m]
-            gates = compute_gates(i, a, m, segment, q.dtype, q.shape[-1])
             qs, ks, vs = segment.split(q), segment.split(k), with_last(segment, v, 1)
+            starts += [qs, ks, vs, state, m]
+            gates = compute_gates(i, a, m, segment, q.dtype, q.shape[-1])
             states = compute_states(ks, vs, gates, state)
             part, below = segment_forward(qs, ks, vs, gates, states)
             segment.join(part, h)
             segment.join(below, denominator)
             state, m = states[-1].clone(), gates.m_last  # a copy: kept as a view, it would keep all states alive
-        ctx.save_for_backward(q, k, v, i, a, h, denominator, *firsts, states, *gates)
+        ctx.save_for_backward(i, a, h, denominator, *starts, states, *gates)
         return h, state, m
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, dh, dstate, dm):
-        q, k, v, i, a, h, denominator, *rest = ctx.saved_tensors
-        firsts, (states, *gates) = rest[: 2 * len(ctx.cuts)], rest[2 * len(ctx.cuts) :]
-        dq, dk, dv, di, da = (torch.empty_like(x) for x in (q, k, v, i, a))
+        i, a, h, denominator, *rest = ctx.saved_tensors
+        starts, (states, *gates) = rest[: 5 * len(ctx.cuts)], rest[5 * len(ctx.cuts) :]
+        dq, dk, dv, di, da = (torch.empty_like(x, device=h.device) for x in ctx.layouts)
         along = (dh * h).sum(-1)  # (B, H, S)
-        for segment, state, m in reversed(list(zip(ctx.cuts, firsts[::2], firsts[1::2], strict=True))):
-            qs, ks, below, alongs = (segment.split(x) for x in (q, k, denominator, along))
-            vs, dhs = with_last(segment, v, 1), with_last(segment, dh, 0)
+        for n, segment in reversed(list(enumerate(ctx.cuts))):
+            qs, ks, vs, state, m = starts[5 * n : 5 * n + 5]
+            below, alongs, dhs = segment.split(denominator), segment.split(along), with_last(segment, dh, 0)
             if segment is ctx.cuts[-1]:
                 gates = Gates(*gates)
             else:
-                gates = compute_gates(i, a, m, segment, q.dtype, q.shape[-1])
+                gates = compute_gates(i, a, m, segment, qs.dtype, qs.shape[-1])
                 states = compute_states(ks, vs, gates, state)
             *parts, di[:, segment.tokens], da[:, segment.tokens], dstate, dm = segment_backward(
                 qs, ks, vs, gates, states, alongs, below, dhs, dstate, dm
             )
             for part, whole in zip(parts, (dq, dk, dv), strict=True):
-                segment.join(part[..., : whole.shape[-1]], whole)
+                segment.join(part, whole)
         return dq, dk, dv, di, da, dstate, dm, None
 
 
 def run_chunkwise(q, k, v, i, a, state, chunk_size=None):
     """h (B, H, S, V) and the last state; q, k (B, H, S, D), v (B, H, S, V), i, a (B, H, S)."""
-    narrow = q.device.type == "cpu" and max(q.shape[-1], v.shape[-1]) < WIDE
-    size = min(chunk_size or (NARROW_CHUNK if narrow else WIDE_CHUNK), q.shape[2])
+    width = max(q.shape[-1], v.shape[-1]) if q.device.type == "cpu" else math.inf
+    fastest = next(size for least, size in FASTEST_CHUNK.items() if width >= least)
+    size = min(chunk_size or fastest, q.shape[2])
     i, a = (x.to(gate_dtype(q)).flatten(0, 1) for x in (i, a))
     memory = torch.cat([state.C, state.n[..., None]], -1).flatten(0, 1)
     h, memory, m = Chunkwise.apply(q, k, v, i, a, memory, state.m.to(gate_dtype(q)).flatten(), size)

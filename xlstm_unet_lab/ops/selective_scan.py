@@ -20,7 +20,10 @@ from xlstm_unet_lab.ops.checks import flag, whole_number
 from xlstm_unet_lab.ops.tensors import check_axes, check_tensors, is_recorded, widest, without_autocast
 
 # Between 64 and 576 time hardly changes on a CPU; below, the Python loop costs more; above, the work leaves the cache.
-DEFAULT_CHUNK_SIZE = 256
+CPU_CHUNK = 256
+# A GPU has no such cache to stay in. There a chunk of L tokens is some 2 sqrt(L) launches, so a few long chunks are
+# best, as long as their states, of this many numbers at most, fit. Reckoned; `python -m benchmarks.gpu` measures it.
+GPU_STATES = 2**24
 OPEN_DOUBLINGS = 20  # a network exported for any size takes sequences of up to 2**20 tokens
 
 
@@ -39,17 +42,8 @@ def step(
 
 
 def selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None = None,
-    chunk_size: int | None = None,
-    initial_state: Tensor | None = None,
-    return_state: bool = False,
-    check_values: bool = True,
-) -> Tensor | tuple[Tensor, Tensor]:
+    u, delta, A, B, C, D=None, chunk_size=None, initial_state=None, return_state=False, check_values=True
+):
     """Run the selective scan over a whole sequence in chunks, with memory linear in the number of tokens.
 
     u, delta (batch, W, S); A (W, N), negative for a state that decays; B, C (batch, N, S); D (W) or None. Any floating
@@ -61,12 +55,20 @@ def selective_scan(
     Raises ValueError on shapes that do not fit, dtypes that are not floating, devices that differ, values that are not
     finite and a chunk size below 1. Source: arXiv 2312.00752, algorithm 2.
     """
-    chosen = DEFAULT_CHUNK_SIZE if chunk_size is None else chunk_size
-    chosen = whole_number("chunk_size", chosen, fix="; None picks one")
+    if chunk_size is not None:
+        whole_number("chunk_size", chunk_size, fix="; None picks one")
     _check(u, delta, A, B, C, D, initial_state, ", S", check_values)
     flag("return_state", return_state)
-    y, last_state = _run(u, delta, A, B, C, D, initial_state, chosen)
+    y, last_state = _run(u, delta, A, B, C, D, initial_state, chunk_size)
     return (y, last_state) if return_state else y
+
+
+def choose_chunk_size(device: torch.device, numbers: int) -> int:
+    """Tokens of a chunk where nobody says; `numbers`: of all that is remembered of one token, batch * W * N."""
+    if device.type == "cpu":
+        return CPU_CHUNK
+    fitting = max(CPU_CHUNK, GPU_STATES // numbers)
+    return 4 ** ((fitting.bit_length() - 1) // 2)  # a square number is cut into the fewest steps
 
 
 def _check(u, delta, A, B, C, D, state, time_axis: str, check_values: bool = True) -> None:
@@ -83,7 +85,7 @@ def _check(u, delta, A, B, C, D, state, time_axis: str, check_values: bool = Tru
     check_tensors(given, expected, axes, check_values)
 
 
-def _run(u, delta, A, B, C, D, state, chunk_size: int) -> tuple[Tensor, Tensor]:
+def _run(u, delta, A, B, C, D, state, chunk_size: int | None) -> tuple[Tensor, Tensor]:
     dtype = widest(u, delta, A, B, C, D, state)
     state = A.new_zeros(u.shape[0], *A.shape) if state is None else state
     tokens = [x.to(dtype).movedim(-1, 0).contiguous() for x in (u, delta, B, C)]  # (S, batch, W or N)
@@ -94,7 +96,7 @@ def _run(u, delta, A, B, C, D, state, chunk_size: int) -> tuple[Tensor, Tensor]:
     return y.movedim(0, -1).to(u.dtype), last_state.transpose(1, 2)
 
 
-def _recorded_scan(A, state, _chunk_size: int, u, delta, B, C) -> tuple[Tensor, Tensor]:
+def _recorded_scan(A, state, _chunk_size: int | None, u, delta, B, C) -> tuple[Tensor, Tensor]:
     """The scan in operations that can be recorded, whatever the length: every token meets those 1, 2, 4, .. before it.
 
     About log2(S) times all hidden states in memory, where the other keeps one state a chunk.
@@ -118,7 +120,8 @@ class _SelectiveScan(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, A, state, chunk_size: int, u, delta, B, C) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, A, state, chunk_size: int | None, u, delta, B, C) -> tuple[Tensor, Tensor]:
+        chunk_size = chunk_size or choose_chunk_size(A.device, state.numel())
         states, outputs = [], []
         with without_autocast(u):
             for u_c, delta_c, B_c, C_c in zip(*(x.split(chunk_size) for x in (u, delta, B, C)), strict=True):

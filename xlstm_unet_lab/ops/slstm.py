@@ -52,16 +52,7 @@ def step(
     return h.squeeze(2), state
 
 
-def scan(
-    z: Tensor,
-    i: Tensor,
-    f: Tensor,
-    o: Tensor,
-    recurrent_weights: Tensor | None = None,
-    initial_state: SLSTMState | None = None,
-    return_state: bool = False,
-    check_values: bool = True,
-) -> Tensor | tuple[Tensor, SLSTMState]:
+def scan(z, i, f, o, recurrent_weights=None, initial_state=None, return_state=False, check_values=True):
     """Run the cell over a whole sequence, token by token.
 
     z, i, f, o (B, H, S, D): pre-activations with the bias already added. recurrent_weights (H, 4, D out, D in) in the
