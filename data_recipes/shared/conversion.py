@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from xlstm_unet_lab.data.files import fingerprint, whole_folder
 from xlstm_unet_lab.data.recipe import Track
+from xlstm_unet_lab.ops.checks import tracked
 from xlstm_unet_lab.ops.files import plain_name
 from xlstm_unet_lab.ops.stored import read_json
 
@@ -50,7 +51,7 @@ def convert_cases(
     if twice := [name for name, count in Counter((job.part, job.name) for job in jobs).items() if count > 1]:
         raise ValueError(f"{len(twice)} case names are there twice, such as {twice[0]}: case names must differ")
     finished, totals = out.with_name(f".finished-{out.name}"), Counter[str]()
-    for job in track(jobs):
+    for job in tracked(track, jobs):
         folder = finished / job.part / job.name
         made_of = [fingerprint(file) for file in job.files]
         facts = read_json(folder / FACTS) if (folder / FACTS).exists() else {}

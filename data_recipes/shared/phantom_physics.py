@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import ndimage
 
-from xlstm_unet_lab.ops.checks import is_whole, whole_number
+from xlstm_unet_lab.ops.checks import is_whole, tracked, whole_number
 
 Box = tuple[slice, ...]
 
@@ -36,7 +36,7 @@ def numbered(
     """
     if source is not None:
         raise ValueError(f"{name} is made here and reads nothing; got source {source}")
-    for number in track(range(training + test)):
+    for number in tracked(track, [*range(training + test)]):
         yield number, "Tr" if number < training else "Ts"
 
 

@@ -112,6 +112,18 @@ def test_predict_writes_a_label_for_each_image(predicted, truth):
     assert sorted(path.name for path in (out / "coloured").iterdir()) == names
 
 
+@pytest.mark.parametrize("others", [(), ("b.png",), ("good.png",)])
+def test_files_that_fail_are_listed_whether_they_come_alone_or_not(trained, tmp_path, others):
+    for name in ("a.png", *others):
+        (tmp_path / name).write_bytes(b"junk")
+    if "good.png" in others:
+        imwrite(tmp_path / "good.png", np.zeros((64, 64), np.uint8), plugin="pillow")
+    names = [tmp_path / name for name in ("a.png", *others)]
+    said = call("predict", trained[0], *names, "--out", tmp_path / "out", "--device", "cpu", code=1).stderr
+    failed = 1 + ("b.png" in others)
+    assert f"{failed} of {len(names)} cases were left out:\n- {tmp_path}/a.png cannot be read" in said
+
+
 def test_files_hold_what_the_library_predicts(trained, predicted, truth, root):
     """Of the weights and the settings that the run's folder holds, in full size and with some structure."""
     out, model = predicted[0], lab.load_run(trained[0])

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy import ndimage
+from scipy.spatial import KDTree
+from skimage.morphology import skeletonize
 from skimage.transform import resize
 
 from xlstm_unet_lab.data.label_evidence import check_hard_edges, check_one_convention
@@ -43,10 +45,10 @@ def test_soft_edges_are_no_labels(soft):
         check_hard_edges("a.png", label)
 
 
-def test_soft_edges_of_a_volume_and_of_three_shades_are_seen():
+def test_soft_edges_of_a_volume_and_of_few_shades_are_seen():
     halves = np.zeros((8, 24, 24))
     halves[2:6, 5:19, 5:19] = 1
-    for label in (blurred(halves), blurred(disc(), white=4) * 60):
+    for label in (blurred(halves), blurred(np.tile(disc((24, 24), 7), (2, 2)), white=9) * 20):
         with pytest.raises(ValueError, match="soft edges"):
             check_hard_edges("a", label)
 
@@ -64,11 +66,16 @@ def rings(numbers):
         disc() * 255,
         disc() * 128 + disc(radius=13) * 127,  # a border of one pixel in a number of its own
         rings([1, 2, 3, 4, 5, 6, 7, 8]),  # layers one pixel thick, counted
+        rings([60, 120, 180, 240]),
+        rings([3, 90, 28, 227, 165, 252]),
+        np.tile(rings([40, 80, 120, 160, 200]), (2, 2)),
+        np.pad(np.pad(np.pad(np.full((20, 30), 250), 1, constant_values=170), 1, constant_values=90), 9),
+        np.repeat([[0] * 20 + [50, 100, 150, 200] + [250] * 20], 40, axis=0),
         disc() * 40 + disc(radius=8) * 100 + disc(radius=3) * 60,
         ndimage.label(np.random.default_rng(0).random((48, 64)) > 0.9)[0] * 3,  # many tiny objects on background
         np.zeros((4, 4), np.int32),
     ],
-    ids=["mask", "border", "layers", "nested", "dots", "empty"],
+    ids=["mask", "border", "layers", "painted", "unordered", "organoids", "box", "retina", "nested", "dots", "empty"],
 )
 def test_labels_with_hard_edges_are_left_alone(label):
     check_hard_edges("a", label)
@@ -149,6 +156,93 @@ def with_points(label, numbers):
 )
 def test_numbers_near_each_other_are_labels_where_they_are_no_edges(label, step):
     check_hard_edges("a", label[::step, ::step])
+
+
+def ball(radius):
+    z, y, x = np.ogrid[:24, :40, :40]
+    return np.sqrt((z - 12) ** 2 + (y - 20) ** 2 + (x - 20) ** 2) < radius
+
+
+def blurred_far(mask, white, sigma=4):
+    return np.rint(ndimage.gaussian_filter(mask.astype(float), sigma) * white).astype(np.int32)
+
+
+@pytest.mark.parametrize("white", [31, 255])
+@pytest.mark.parametrize(
+    "mask", [disc((128, 128), 40), blots((160, 120), [1]), ball(10)], ids=["disc", "blots", "ball"]
+)
+@pytest.mark.parametrize("sigma", [0.7, 2])
+def test_shades_are_seen_whether_they_count_on_from_0_or_not(mask, white, sigma):
+    label = blurred_far(mask, white, sigma)
+    with pytest.raises(ValueError, match="soft edges"):
+        check_hard_edges("a", label)
+    counted = np.searchsorted(np.unique(label), label)
+    with pytest.raises(ValueError, match=rf"{counted.max()} numbers beside 0.*soft edges"):
+        check_hard_edges("a", counted)
+
+
+def test_a_mask_blurred_over_all_numbers_is_seen_and_the_error_says_where_names_are_written():
+    label = blurred_far(disc((128, 128), 40), 255)
+    label[0, :256] = np.resize(np.arange(256), 128)
+    label[1] = np.arange(128, 256)
+    assert np.array_equal(np.unique(label), np.arange(256))
+    with pytest.raises(ValueError, match=r'name them in labels\.json beside the folders of images .*\{"nucleus": 1\}'):
+        check_hard_edges("a", label)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("classes", [3, 4, 8, 20, 60, 200])
+@pytest.mark.parametrize("smooth", [0, 0.7, 2])
+def test_what_an_untrained_network_predicts_is_left_alone(dims, classes, smooth):
+    random, size = np.random.default_rng(classes), (40, 48) if dims == 2 else (8, 16, 20)
+    logits = random.normal(size=(classes, *size))
+    check_hard_edges("a", ndimage.gaussian_filter(logits, (0, *[smooth] * dims)).argmax(axis=0).astype(np.int32))
+
+
+@pytest.mark.parametrize("count", [30, 1000])
+@pytest.mark.parametrize("order", ["drawn", "by row"])
+def test_many_touching_objects_are_left_alone(count, order):
+    centres = np.random.default_rng(0).random((count, 2)) * 100
+    centres = centres[np.lexsort((centres[:, 1], centres[:, 0] // 5))] if order == "by row" else centres
+    places = np.moveaxis(np.mgrid[:100, :100], 0, -1).reshape(-1, 2)
+    label = KDTree(centres).query(places)[1].reshape(100, 100) + 1
+    for numbers in (label, label * 3, np.repeat(label[None], 6, 0)):
+        check_hard_edges("a", numbers.astype(np.int32))
+
+
+def test_thin_shells_skeletons_and_boards_are_left_alone():
+    shells = sum(ball(radius).astype(np.int32) for radius in (10, 9, 8, 7, 6))
+    skeleton = skeletonize(blots((160, 120), [1]) > 0)
+    sums = np.add.outer(np.arange(64), np.arange(64))
+    for label in (
+        *(shells, shells * 50, np.array([0, 9, 200, 31, 77, 150])[shells]),
+        *(
+            skeleton * 255,
+            np.where(skeleton, 100, blots((160, 120), [255])),
+            ndimage.label(skeleton, np.ones((3, 3)))[0],
+        ),
+        *(sums % 2 * 255, sums % 3, sums % 4 * 60, np.add.outer(np.arange(64), 2 * np.arange(64)) % 5),
+        *(blots((160, 120), [20, 50, 70, 90, 120, 150, 180, 210, 250]), blots((160, 120), [1, 2, 3, 4, 5, 6, 7])),
+    ):
+        check_hard_edges("a", label.astype(np.int32))
+
+
+CLASS_MAPS = {"cells": cells([1, 2, 3], 3), "five": cells([1, 2, 3, 4, 5], 4), "blots": blots((160, 120), [1, 2, 3])}
+CLASS_MAPS |= {"tens": cells([10, 20, 30], 3), "one class": blots((160, 120), [5])}
+
+
+@pytest.mark.parametrize("label", CLASS_MAPS.values(), ids=CLASS_MAPS)
+@pytest.mark.parametrize("quality", [75, 85, 90, 95, 97])
+def test_jpeg_of_small_numbers_is_seen_by_its_blocks(label, quality):
+    with pytest.raises(ValueError, match=r"numbers beside 0.*JPEG makes"):
+        check_hard_edges("a", through("JPEG", label, quality=quality))
+    check_hard_edges("a", label)
+
+
+@pytest.mark.parametrize("size", [2, 4, 8, 16])
+def test_labels_of_small_squares_are_not_taken_for_jpeg(size):
+    small = cells([1, 2, 3], 3)[::3, ::3]
+    check_hard_edges("a", np.kron(small, np.ones((size, size), np.int32)))
 
 
 @pytest.mark.parametrize(

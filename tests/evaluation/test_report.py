@@ -1,5 +1,6 @@
 """Tables of scores: rows, columns, units, intervals, and two models side by side."""
 
+import re
 import warnings
 from dataclasses import replace
 
@@ -301,3 +302,15 @@ def test_bad_input(changes, message):
     arguments = {"prediction": np.zeros((4, 4), int), "truth": np.zeros((4, 4), int), "spacing": (1, 1)}
     with pytest.raises(ValueError, match=message):
         evaluate(**({"labels": LABELS} | arguments | changes))
+
+
+@pytest.mark.parametrize("unit", [3, "inch", None, "", "MM", ["mm"], True])
+def test_a_unit_is_one_of_two(unit):
+    with pytest.raises(ValueError, match=r"unit is .*there are mm, pixel"):
+        evaluate(*example(2), spacing=(1, 1), labels=LABELS, unit=unit)
+
+
+@pytest.mark.parametrize("name", [1, None, ("a",), b"a", 1.5])
+def test_names_of_labels_are_words(name):
+    with pytest.raises(TypeError, match=f"a name in labels is {re.escape(repr(name))}, expected str"):
+        evaluate(*example(2), spacing=(1, 1), labels={name: 1})

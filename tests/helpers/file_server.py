@@ -20,6 +20,8 @@ class Server(http.server.ThreadingHTTPServer):
     pieces, pause = None, 0.0  # bytes sent at a time, and seconds between them; the last piece again and again
 
     drips = 0.0  # seconds between the bytes of a header that never ends
+    chunked = False  # `content` and `pieces` are then the answer as it is sent, sizes of chunks and all
+    redirect = None  # an address to go to
     closing = False
 
     def __init__(self):
@@ -36,6 +38,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         server.ranges.append(wanted)
         if server.status != 200 or self.path in server.missing:
             return self.send_error(404 if server.status == 200 else server.status)
+        if server.redirect is not None:
+            self.send_response(302)
+            self.send_header("Location", server.redirect)
+            return self.end_headers()
         start = 0
         if wanted and (server.ignores_if_range or self.headers.get("If-Range") == server.etag):
             start = int(wanted.removeprefix("bytes=").removesuffix("-"))
@@ -53,6 +59,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(content) - start))
         if server.etag:
             self.send_header("ETag", server.etag)
+        if server.chunked:
+            self.protocol_version = "HTTP/1.1"
+            self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         self.wfile.write(content[start : server.cut])
         while server.pieces and not server.closing:

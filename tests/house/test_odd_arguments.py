@@ -161,3 +161,29 @@ def test_several_odd_arguments_at_once_are_refused_in_words(data):
         contextlib.chdir(folder),
     ):
         assert not called(call, good | odd)
+
+
+WRONG = {
+    "evaluate": {"unit": (3, "inch", None, b"mm"), "labels": ({1: 1}, {None: 1}, {b"a": 1})},
+    "overlay": {
+        "title": (3, None, b"a"),
+        "credit": (3, ["a"]),
+        "anatomical": (1, "yes", None),
+        "label_names": ({1: 1},),
+    },
+    "TrainConfig": {"accelerator": (3, None, b"cpu"), "augment": (1, "no"), "targets": ({}, "a")},
+    "Predictor": {"network": (None, 3, "a"), "unit": (3, "inch", None), "credit": (3, None)},
+    "predict": {"track": (lambda batches: [1], lambda batches: [*batches, 1], enumerate), "device": ("meta", 3)},
+    "predict_files": {"predictor": (NETWORK, None, 3)},
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_of_another_kind_is_never_taken(name):
+    (call, good), taken = CALLS[name], []
+    for argument, values in WRONG[name].items():
+        for value in values:
+            with pytest.raises((ValueError, TypeError), match=argument):
+                call(**good | {argument: value})
+                taken.append(f"{argument}={value!r}")
+    assert not taken

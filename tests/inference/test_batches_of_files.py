@@ -56,10 +56,14 @@ def test_a_file_that_cannot_be_read_stops_no_other(tmp_path):
     assert str(info.value).count("b.png") == 1 and str(tmp_path / "out") in str(info.value)
 
 
-def test_one_file_alone_fails_with_its_own_error(tmp_path):
-    (tmp_path / "b.nii.gz").write_bytes(b"junk")
-    with pytest.raises(ValueError, match=r"^\S+b\.nii\.gz is not a NIfTI file"):
-        list(predict_files(predictor(BrightAndRight(), (14, 12, 10)), tmp_path / "b.nii.gz", tmp_path / "out"))
+@pytest.mark.parametrize("count", [1, 2])
+def test_where_no_file_can_be_read_they_are_listed_too(tmp_path, count):
+    files = [tmp_path / f"{letter}.nii.gz" for letter in "bc"[:count]]
+    for file in files:
+        file.write_bytes(b"junk")
+    with pytest.raises(OSError, match=rf"^{count} of {count} cases were left out:\n- \S+b\.nii\.gz is not") as info:
+        list(predict_files(predictor(BrightAndRight(), (14, 12, 10)), files, tmp_path / "out"))
+    assert "others" not in str(info.value)
 
 
 def test_composed_and_decomposed_letters_are_one_name(tmp_path):

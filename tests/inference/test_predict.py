@@ -14,6 +14,7 @@ from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.evaluation.metrics import dice
 from xlstm_unet_lab.inference.predict import predict, predict_probabilities
 from xlstm_unet_lab.inference.predictor import Predictor
+from xlstm_unet_lab.inference.sliding_window import sliding_slabs
 
 WHOLE = {2: (13, 18), 3: (9, 11, 7)}
 
@@ -234,15 +235,43 @@ class Travelling(nn.Module):
         self.asked.add((windows.device.type, self.weight.device.type))
         return torch.zeros(len(windows), 3, *windows.shape[2:])
 
+    def to(self, device):
+        self.moved = device
+        return self
 
-def test_model_and_windows_move_to_the_device_and_the_model_stays():
+
+def test_windows_travel_to_where_the_model_is():
+    model, image = Travelling(), torch.from_numpy(picture(2))
+    for device in ("cpu", "meta"):
+        model.weight = nn.Parameter(model.weight.to(device))
+        model.asked.clear()
+        slabs = [*sliding_slabs(model, image, patch_size=(8, 8))]
+        assert model.asked == {(device, device)} and sum(slab.shape[1] for slab in slabs) == WHOLE[2][0]
+
+
+def test_the_model_moves_to_the_device_and_stays():
     model = Travelling()
-    assert predict(model, picture(2), patch_size=(8, 8)).shape == WHOLE[2]
-    assert model.asked == {("cpu", "cpu")}, "without a device it stays where it is"
-    model.asked.clear()
-    for device in ("meta", None):
-        assert predict(model, picture(2), patch_size=(8, 8), device=device).shape == WHOLE[2]
-        assert model.asked == {("meta", "meta")} and model.weight.device.type == "meta"
+    assert predict(model, picture(2), patch_size=(8, 8), device="cpu").shape == WHOLE[2]
+    assert str(model.moved) == "cpu"
+    del model.moved
+    predict(model, picture(2), patch_size=(8, 8))
+    assert not hasattr(model, "moved"), "without a device it stays where it is"
+
+
+@pytest.mark.parametrize("device", ["meta", torch.device("meta"), "meta:0", "vulkan", "cuda:77", 3])
+def test_a_device_that_holds_no_numbers_is_refused_and_the_model_left_alone(device):
+    model = Travelling()
+    for method in (predict, predict_probabilities):
+        with pytest.raises(ValueError, match=r"device is .*, which PyTorch does not find here: there is .*cpu"):
+            method(model, picture(2), patch_size=(8, 8), device=device)
+    assert not hasattr(model, "moved") and not model.weight.is_meta
+
+
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_a_model_without_numbers_is_refused(device):
+    model = nn.Sequential(pointwise(2), nn.Conv2d(3, 3, 1, device="meta"))
+    with pytest.raises(ValueError, match=r'of model 2 weights, such as 1\.weight, are on the device "meta".*to_empty'):
+        predict(model, picture(2), patch_size=(8, 8), device=device)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

@@ -131,7 +131,7 @@ def test_a_grey_picture_fills_the_channels_of_a_network_for_colour(tmp_path):
     model.config = type("Config", (), {"in_channels": 3})
     assert [path.name for path in predict_files(of_pictures(model), tmp_path, tmp_path / "o")] == ["grey.png"]
     model.config = type("Config", (), {"in_channels": 4})
-    with pytest.raises(ValueError, match=r"grey.png: image has 1 channels.*in_channels=4"):
+    with pytest.raises(OSError, match=r"grey.png: image has 1 channels.*in_channels=4"):
         list(predict_files(of_pictures(model), tmp_path, tmp_path / "o"))
 
 
@@ -299,17 +299,17 @@ def awkward(tmp_path):
     ("inputs", "error", "message"),
     [
         (["missing.nii.gz"], FileNotFoundError, "missing.nii.gz does not exist"),
-        (["cut.nii.gz"], ValueError, "cut.nii.gz is not a NIfTI file that can be read"),
-        (["text.png"], ValueError, r"text.png cannot be read"),
-        (["nan.nii"], ValueError, "nan.nii holds 64 values that are NaN"),
-        (["four.nii.gz"], ValueError, r"four.nii.gz has shape \(4, 4, 4, 2\); one three-dimensional volume"),
-        ([["good.nii.gz", "smaller.nii.gz"]], ValueError, "smaller.nii.gz has shape"),
-        ([["good.nii.gz", "text.png"]], ValueError, "files of one kind"),
+        (["cut.nii.gz"], OSError, "cut.nii.gz is not a NIfTI file that can be read"),
+        (["text.png"], OSError, r"text.png cannot be read"),
+        (["nan.nii"], OSError, "nan.nii holds 64 values that are NaN"),
+        (["four.nii.gz"], OSError, r"four.nii.gz has shape \(4, 4, 4, 2\); one three-dimensional volume"),
+        ([["good.nii.gz", "smaller.nii.gz"]], OSError, "smaller.nii.gz has shape"),
+        ([["good.nii.gz", "text.png"]], OSError, "files of one kind"),
         ([[]], ValueError, "is empty"),
         (["x_0000.nii.gz", "x_0002.nii.gz"], ValueError, r"case 'x'.*x_0001.nii.gz"),
         (["x_0000.nii.gz", ["x_0002.nii.gz"]], ValueError, "is there twice"),
         (["good.nii.gz", "empty/good.nii.gz"], ValueError, "other cases need other names"),
-        (["flat.png"], ValueError, "flat.png has 2 spatial dimensions; 3 are expected"),
+        (["flat.png"], OSError, "flat.png has 2 spatial dimensions; 3 are expected"),
         (["good.mha"], FileNotFoundError, "good.mha"),
     ],
 )

@@ -37,6 +37,15 @@ def test_shared_weights_and_no_facts(tmp_path):
     assert load_weights(model, path) == {}
 
 
+def test_a_network_without_numbers_is_neither_saved_nor_filled(tmp_path):
+    path = save_weights(network(), tmp_path / "model.safetensors")
+    empty = network().to("meta")
+    for call in (lambda: save_weights(empty, tmp_path / "x"), lambda: load_weights(empty, path)):
+        with pytest.raises(ValueError, match=r'of model .* are on the device "meta", which holds no numbers: build it'):
+            call()
+    assert os.listdir(tmp_path) == ["model.safetensors"]
+
+
 def test_a_file_of_another_program(tmp_path):
     model = network(seed=1)
     save_file(model.state_dict(), tmp_path / "model.safetensors", metadata={"format": "pt"})

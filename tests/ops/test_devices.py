@@ -28,7 +28,9 @@ def test_gpus_come_first(monkeypatch):
         checked_device("cuda:2")
 
 
-@pytest.mark.parametrize("device", ["cuda:99", "gpu", "x", "", None, -1, 1.5, True, ["cpu"], "cpu:7"])
+@pytest.mark.parametrize(
+    "device", ["cuda:99", "gpu", "x", "", None, -1, 1.5, True, ["cpu"], "cpu:7", "meta", torch.device("meta"), "meta:0"]
+)
 def test_others_are_refused_with_those_that_are_there(device):
     with pytest.raises(ValueError, match=r"--device is .*, which PyTorch does not find here: there is .*cpu"):
         checked_device(device, "--device")

@@ -245,6 +245,20 @@ def test_auto_takes_the_precision_that_the_processor_is_fast_in(monkeypatch, tmp
     assert json.loads((tmp_path / "run" / "config.json").read_text())["precision"] == precision
 
 
+@pytest.mark.parametrize(
+    ("accelerator", "device", "words"),
+    [
+        ("meta", "cpu", "accelerator is 'meta', which"),
+        ("cpu", "meta", "of model .* no numbers"),
+    ],
+)
+def test_devices_that_hold_no_numbers_are_refused_before_training(accelerator, device, words):
+    model = Tiny().to(device)
+    with pytest.raises(ValueError, match=words):
+        fit(model, cases([0]), None, replace(config(), accelerator=accelerator))
+    assert {x.device.type for x in model.parameters()} == {device} and model.training
+
+
 def test_auto_leaves_bfloat16_where_torch_computes_wrong_gradients(monkeypatch):
     monkeypatch.setattr(devices, "processor_flags", lambda: {"amx_bf16"})
     settings, train = replace(config(3, steps=1), precision="auto", patch_size=(2, 8, 8)), Listed(cases([0], 3))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -53,11 +53,10 @@ class Commands(TyperGroup):
         return f"Memory is full: use a smaller {smaller or 'network, free some, or take a machine with more'}"
 
 
+LOOKS: dict[str, Any] = {"no_args_is_help": True, "add_completion": False, "pretty_exceptions_enable": False}
 app = typer.Typer(
     cls=Commands,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+    **LOOKS,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="A first run: xlstm-unet-lab doctor, then xlstm-unet-lab train phantom_microscopy --steps 200, "
     "then xlstm-unet-lab report runs/phantom_microscopy-xlstm_unet_enc-fold0",

@@ -28,16 +28,10 @@ class Finding(NamedTuple):
 
 def doctor(root: str | Path | None = None) -> list[Finding]:
     """Look at this machine and report, one `Finding` a thing; `root` is where prepared data lives (see `data_root`)."""
-    checks = {
-        "python": lambda: [python(sys.version_info[:3])],
-        "packages": packages,
-        "devices": devices,
-        "mLSTM": lambda: [kernels()],
-        "profile": lambda: [profile()],
-        "display": lambda: [display(sys.platform, os.environ, shutil.which)],
-        "data": lambda: [data(root)],
-        "nnU-Net": lambda: [nnunet(version_of("nnunetv2"), os.environ)],
-    }
+    checks = {"python": lambda: [python(sys.version_info[:3])], "packages": packages, "devices": devices}
+    checks |= {"mLSTM": lambda: [kernels()], "profile": lambda: [profile()]}
+    checks |= {"display": lambda: [display(sys.platform, os.environ, shutil.which)], "data": lambda: [data(root)]}
+    checks |= {"nnU-Net": lambda: [nnunet(version_of("nnunetv2"), os.environ)]}
     found = []
     for name, check in checks.items():
         try:

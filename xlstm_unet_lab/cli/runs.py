@@ -121,20 +121,10 @@ def predict(
     """
     from xlstm_unet_lab.nnunet.results import load_predictor
 
-    device = chosen_device(device)
-    written = load_predictor(run, which, root).files(
-        inputs,
-        out,
-        coloured=coloured,
-        uncertainty=uncertainty,
-        overlap=overlap,
-        mirror=mirror,
-        batch_size=batch_size,
-        device=device,
-        track=bar_of_a_case(),
-        track_cases=partial(bar, desc="predicting", unit="case"),
-    )
-    for path in written:
+    options = {"overlap": overlap, "mirror": mirror, "batch_size": batch_size, "device": chosen_device(device)}
+    options |= {"coloured": coloured, "uncertainty": uncertainty}
+    bars = {"track": bar_of_a_case(), "track_cases": partial(bar, desc="predicting", unit="case")}
+    for path in load_predictor(run, which, root).files(inputs, out, **options, **bars):
         say(path)
 
 

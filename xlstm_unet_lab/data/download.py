@@ -70,11 +70,9 @@ class ResumingDownloader:
         self.validator = part.with_name(part.name + ".version")  # the ETag or date the first bytes came with
 
     def __call__(self, url: str, output_file: str, _pooch: object) -> None:
-        import urllib3
-
         try:
             self._download(url)
-        except (OSError, urllib3.exceptions.HTTPError) as error:  # those of requests are OSErrors
+        except OSError as error:
             arrived = self.part.stat().st_size if self.part.exists() else 0
             kept = f"{arrived:,} bytes arrived and are kept; call again to continue, or get it by hand and pass source="
             raise OSError(f"{url} could not be downloaded: {error}. {kept}") from error
@@ -85,36 +83,40 @@ class ResumingDownloader:
         self.validator.unlink(missing_ok=True)
 
     def _download(self, url: str) -> None:
+        import requests
+
         version = self.validator.read_text() if self.part.exists() and self.validator.exists() else ""
         start = self.part.stat().st_size if version else 0
         rest = {"Range": f"bytes={start}-", "If-Range": version} if start else {}
         headers = {"Accept-Encoding": "identity"} | rest  # a compressed stream could not be continued
-        with _answer(url, headers) as response:
-            if response.status_code == 416:  # nothing left to ask for: what is here cannot be trusted
+        options: dict[str, Any] = {"headers": headers, "stream": True, "timeout": TIMEOUT}
+        # Nobody closes the response: a thread left behind may be reading from it, and would hold up whoever did.
+        response = _within(ANSWER, f"did not say within {ANSWER} seconds what it sends", requests.get, url, **options)
+        if response.status_code == 416:  # nothing left to ask for: what is here cannot be trusted
+            self._forget()
+            raise ConnectionError("the server has no bytes after those already here")
+        response.raise_for_status()
+        whole = response.headers.get("Content-Length", "")
+        if response.status_code == 206:
+            place = re.fullmatch(rf"bytes {start}-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+            if place is None or _version(response.headers) != version:  # some other piece, or of another file
                 self._forget()
-                raise ConnectionError("the server has no bytes after those already here")
-            response.raise_for_status()
-            whole = response.headers.get("Content-Length", "")
-            if response.status_code == 206:
-                place = re.fullmatch(rf"bytes {start}-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
-                if place is None or _version(response.headers) != version:  # some other piece, or of another file
-                    self._forget()
-                    if start:
-                        return self._download(url)
-                    raise ConnectionError("the server sent a piece of the file when asked for all of it")
-                whole = place[1]
-            else:
-                start = 0
-                self._forget()  # lest what is there be taken for a part of this version
-                self.validator.write_text(_version(response.headers))
-            self._write(url, response.raw, start, int(whole) if whole.isdecimal() else None)
+                if start:
+                    return self._download(url)
+                raise ConnectionError("the server sent a piece of the file when asked for all of it")
+            whole = place[1]
+        else:
+            start = 0
+            self._forget()  # lest what is there be taken for a part of this version
+            self.validator.write_text(_version(response.headers))
+        self._write(url, response.raw, start, int(whole) if whole.isdecimal() else None)
 
     def _write(self, url: str, stream, start: int, whole: int | None) -> None:
         """Write what comes to `part`, whose first `start` bytes are there; `whole`: bytes of the file, where known."""
         arrived = start
         shown: dict[str, Any] = {"desc": self.part.stem, "unit": "B", "unit_scale": True, "disable": not self.progress}
         with bar(initial=start, total=whole, **shown) as arriving, self.part.open("ab" if start else "wb") as file:
-            for block in _blocks(stream):
+            for block in _pieces(stream):
                 arrived += len(block)
                 if max(arrived, whole or 0) > self.most:
                     problem = f"has more than the {self.most:,} bytes that are allowed for it, so it is another file"
@@ -129,48 +131,42 @@ class ResumingDownloader:
             path.unlink(missing_ok=True)
 
 
-def _answer(url: str, headers: Mapping[str, str]):
-    """The response to a request, its file still to be read; ConnectionError once that takes longer than ANSWER.
+def _within(seconds: float, problem: str, call: Callable, *arguments: Any, **options: Any) -> Any:
+    """The result of a call to a server; ConnectionError for whatever goes wrong in it, and once it takes longer.
 
-    In a thread of its own, which may be left behind: a server that sends its headers a byte at a time holds up whoever
-    reads them, and the timeout of requests begins anew with each byte.
+    In a thread of its own, which may be left behind: a server that sends a header, the size of a chunk or what follows
+    the last one a byte at a time holds up whoever reads them, and the timeout of requests begins anew with each byte.
     """
-    import requests
-
     found: Future = Future()
 
     def ask() -> None:
         try:
-            found.set_result(requests.get(url, headers=headers, stream=True, timeout=TIMEOUT))
-        except Exception as error:
-            found.set_exception(error)
+            found.set_result(call(*arguments, **options))
+        except Exception as error:  # a redirect to what is no address raises others than those of requests
+            found.set_exception(ConnectionError(str(error)))
 
     threading.Thread(target=ask, daemon=True).start()
     try:
-        return found.result(ANSWER)
-    except TimeoutError as error:  # as those of requests are not
-        raise ConnectionError(f"the server did not say within {ANSWER} seconds what it sends") from error
+        return found.result(max(seconds, 0))
+    except TimeoutError as error:
+        raise ConnectionError(f"the server {problem}") from error
+
+
+def _pieces(stream) -> Iterator[bytes]:
+    """What comes, piece by piece; ConnectionError once it comes more slowly than SLOWEST for PATIENCE seconds."""
+    since, came, piece = time.monotonic(), 0, b"_"
+    while piece:  # read would wait for all of the block, however long that takes
+        left = since + PATIENCE - time.monotonic()
+        yield (piece := _within(left, f"sent only {came:,} bytes in {PATIENCE} seconds", stream.read1, BLOCK))
+        came += len(piece)
+        if came >= SLOWEST * PATIENCE:
+            since, came = time.monotonic(), 0
 
 
 def _version(headers: Mapping[str, str]) -> str:
     """What tells a file on a server from any other there under the same address; empty where the server does not."""
     etag = headers.get("ETag", "")
     return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")  # weak tags do not serve
-
-
-def _blocks(stream) -> Iterator[bytes]:
-    """What comes, a block at a time; ConnectionError once it comes more slowly than SLOWEST for PATIENCE seconds."""
-    since, came, block = time.monotonic(), 0, b""
-    while piece := stream.read1(BLOCK - len(block)):  # read would wait for all of the block, however long that takes
-        came, block = came + len(piece), block + piece
-        if len(block) == BLOCK:
-            yield block
-            block = b""
-        if (waited := time.monotonic() - since) > PATIENCE:
-            if came < SLOWEST * waited:
-                raise ConnectionError(f"only {came:,} bytes came in {waited:.0f} seconds")
-            since, came = time.monotonic(), 0
-    yield block
 
 
 class Refused(ValueError):

@@ -34,16 +34,10 @@ def case_names(folder: Path, part: str, file_ending: str) -> list[str]:
 def write_dataset_json(folder: Path, recipe: Recipe) -> dict[str, int]:
     """Write dataset.json for the cases that lie in `folder`; returns how many there are to train on and to test on."""
     counts = {what: len(case_names(folder, part, recipe.file_ending)) for what, part in PARTS.items()}
-    facts = {
-        "name": recipe.name,
-        "description": recipe.title,
-        "reference": recipe.citation,
-        "licence": recipe.licence,
-        "channel_names": {str(channel): name for channel, name in enumerate(recipe.channel_names)},
-        "labels": dict(recipe.labels),
-        "numTraining": counts["training"],
-        "file_ending": recipe.file_ending,
-    }
+    facts: dict[str, object] = {"name": recipe.name, "description": recipe.title, "reference": recipe.citation}
+    facts |= {"licence": recipe.licence, "numTraining": counts["training"], "file_ending": recipe.file_ending}
+    facts |= {"channel_names": {str(channel): name for channel, name in enumerate(recipe.channel_names)}}
+    facts |= {"labels": dict(recipe.labels)}
     if recipe.flip_axes is not None:  # read by our trainers; nnU-Net counts the axes of a picture from 1
         facts["mirror_axes"] = [axis + 3 - recipe.spatial_dims for axis in recipe.flip_axes]
     if recipe.regions:  # nnU-Net's region-based training

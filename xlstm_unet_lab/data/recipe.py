@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from xlstm_unet_lab.data.colours import label_colours
 from xlstm_unet_lab.data.targets import Targets, check_label_values
-from xlstm_unet_lab.ops.checks import checked_spatial_dims, one_of, whole_number
+from xlstm_unet_lab.ops.checks import UNITS, checked_spatial_dims, one_of, whole_number
 from xlstm_unet_lab.ops.files import as_path, plain_name
 
 Track = Callable[[Iterable], Iterable]  # wraps what a recipe loops over, to draw a progress bar
@@ -86,7 +86,7 @@ class Recipe:
             raise ValueError(f"regions {dict(self.regions)} cover {sorted(unknown)}, which no label has")
         checked_spatial_dims(self.spatial_dims)
         whole_number("dataset_id", self.dataset_id, 1, 999)
-        one_of("spacing_unit", self.spacing_unit, ("mm", "pixel"))
+        one_of("spacing_unit", self.spacing_unit, UNITS)
         one_of("file_ending", self.file_ending, (".png", ".nii.gz"))
 
     @property

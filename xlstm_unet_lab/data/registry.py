@@ -140,21 +140,12 @@ def list_recipes(root: str | Path | None = None) -> pandas.DataFrame:
 
     own, unreadable = _recorded(root)
     recipes = [*map(get_recipe, recipe_names()), *own.values()]
-    rows = [
-        {
-            "name": recipe.name,
-            "title": recipe.title,
-            "modality": recipe.modality,
-            "dimensions": recipe.spatial_dims,
-            "scored by": ", ".join(recipe.metrics),
-            "size": _size(recipe),
-            "licence": recipe.licence,
-            "homepage": recipe.homepage,
-            "how it comes": _how_it_comes(recipe),
-            "prepared": (recipe.folder(root) / MARKER).is_file(),
-        }
-        for recipe in recipes
-    ]
+    rows = []
+    for recipe in recipes:
+        row: dict[str, Any] = {"name": recipe.name, "title": recipe.title, "modality": recipe.modality}
+        row |= {"dimensions": recipe.spatial_dims, "scored by": ", ".join(recipe.metrics), "size": _size(recipe)}
+        row |= {"licence": recipe.licence, "homepage": recipe.homepage, "how it comes": _how_it_comes(recipe)}
+        rows.append(row | {"prepared": (recipe.folder(root) / MARKER).is_file()})
     blank = dict.fromkeys(rows[0], "") | {"prepared": False}
     others = [blank | {"name": path.parent.name, "title": why} for path, why in unreadable.items()]
     return pandas.DataFrame([*rows, *others])

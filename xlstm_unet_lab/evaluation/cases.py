@@ -180,12 +180,8 @@ def _stated_by(recipe: Recipe) -> tuple[dict, dict[int, str], str]:
     """What a recipe says of predictions: how to score them, the colours of labels, and the credit."""
     if recipe.of_own_files:  # whose tolerance is the size of a voxel, which nobody chose
         warn_if_lenient(max(recipe.tolerances.values()), recipe.spacing_unit)
-    scoring = {
-        "labels": recipe.targets.foreground,
-        "tolerance": dict(recipe.tolerances),
-        "unit": recipe.spacing_unit,
-        "labelled_slices_only": recipe.labelled_slices_only,
-    }
+    scoring = {"labels": recipe.targets.foreground, "tolerance": dict(recipe.tolerances), "unit": recipe.spacing_unit}
+    scoring |= {"labelled_slices_only": recipe.labelled_slices_only}
     return scoring, recipe.shown_colours, recipe.credit
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xlstm_unet_lab.evaluation.metrics import dice, hausdorff95, instance_f1, surface_dice
-from xlstm_unet_lab.ops.checks import array_of, as_array, checked_spacing, members, number, of_kind, whole_number
+from xlstm_unet_lab.ops import checks
 
 if TYPE_CHECKING:
     import pandas
@@ -53,17 +53,20 @@ def evaluate(
     the truth labels, as published for vessels and the oesophagus, which are marked over a part of their length; where
     the truth has none, every slice counts. A label that is neither predicted nor true scores 1.
     Columns: label, value (none for regions of several and the foreground), dice, surface_dice, tolerance_mm, hd95_mm,
-    volume_truth_mm3 and volume_prediction_mm3; for images area_truth_mm2 and area_prediction_mm2; another unit changes
-    the names.
-    Raises ValueError for unequal shapes, values without a label, a label without a tolerance, a name in
+    volume_truth_mm3 and volume_prediction_mm3; for images area_truth_mm2 and area_prediction_mm2; the unit "pixel"
+    changes the names.
+    Raises ValueError for another unit, unequal shapes, values without a label, a label without a tolerance, a name in
     labelled_slices_only that is no label, and as the metrics do.
     """
     from pandas import DataFrame
 
-    prediction, truth = as_array("prediction", prediction), as_array("truth", truth)
-    spacing = checked_spacing(spacing, truth.ndim)
-    of_kind("labels", labels, Mapping, fix=": name -> label value, as in {'liver': 1}")
-    every = {name: members(f"the label {name!r}", value) for name, value in labels.items()}
+    prediction, truth = checks.as_array("prediction", prediction), checks.as_array("truth", truth)
+    spacing = checks.checked_spacing(spacing, truth.ndim)
+    checks.one_of("unit", unit, checks.UNITS)
+    checks.of_kind("labels", labels, Mapping, fix=": name -> label value, as in {'liver': 1}")
+    for name in labels:
+        checks.of_kind("a name in labels", name, str)
+    every = {name: checks.members(f"the label {name!r}", value) for name, value in labels.items()}
     if not (foreground := {name: values for name, values in every.items() if values != (0,)}):
         raise ValueError(f"labels={dict(labels)} names no label above 0: there is nothing to score")
     known = tuple(sorted({value for values in foreground.values() for value in values}))
@@ -74,7 +77,7 @@ def evaluate(
             raise ValueError(f"{what} holds {unknown[:5]}, which no label has: known are {dict(labels)} and 0")
     if FOREGROUND in foreground and len(foreground) > 1:
         raise ValueError(f"a label may be called {FOREGROUND!r} only if it is the only one, got {list(foreground)}")
-    of_kind("labelled_slices_only", labelled_slices_only, list, tuple, set, frozenset)
+    checks.of_kind("labelled_slices_only", labelled_slices_only, list, tuple, set, frozenset)
     if strangers := [name for name in labelled_slices_only if not (isinstance(name, str) and name in foreground)]:
         raise ValueError(f"labelled_slices_only={strangers} are no labels: there are {list(foreground)}")
     tolerances = _tolerances(tolerance, foreground, spacing)
@@ -89,18 +92,12 @@ def evaluate(
         if name in labelled_slices_only and wanted.any():
             labelled = np.flatnonzero(wanted.any(axis=tuple(range(1, wanted.ndim))))
             found, wanted = (mask[labelled[0] : labelled[-1] + 1] for mask in (found, wanted))
-        rows.append(
-            {
-                "label": name,
-                "value": values[0] if name in labels and len(values) == 1 else None,
-                "dice": dice(found, wanted),
-                "surface_dice": surface_dice(found, wanted, spacing=spacing, tolerance=tolerances[name]),
-                f"tolerance_{unit}": tolerances[name],
-                f"hd95_{unit}": hausdorff95(found, wanted, spacing=spacing),
-                f"{size_name}_truth_{unit}{truth.ndim}": sizes[0],
-                f"{size_name}_prediction_{unit}{truth.ndim}": sizes[1],
-            }
-        )
+        row = {"label": name, "value": values[0] if name in labels and len(values) == 1 else None}
+        row |= {"dice": dice(found, wanted)}
+        row |= {"surface_dice": surface_dice(found, wanted, spacing=spacing, tolerance=tolerances[name])}
+        row |= {f"tolerance_{unit}": tolerances[name], f"hd95_{unit}": hausdorff95(found, wanted, spacing=spacing)}
+        named = zip(("truth", "prediction"), sizes, strict=True)
+        rows.append(row | {f"{size_name}_{which}_{unit}{truth.ndim}": size for which, size in named})
     return DataFrame(rows).astype({"value": "Int64"})
 
 
@@ -152,13 +149,13 @@ def bootstrap_interval(
     level outside (0, 1) and fewer than 1 sample. Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap,
     ch. 13; of groups: Davison and Hinkley 1997, Bootstrap Methods and their Application, sec. 3.8.
     """
-    values = array_of("values", values, "iuf", 1)
+    values = checks.array_of("values", values, "iuf", 1)
     if len(bad := values[~np.isfinite(values)]):
         raise ValueError(f"values holds {bad[:5]}, expected finite numbers, one a case: leave those cases out")
-    number("level", level, above=0, below=1)
-    whole_number("samples", samples, at_most=10**7)
-    names = range(len(values)) if groups is None else as_array("groups", groups).astype(str).ravel().tolist()
-    whole_number("seed", seed, at_least=0)
+    checks.number("level", level, above=0, below=1)
+    checks.whole_number("samples", samples, at_most=10**7)
+    names = range(len(values)) if groups is None else checks.as_array("groups", groups).astype(str).ravel().tolist()
+    checks.whole_number("seed", seed, at_least=0)
     if len(names) != len(values):
         raise ValueError(f"groups name {len(names)} values, there are {len(values)}: give a group for each of them")
     place = {name: number for number, name in enumerate(dict.fromkeys(names))}
@@ -220,16 +217,11 @@ def compare(
         differences = (part["a"] - part["b"]).to_numpy()
         low, high = bootstrap_interval(differences, groups=part["group"], samples=samples, seed=seed)
         of_groups = (part["a"] - part["b"]).groupby(part["group"]).mean()
-        rows.append(
-            {
-                **{"label": label, "cases": len(part), "mean_a": part["a"].mean(), "mean_b": part["b"].mean()},
-                **{"difference": differences.mean(), "low": low, "high": high},
-                "p_value": float(wilcoxon(of_groups).pvalue) if of_groups.any() else 1.0,
-                "wins": int((differences > 0).sum()),
-                "ties": int((differences == 0).sum()),
-                "losses": int((differences < 0).sum()),
-            }
-        )
+        row = {"label": label, "cases": len(part), "mean_a": part["a"].mean(), "mean_b": part["b"].mean()}
+        row |= {"difference": differences.mean(), "low": low, "high": high}
+        row |= {"p_value": float(wilcoxon(of_groups).pvalue) if of_groups.any() else 1.0}
+        counts = {"wins": differences > 0, "ties": differences == 0, "losses": differences < 0}
+        rows.append(row | {what: int(which.sum()) for what, which in counts.items()})
     return DataFrame(rows)
 
 
@@ -272,9 +264,13 @@ def _tolerances(
 ) -> dict[str, float]:
     names = [*foreground, FOREGROUND]
     if not isinstance(tolerance, Mapping):
-        tolerance = max(spacing) if tolerance is None else number("tolerance", tolerance, at_least=0)
+        tolerance = max(spacing) if tolerance is None else checks.number("tolerance", tolerance, at_least=0)
         return dict.fromkeys(names, tolerance)
     if missing := [name for name in foreground if name not in tolerance]:
         raise ValueError(f"tolerance has no number for {missing}: give one for each label, or one number for all")
-    given = {name: number(f"tolerance of {name!r}", tolerance[name], at_least=0) for name in names if name in tolerance}
+    given = {
+        name: checks.number(f"tolerance of {name!r}", tolerance[name], at_least=0)
+        for name in names
+        if name in tolerance
+    }
     return {FOREGROUND: min(given[name] for name in foreground)} | given

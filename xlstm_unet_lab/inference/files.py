@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from xlstm_unet_lab.data.colours import in_colour
 from xlstm_unet_lab.data.files import files_by_name
@@ -101,7 +100,7 @@ def predict_files(
     Raises ValueError (FileNotFoundError) for inputs that are missing and when one would be replaced. A file that cannot
     be read or does not fit the network stops no other: when all are done an OSError lists what failed.
     """
-    of_kind("the network of predictor", getattr(predictor, "network", None), nn.Module, fix=", as a Predictor has")
+    of_kind("predictor", predictor, Predictor)
     folder = as_path("out_folder", out_folder)
     if coloured and not predictor.colours:
         raise ValueError("the predictor knows no labels that have colours: leave out coloured, in a shell --coloured")
@@ -125,14 +124,12 @@ def predict_files(
                 written = case.write(folder, name, predictor.numbered(label))
             except (TypeError, ValueError, FileNotFoundError) as error:  # a disk that is full would stop all others too
                 named = any(str(file) in str(error) for file in files)
-                failures.append(error if named else type(error)(f"{files[0]}: {error}"))
+                failures.append(str(error) if named else f"{files[0]}: {error}")
             else:
                 yield written
-        if len(failures) == len(cases) == 1:
-            raise failures[0]
         if failures:
-            listed = "\n- ".join([f"{len(failures)} of {len(cases)} cases were left out:", *map(str, failures)])
-            raise OSError(f"{listed}\nthe others are in {folder}")
+            listed = "\n- ".join([f"{len(failures)} of {len(cases)} cases were left out:", *failures])
+            raise OSError(f"{listed}\nthe others are in {folder}" if len(failures) < len(cases) else listed)
 
     return predicted()
 

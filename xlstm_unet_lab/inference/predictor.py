@@ -33,8 +33,8 @@ from xlstm_unet_lab.inference.sliding_window import Box, changed, check_rank, re
 from xlstm_unet_lab.inference.trained import DONE, EIGHT_BITS, NORMALISATIONS, Z_SCORE
 from xlstm_unet_lab.models.presets import arguments_of
 from xlstm_unet_lab.models.weights import save_weights
-from xlstm_unet_lab.ops.checks import as_array, checked_spacing, of_kind, one_of, sizes, tracked
-from xlstm_unet_lab.ops.devices import checked_device
+from xlstm_unet_lab.ops.checks import UNITS, as_array, checked_spacing, of_kind, one_of, sizes, tracked
+from xlstm_unet_lab.ops.devices import checked_device, with_values
 from xlstm_unet_lab.ops.files import as_path
 from xlstm_unet_lab.ops.stored import check_fields
 
@@ -59,6 +59,8 @@ class Windows:
 
     def __post_init__(self) -> None:
         check_windows(self.overlap, 1 if self.batch_size is None else self.batch_size)
+        if self.device is not None:
+            checked_device(self.device)
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class Predictor:
     card: Mapping[str, Any] = field(default_factory=dict)  # whatever else is to be known: training, scores, limits
 
     def __post_init__(self) -> None:
+        of_kind("network", self.network, nn.Module)
         check_fields(type(self), self._facts())
         patch_size = sizes("patch_size", self.patch_size, 2, 3)
         if math.prod(patch_size) > LARGEST_PATCH:
@@ -92,7 +95,7 @@ class Predictor:
         mirror_axes = checked_axes("mirror_axes", axes, len(patch_size))
         vars(self).update(patch_size=patch_size, spacing=spacing, mirror_axes=mirror_axes)
         one_of("normalisation", self.normalisation, NORMALISATIONS)
-        one_of("unit", self.unit, ("mm", "pixel"))
+        one_of("unit", self.unit, UNITS)
         check_label_values("label_numbers", self.label_numbers.values())
         check_label_values("colours", self.colours)
         for label, colour in self.colours.items():  # they end in pages of HTML
@@ -283,10 +286,11 @@ class Predictor:
         """Probabilities (channels, *box) of what the network is to see, (C, *spatial), box by box on its own grid."""
         image = self.as_prepared(image)
         check_rank(image.shape, self.patch_size)
+        with_values("model", self.network)
         axes, size = self.mirrored_along(windows.mirror), image.shape[1:]
         working_size = self._working_size(size, spacing)
         if windows.device is not None:
-            self.network.to(checked_device(windows.device))
+            self.network.to(windows.device)
         if working_size != size:
             image = resized(torch.from_numpy(image.astype(np.float32)), working_size).numpy()
         is_done = self.normalisation == DONE and working_size == size  # resampling may change mean and deviation

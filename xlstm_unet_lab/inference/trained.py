@@ -17,14 +17,8 @@ def known_of(facts: Facts, targets: Targets | None = None) -> dict[str, Any]:
         return {"targets": targets}
     targets = targets or recipe.targets
     learnt = {value for values in (targets.painted, *targets.values) for value in values}
-    return {
-        "targets": targets,
-        "channel_names": tuple(recipe.channel_names),
-        "colours": {value: colour for value, colour in recipe.shown_colours.items() if value in learnt},
-        "label_numbers": dict(recipe.label_numbers),
-        "slice_axis": facts.slice_axis,
-        "mirror_axes": facts.flip_axes,
-        "normalisation": EIGHT_BITS if recipe.file_ending == ".png" else Z_SCORE,
-        "unit": recipe.spacing_unit,
-        "credit": recipe.credit,
-    }
+    colours = {value: colour for value, colour in recipe.shown_colours.items() if value in learnt}
+    known = {"targets": targets, "channel_names": tuple(recipe.channel_names), "colours": colours}
+    known |= {"label_numbers": dict(recipe.label_numbers), "unit": recipe.spacing_unit, "credit": recipe.credit}
+    known |= {"slice_axis": facts.slice_axis, "mirror_axes": facts.flip_axes}
+    return known | {"normalisation": EIGHT_BITS if recipe.file_ending == ".png" else Z_SCORE}

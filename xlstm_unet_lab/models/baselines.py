@@ -85,23 +85,14 @@ def of_nnunet(architecture: str, blocks: str, defaults: Mapping[str, PerStage], 
         from dynamic_network_architectures.architectures import unet
 
         c = plan(facts, options, **defaults)
-        network = getattr(unet, architecture)(
-            input_channels=c.in_channels,
-            n_stages=len(c.features),
-            features_per_stage=c.features,
-            conv_op=CONV[c.spatial_dims],
-            kernel_sizes=c.kernel_sizes,
-            strides=c.strides,
-            num_classes=c.num_classes,
-            n_conv_per_stage_decoder=c.decoder_blocks,
-            conv_bias=True,
-            norm_op=NORM[c.spatial_dims],
-            norm_op_kwargs={"eps": 1e-5, "affine": True},
-            nonlin=nn.LeakyReLU,
-            nonlin_kwargs={"inplace": True},
-            deep_supervision=c.deep_supervision,
-            **{blocks: c.encoder_blocks},
-        )
+        ends = {"input_channels": c.in_channels, "num_classes": c.num_classes, "deep_supervision": c.deep_supervision}
+        stages = {"n_stages": len(c.features), "features_per_stage": c.features, "strides": c.strides}
+        stages |= {"kernel_sizes": c.kernel_sizes, blocks: c.encoder_blocks}
+        layers = {"conv_op": CONV[c.spatial_dims], "conv_bias": True, "norm_op": NORM[c.spatial_dims]}
+        layers |= {"norm_op_kwargs": {"eps": 1e-5, "affine": True}}
+        layers |= {"nonlin": nn.LeakyReLU, "nonlin_kwargs": {"inplace": True}}
+        make_network = getattr(unet, architecture)
+        network = make_network(n_conv_per_stage_decoder=c.decoder_blocks, **ends, **stages, **layers)
         network.apply(network.initialize)
         # The heads of the other resolutions always exist. Weights that no output depends on must not be trained:
         # several devices would wait for their gradients.
@@ -125,13 +116,10 @@ def of_monai(family: str, paper: str, defaults: Mapping, divisor: Callable, any_
         options = {**own, **options}
         multiple = (divisor(options),) * dims
         config = BaselineConfig(**facts, multiple=multiple, any_size=any_size)  # first: its errors say what would work
-        network = getattr(nets, family.replace(" ", ""))(
-            spatial_dims=dims,
-            in_channels=config.in_channels,
-            out_channels=config.num_classes,
-            **({} if any_size else {"img_size": config.patch_size}),
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in options.items()},
-        )
+        given = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+        given |= {} if any_size else {"img_size": config.patch_size}
+        given |= {"in_channels": config.in_channels, "out_channels": config.num_classes}
+        network = getattr(nets, family.replace(" ", ""))(spatial_dims=dims, **given)
         for name, parameter in network.named_parameters():
             if "cross_attn" in name:  # MONAI's transformer blocks hold this layer even where nothing calls it
                 parameter.requires_grad_(False)

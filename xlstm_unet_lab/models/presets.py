@@ -77,13 +77,11 @@ def build(
     if name not in MODELS:
         raise KeyError(f"no model is named {name!r}: {did_you_mean(name, MODELS)}")
     model = MODELS[name]
-    facts = {
-        "spatial_dims": checked_spatial_dims(spatial_dims),
-        "in_channels": whole_number("in_channels", in_channels, at_most=WIDEST),
-        "num_classes": whole_number("num_classes", num_classes, at_most=WIDEST),
-        "patch_size": sizes("patch_size", patch_size, spatial_dims),
-        "deep_supervision": flag("deep_supervision", deep_supervision),
-    }
+    facts: dict[str, Any] = {"spatial_dims": checked_spatial_dims(spatial_dims)}
+    for count, value in {"in_channels": in_channels, "num_classes": num_classes}.items():
+        facts[count] = whole_number(count, value, at_most=WIDEST)
+    facts |= {"patch_size": sizes("patch_size", patch_size, spatial_dims)}
+    facts |= {"deep_supervision": flag("deep_supervision", deep_supervision)}
     for key in overrides:
         if key not in model.options:
             known = sorted({*facts, *model.options})

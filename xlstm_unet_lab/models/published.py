@@ -177,13 +177,7 @@ def published_config(variant: str, *, spatial_dims: int, features: Sequence[int]
     for name in ("encoder_blocks", "decoder_blocks"):  # both are cut from half of the stages on
         counts = enumerate(sizes(name, facts.get(name)))
         facts[name] = tuple(1 if s >= len(features) / 2 else blocks for s, blocks in counts)
-    return UNetConfig(
-        **facts,
-        spatial_dims=spatial_dims,
-        features=features,
-        mixers=mixers(len(features)),
-        directions="forward",
-        full_resolution_skip=spatial_dims == 3,
-        mamba_residual=variant in ("bot", "enc"),
-        channel_tokens=variant.endswith("enc"),
-    )
+    own: dict[str, Any] = {"mixers": mixers(len(features)), "directions": "forward"}
+    own |= {"full_resolution_skip": spatial_dims == 3, "channel_tokens": variant.endswith("enc")}
+    own |= {"mamba_residual": variant in ("bot", "enc")}
+    return UNetConfig(spatial_dims=spatial_dims, features=features, **own, **facts)

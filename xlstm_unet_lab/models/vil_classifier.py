@@ -157,14 +157,8 @@ NAMED = {  # timm's names -> what makes each another one
     for size, width in SIZES.items()
 }
 # timm reads this by name: what input each model was published for. No address: timm cannot fetch these weights.
-PUBLISHED_FOR = {
-    "input_size": (3, 224, 224),
-    "num_classes": 1000,
-    "mean": IMAGENET_DEFAULT_MEAN,
-    "std": IMAGENET_DEFAULT_STD,
-    "first_conv": "embedding",
-    "classifier": "head",
-}
+PUBLISHED_FOR = {"input_size": (3, 224, 224), "num_classes": 1000, "first_conv": "embedding", "classifier": "head"}
+PUBLISHED_FOR |= {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
 default_cfgs = generate_default_cfgs(dict.fromkeys(NAMED, PUBLISHED_FOR))
 
 

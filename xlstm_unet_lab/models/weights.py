@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from xlstm_unet_lab.ops.devices import with_values
 from xlstm_unet_lab.ops.files import write_whole
 from xlstm_unet_lab.ops.stored import parse_json
 from xlstm_unet_lab.ops.tensors import FLOATS
@@ -24,7 +25,7 @@ def save_weights(model: nn.Module, path: str | Path, facts: Mapping | None = Non
     The file is written beside its place, flushed to the disk and then renamed, so that a crash leaves either the old
     file or the new one. Raises TypeError for facts that JSON cannot hold, OSError when the disk refuses.
     """
-    return save_tensors(model.state_dict(), path, {"facts": dict(facts or {})})
+    return save_tensors(with_values("model", model).state_dict(), path, {"facts": dict(facts or {})})
 
 
 def load_weights(model: nn.Module, path: str | Path) -> dict:
@@ -34,7 +35,7 @@ def load_weights(model: nn.Module, path: str | Path) -> dict:
     from another configuration; then the model is unchanged and the message lists what differs.
     """
     tensors, header = load_tensors(path)
-    if lines := differences(tensors, model):
+    if lines := differences(tensors, with_values("model", model)):
         raise ValueError("\n".join([f"{path} does not fit this model: build it as the one that was saved", *lines]))
     model.load_state_dict(tensors)
     return header.get("facts", {})

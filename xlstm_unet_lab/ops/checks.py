@@ -20,6 +20,7 @@ LARGEST = sys.float_info.max  # of a number: Python's whole ones may be larger
 MOST = 2**63 - 1  # of a whole number, in all libraries that count in 64 bits
 VOXELS = {"at_least": 1e-6, "at_most": 1e6}  # mm: from a nanometre to a kilometre, squares of which float32 can hold
 WIDEST = 2**16  # channels of a layer: more are a mistake, and more memory than there is
+UNITS = ("mm", "pixel")  # of a spacing
 KINDS = {"i": "integers", "f": "floats"}  # by NumPy's letters
 Item = TypeVar("Item")
 BOUNDS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
@@ -35,18 +36,20 @@ def did_you_mean(word: object, known: Iterable[str]) -> str:
 def tracked(track: Callable, items: Sequence[Item]) -> Iterator[Item]:
     """The items in their order, while what `track` makes of them, to draw a progress bar, is gone through as well.
 
-    Raises TypeError where that is nothing to go through, ValueError where it ends before the items.
+    Raises TypeError where that is nothing to go through, ValueError where it is anything but these items.
     """
+    end = object()
     try:
-        steps, nothing = iter(track(items)), object()
+        steps = iter(track(items))
     except TypeError as error:
         wanted = "a function from a list to its items, such as tqdm or iter"
         raise TypeError(f"track is {reprlib.repr(track)}, expected {wanted} ({error})") from error
-    for item in items:
-        if next(steps, nothing) is nothing:
-            raise ValueError(f"what track gives ends before the {len(items)} items that it gets: let it leave none out")
-        yield item
-    next(steps, None)  # a bar is finished
+    for item in (*items, end):  # a bar is finished once it is asked for more
+        if (step := next(steps, end)) is not item:
+            given = "ends before" if step is end else f"has {reprlib.repr(step)} where it is to hand on"
+            raise ValueError(f"what track gives {given} the {len(items)} items that it gets, each in its place")
+        if item is not end:
+            yield item  # type: ignore[misc]  # one of the items, as it is not the end
 
 
 def one_of(name: str, value: object, known: Iterable[str]) -> str:

@@ -8,6 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
+from torch import nn
+
+from xlstm_unet_lab.ops.checks import of_kind
 
 FAST_BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")  # what Linux calls it on Intel, AMD and ARM
 BFLOAT16_SINCE = (8, 0)  # compute capability of an NVIDIA GPU
@@ -24,15 +27,24 @@ def available_devices() -> list[str]:
 
 
 def checked_device(device: object, name: str = "device") -> torch.device:
-    """The device, which is here, as "meta" always is; ValueError, with those that are, for any other."""
+    """The device, which is here; ValueError, with those that are, for any other, as "meta", which holds no numbers."""
     known = available_devices()
     try:
         found = torch.device(device)  # type: ignore[call-overload]  # it refuses what is none
     except (RuntimeError, TypeError, ValueError):
         found = None
-    if found is None or str(found).removesuffix(":0") not in [*known, "meta"]:
+    if found is None or str(found).removesuffix(":0") not in known:
         raise ValueError(f"{name} is {device!r}, which PyTorch does not find here: there is {', '.join(known)}")
     return found
+
+
+def with_values(name: str, network: nn.Module) -> nn.Module:
+    """The network; TypeError for what is none, ValueError where weights of it are on PyTorch's "meta" device."""
+    of_kind(name, network, nn.Module)
+    if empty := [key for key, x in network.state_dict(keep_vars=True).items() if x.is_meta]:
+        words = f'of {name} {len(empty)} weights, such as {empty[0]}, are on the device "meta", which holds no numbers'
+        raise ValueError(f"{words}: build it anew, or call its to_empty(device=...) and load its weights")
+    return network
 
 
 def bfloat16_units(device: torch.device) -> bool:

@@ -36,11 +36,10 @@ from xlstm_unet_lab.ops.mlstm_recurrence import (
     computing_dtype,
     empty_state,
     every_token,
-    gate_dtype,
     stabilised_one,
     step,
 )
-from xlstm_unet_lab.ops.tensors import is_recorded
+from xlstm_unet_lab.ops.tensors import gate_dtype, is_recorded
 
 __all__ = ["MLSTMState", "chunkwise", "decay_matrix", "empty_state", "parallel", "recurrent", "run", "step"]
 
@@ -70,11 +69,11 @@ def _parallel(q, k, v, i, a, state):
     mu = torch.maximum(highest, state.m[..., None])
     weights = _differences(u, mu, q.dtype).masked_fill(future, -torch.inf).exp()  # (B, H, S, S)
     from_state = (state.m[..., None] - mu).to(q.dtype).exp()[..., None]  # (B, H, S, 1)
-    m = (summed + mu).to(q.dtype)
+    m = summed + mu
     attention = (q @ k.transpose(-1, -2)) * weights
     numerator = attention @ v + from_state * (q @ state.C)  # (B, H, S, V)
     overlap = attention.sum(-1, keepdim=True) + from_state * (q @ state.n[..., None])
-    h = numerator / (torch.maximum(overlap.abs(), stabilised_one(m)[..., None]) + EPSILON)
+    h = numerator / (torch.maximum(overlap.abs(), stabilised_one(m.to(q.dtype))[..., None]) + EPSILON)
     k = k * weights[..., -1, :, None]
     C = from_state[..., -1:, :] * state.C + k.transpose(-1, -2) @ v
     n = from_state[..., -1, :] * state.n + k.sum(-2)
@@ -135,7 +134,7 @@ def run(q, k, v, i, f, form="auto", *, initial_state=None, return_state=False, c
     and the MLSTMState after the last token. `initial_state` continues from such a state, None from an empty memory.
     `check_values=False` leaves out the look at values, which a GPU would have to wait for: for NaN and infinity, which
     are refused, and for sizes from LARGE on, which are computed with more care, and more time. Forget gates may then be
-    of any finite size still, input gates count as `HIGHEST` beyond it.
+    of any finite size still, and so may input gates on a CPU; elsewhere those count as `HIGHEST` beyond, in all forms.
 
     "auto" takes the Triton kernels on an NVIDIA GPU where they fit (see `mlstm_triton`), and chunkwise everywhere else;
     parallel under torch.export, torch.jit.trace, the export to ONNX and torch.func. Where the kernels fit but do not

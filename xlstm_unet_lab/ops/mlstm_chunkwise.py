@@ -28,7 +28,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from xlstm_unet_lab.ops.mlstm_recurrence import EPSILON, MLSTMState, gate_dtype, stabilised_one
+from xlstm_unet_lab.ops.mlstm_recurrence import EPSILON, MLSTMState, stabilised_one
+from xlstm_unet_lab.ops.tensors import gate_dtype
 
 # Tokens of a chunk measured fastest, for heads from this width on: work inside chunks and between them then balances.
 FASTEST_CHUNK = {96: 64, 32: 32, 1: 16}
@@ -249,4 +250,4 @@ def run_chunkwise(q, k, v, i, a, state, chunk_size=None):
     h, memory, m = Chunkwise.apply(q, k, v, i, a, memory, state.m.to(gate_dtype(q)).flatten(), size)
     batch_and_heads = state.m.shape
     memory = memory.unflatten(0, batch_and_heads)
-    return h, MLSTMState(memory[..., :-1], memory[..., -1], m.to(memory.dtype).view(batch_and_heads))
+    return h, MLSTMState(memory[..., :-1], memory[..., -1], m.view(batch_and_heads))

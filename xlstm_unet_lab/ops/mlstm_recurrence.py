@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xlstm_unet_lab.ops.checks import flag, of_kind
-from xlstm_unet_lab.ops.tensors import check_tensors, has_values, largest, widest, without_autocast
+from xlstm_unet_lab.ops.tensors import check_tensors, gate_dtype, has_values, largest, widened, widest, without_autocast
 
 EPSILON = 1e-6  # added to the normaliser; part of the published function, and so of its gradient
 # Values up to here have products that float32 holds, and input gates up to here have running sums that float64 holds to
@@ -46,15 +46,16 @@ def step(state: MLSTMState | None, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f
     check_inputs(q, k, v, i, f, state, axes="")
     given, dtype = q.dtype, computing_dtype(q, k, v, state)
     with without_autocast(q):
-        q, k, v, i, f = (x.to(dtype) for x in (q, k, v, i, f))
-        h, state = one_token(start(state, q, v, dtype), q, k, v, i, F.logsigmoid(f))
+        q, k, v = (x.to(dtype) for x in (q, k, v))
+        h, state = one_token(start(state, q, v, dtype), q, k, v, *gates_of(i, f))
     return h.to(given), state
 
 
 def one_token(state: MLSTMState, q, k, v, i, a) -> tuple[Tensor, MLSTMState]:
-    """h (B, H, V) and the next state, from the equations of `mlstm`."""
-    m = torch.maximum(a + state.m, i)
-    forget, store = (a + state.m - m).exp()[..., None], (i - m).exp()[..., None]  # (B, H, 1)
+    """h (B, H, V) and the next state, from the equations of `mlstm`; gates i and a as `gates_of` gives them."""
+    kept = a + state.m
+    m = torch.maximum(kept, i).to(k.dtype)  # rounded first: then exp of just this m is what the memory is divided by
+    forget, store = ((x - m).to(k.dtype).exp()[..., None] for x in (kept, i))  # (B, H, 1)
     k = k * (store / math.sqrt(k.shape[-1]))
     C = forget[..., None] * state.C + k[..., :, None] * v[..., None, :]  # (B, H, D, V)
     n = forget * state.n + k
@@ -75,28 +76,41 @@ def every_token(q, k, v, i, a, state) -> tuple[Tensor, MLSTMState]:
 def computed(form, inputs, initial_state, return_state, check_values, dtype=None):
     """Check the input, run `form` outside autocast, give h back in q's dtype.
 
-    `form` takes q, k, v in `dtype`, or None: at least float32; gates i and a = logsigmoid(f) and a state in at least
-    float32. Where a look at values finds input gates that are too large for sums, the recurrence takes its place.
+    `form` takes q, k, v in `dtype`, or None: at least float32; gates as `gates_of` gives them; a state in at least
+    float32, whose m it returns in the dtype of sums of gates. Where a look at values finds input gates that are too
+    large for sums, the recurrence takes its place; only a GPU, which would have to wait, may be spared the look.
     """
     flag("return_state", return_state)
     q, k, v, i, f = inputs
     check_inputs(q, k, v, i, f, initial_state, check_values)
     given, wide = q.dtype, computing_dtype(q, k, v, initial_state, check_values)
     with without_autocast(q):
-        i, a, state = i.to(wide), F.logsigmoid(f.to(wide)), start(initial_state, q, v, wide)
-        if check_values and has_values(q) and largest(i, state.m.clamp(min=-LARGE)) > LARGE:
+        (i, a), state = gates_of(i, f), start(initial_state, q, v, wide)
+        look = has_values(q) and (check_values or q.device.type == "cpu")
+        if look and largest(i, state.m.clamp(min=-LARGE)) > LARGE:
             form, dtype = every_token, wide
-        if form is not every_token:
+        else:
             i, a = cut_away(i, a, state.m)
         h, state = form(*(x.to(dtype or wide) for x in (q, k, v)), i, a, state)
-    return (h.to(given), state) if return_state else h.to(given)
+        return (h.to(given), rounded(state, wide)) if return_state else h.to(given)
+
+
+def gates_of(i: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
+    """i and a = logsigmoid(f) in the dtype of sums of gates."""
+    return i.to(gate_dtype(i)), F.logsigmoid(f.to(gate_dtype(f)))
+
+
+def rounded(state: MLSTMState, dtype: torch.dtype) -> MLSTMState:
+    """The state with m in `dtype`, and a memory divided by exp of just that."""
+    m = state.m.to(dtype)
+    rest = (state.m - m).to(dtype).exp()[..., None]
+    return MLSTMState(state.C * rest[..., None], state.n * rest, m)
 
 
 def computing_dtype(q, k, v, state, check_values=True) -> torch.dtype:
     """At least float32, and float64 where values are so large that their products might overflow float32."""
     dtype = widest(q, *(state or ()))
-    look = check_values and has_values(q) and dtype == torch.float32
-    return gate_dtype(q) if look and largest(q, k, v, *(state or ())[:2]) > LARGE else dtype
+    return widened(dtype, LARGE, q, k, v, *(state or ())[:2]) if check_values else dtype
 
 
 def cut_away(i: Tensor, a: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,11 +123,6 @@ def cut_away(i: Tensor, a: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         least = ZERO_BELOW - torch.maximum(i.amax(-1), m) + i.amin(-1)
     return i, torch.maximum(a, least[..., None])
-
-
-def gate_dtype(q: Tensor) -> torch.dtype:
-    """Of sums of gates, whose differences count: float64 wherever the device has it."""
-    return torch.float32 if q.device.type == "mps" else torch.float64
 
 
 def start(state: MLSTMState | None, q: Tensor, v: Tensor, dtype: torch.dtype) -> MLSTMState:

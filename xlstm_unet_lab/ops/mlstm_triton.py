@@ -23,9 +23,9 @@ from xlstm_unet_lab.ops.mlstm_recurrence import (
     MLSTMState,
     computed,
     empty_state,
-    gate_dtype,
     stabilised_one,
 )
+from xlstm_unet_lab.ops.tensors import gate_dtype
 
 WIDEST_HEAD = 512
 SCANNED = 256  # numbers of a state that one program of the scan carries
@@ -70,7 +70,7 @@ def triton(q, k, v, i, f, *, initial_state=None, return_state=False, check_value
 
 
 def _triton(q, k, v, i, a, state):
-    too_large = f"a state is float64, or values are larger than {LARGE:g}" if i.dtype == torch.float64 else None
+    too_large = f"a state is float64, or values are larger than {LARGE:g}" if state.C.dtype == torch.float64 else None
     if reason := obstacle(q, v) or too_large:
         raise ValueError(f"form 'triton' does not fit: {reason}; use form='auto' or 'chunkwise'")
     return run_kernels(q, k, v, i, a, state)
@@ -138,7 +138,7 @@ def run_kernels(q, k, v, i, a, state) -> tuple[Tensor, MLSTMState]:
         h, memory, m = Kernels.apply(q, k, v, i, a, torch.cat([C, n[:, None]], 1), m, key_width)
     h, memory, m = (x.unflatten(0, batch_and_heads) for x in (h, memory, m))
     C, n = memory[..., :value_width, :key_width].mT, memory[..., -1, :key_width]
-    return h[..., :value_width], MLSTMState(C, n, m.to(n.dtype))
+    return h[..., :value_width], MLSTMState(C, n, m)
 
 
 def padded(x: Tensor) -> Tensor:

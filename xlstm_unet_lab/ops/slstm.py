@@ -19,7 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xlstm_unet_lab.ops.checks import flag, of_kind
-from xlstm_unet_lab.ops.tensors import check_axes, check_tensors, has_values, widest, without_autocast
+from xlstm_unet_lab.ops.tensors import check_axes, check_tensors, has_values, widened, widest, without_autocast
+
+LARGE = 100.0  # input gates beyond, and sums with them, are known too coarsely in float32: all is computed in float64
 
 
 class SLSTMState(NamedTuple):
@@ -56,26 +58,29 @@ def scan(z, i, f, o, recurrent_weights=None, initial_state=None, return_state=Fa
     z, i, f, o (B, H, S, D): pre-activations with the bias already added. recurrent_weights (H, 4, D out, D in) in the
     order z, i, f, o; None means that h does not enter the gates. Any floating dtypes: computed in the widest of them,
     at least float32. Returns h (B, H, S, D) in z's dtype, and with `return_state` also the last state.
-    check_values False skips the look at every value, which on a GPU waits for the device.
+    check_values False skips the look at every value, which on a GPU waits for the device: for what is not finite, and
+    for input gates beyond `LARGE`.
 
     Raises ValueError on shapes that do not fit, dtypes that are not floating, devices that differ, values that are not
     finite, and an initial state whose normaliser is not positive. Source: arXiv 2405.04517, equations 8 to 17.
     """
     flag("return_state", return_state)
     _check(z, i, f, o, recurrent_weights, initial_state, "(B, H, S, D)", check_values)
-    h, state = _run(recurrent_weights, initial_state, z, i, f, o)
+    h, state = _run(recurrent_weights, initial_state, z, i, f, o, check_values)
     return (h, state) if return_state else h
 
 
-def _run(recurrent_weights: Tensor | None, state: SLSTMState | None, z, i, f, o) -> tuple[Tensor, SLSTMState]:
-    dtype = widest(z, i, f, o, recurrent_weights, *(state or ()))
+def _run(weights: Tensor | None, state: SLSTMState | None, z, i, f, o, look=True) -> tuple[Tensor, SLSTMState]:
+    state = state or empty_state(z)
+    dtype = widest(z, i, f, o, weights, *state)
+    if look:
+        dtype = widened(dtype, LARGE, i, state[-1].clamp(min=-LARGE))
     gates = torch.stack([x.to(dtype) for x in (z, i, f, o)], dim=3)  # (B, H, S, 4, D)
     # (S, H, B, 4 D): heads first, so that one batched product serves all
     gates = gates.permute(2, 1, 0, 3, 4).flatten(3)
-    state = SLSTMState(*(x.to(dtype).transpose(0, 1) for x in state or empty_state(z)))  # (H, B, D)
-    weights = None
-    if recurrent_weights is not None:
-        weights = recurrent_weights.to(dtype).permute(0, 3, 1, 2).flatten(2)  # (H, D in, 4 D out)
+    state = SLSTMState(*(x.to(dtype).transpose(0, 1) for x in state))  # (H, B, D)
+    if weights is not None:
+        weights = weights.to(dtype).permute(0, 3, 1, 2).flatten(2)  # (H, D in, 4 D out)
 
     outputs = []
     with without_autocast(z):  # autocast would round the recurrent product to 16 bits

@@ -4,6 +4,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from inspect import formatannotation
 from pathlib import Path
 from reprlib import repr as short
 from types import UnionType
@@ -76,7 +77,7 @@ def check_fields(described: type | Callable, facts: object, where: str = "") -> 
         if name not in hints:
             raise ValueError(f"{where}{name!r} is not known here: the file may come from a newer version")
         if not fits(value, hints[name]):
-            kind = str(hints[name]).replace("collections.abc.", "").replace("typing.", "")
+            kind = formatannotation(hints[name]).replace("collections.abc.", "")
             raise ValueError(f"{where}{name} is {short(value)}, expected {kind}")
 
 

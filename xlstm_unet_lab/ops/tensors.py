@@ -17,6 +17,11 @@ def widest(*tensors: Tensor | None) -> torch.dtype:
     return functools.reduce(torch.promote_types, (x.dtype for x in tensors if x is not None), torch.float32)
 
 
+def gate_dtype(x: Tensor) -> torch.dtype:
+    """Of sums of gates, whose differences count: float64 wherever the device has it."""
+    return torch.float32 if x.device.type == "mps" else torch.float64
+
+
 def without_autocast(x: Tensor) -> AbstractContextManager:
     """Where autocast shortens nothing. The meta device, which computes nothing, has no autocast to turn off."""
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
@@ -31,13 +36,18 @@ def is_recorded() -> bool:
 
 
 def has_values(x: Tensor) -> bool:
-    """Whether a decision can hang on the values: not while operations are recorded, nor on the meta device."""
-    return not (x.is_meta or is_recorded())
+    """Whether a decision can hang on the values: not while operations are recorded or compiled, nor on "meta"."""
+    return not (x.is_meta or is_recorded() or torch.compiler.is_compiling())
 
 
 def largest(*tensors: Tensor) -> float:
     """The largest magnitude in tensors that hold no NaN."""
     return max(abs(end.item()) for x in tensors for end in x.detach().aminmax())
+
+
+def widened(dtype: torch.dtype, limit: float, *watched: Tensor) -> torch.dtype:
+    """The dtype, but that of sums of gates where tensors without NaN are seen to hold values beyond `limit`."""
+    return gate_dtype(watched[0]) if has_values(watched[0]) and largest(*watched) > limit else dtype
 
 
 def check_axes(name: str, x: Tensor, layout: str) -> None:

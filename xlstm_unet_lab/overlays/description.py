@@ -17,7 +17,7 @@ import numpy as np
 from xlstm_unet_lab.data.cases import as_cases
 from xlstm_unet_lab.data.images import read_case, read_label
 from xlstm_unet_lab.data.label_evidence import numbers_found
-from xlstm_unet_lab.ops.checks import checked_spacing, did_you_mean, is_whole, one_of, whole_number
+from xlstm_unet_lab.ops.checks import UNITS, checked_spacing, did_you_mean, is_whole, one_of, whole_number
 from xlstm_unet_lab.ops.stored import check_fields
 from xlstm_unet_lab.ops.words import printable
 from xlstm_unet_lab.overlays import checks
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from xlstm_unet_lab.data.cases import Cases
     from xlstm_unet_lab.evaluation.cases import Predictions
 
-UNITS = ("mm", "pixel")
 MAPS = ("truth", "prediction", "instances")
 # Degrees, of the 3-D camera: anatomical volumes are seen from the front and a little from above, others along axis 0.
 ANGLES = {True: (14.0, 0.0, 104.0), False: (0.0, 0.0, 0.0)}
@@ -152,7 +151,8 @@ def overlay(
     of the volume across which a 2-D image was cut, 0 for axial, 1 for coronal, 2 for sagittal slices.
     Raises ValueError for shapes, a spacing, label values or colours that do not fit, TypeError for another dtype.
     """
-    check_fields(overlay, {"channel_names": channel_names, "label_names": label_names, "colours": colours})
+    words = {"channel_names": channel_names, "label_names": label_names, "colours": colours, "title": title}
+    check_fields(overlay, words | {"credit": credit, "anatomical": anatomical})
     image = checks.checked_image(image)
     size = image.shape[1:]
     one_of("unit", unit, UNITS)

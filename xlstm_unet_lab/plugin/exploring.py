@@ -15,6 +15,7 @@ from xlstm_unet_lab.data.normalise import normalise
 from xlstm_unet_lab.data.patches import PAD_IMAGE, cut_box, start_around
 from xlstm_unet_lab.inference.load import load_predictor
 from xlstm_unet_lab.inference.predictor import Predictor
+from xlstm_unet_lab.ops.devices import checked_device
 from xlstm_unet_lab.overlays.layers import LayerData
 from xlstm_unet_lab.plugin.mixer_rows import MixerRows, explore
 from xlstm_unet_lab.plugin.tasks import Place, is_turned, place_of, read_image
@@ -50,7 +51,7 @@ def explore_layers(
     if is_turned(layers[0]):
         raise ValueError(f"layer {layers[0].name!r} is turned, sheared or registered: choose one that lies straight")
     patch = _patch_at(predictor, image, position)
-    rows, field = explore(predictor.network.to(device), patch.pixels, patch.position)
+    rows, field = explore(predictor.network.to(checked_device(device)), patch.pixels, patch.position)
     bright = _above_0(np.percentile(field, PERCENTILE))
     found = [_on_image(field, "receptive field", patch, place, contrast_limits=(0, bright), colormap="magma")]
     for number, (name, row) in enumerate(rows.items(), start=1):

@@ -6,7 +6,7 @@ from functools import partial
 
 from xlstm_unet_lab.data.augment import Augmentation
 from xlstm_unet_lab.data.targets import Targets
-from xlstm_unet_lab.ops.checks import checked_spacing, flag, number, one_of, sizes, whole_number
+from xlstm_unet_lab.ops.checks import checked_spacing, flag, number, of_kind, one_of, sizes, whole_number
 
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 
@@ -30,7 +30,7 @@ RULES: dict[str, Callable[[str, object], object]] = {
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """All settings of `fit`; raises ValueError for a value that cannot work, naming the field."""
+    """All settings of `fit`; raises ValueError or TypeError for a value that cannot work, naming the field."""
 
     patch_size: tuple[int, ...]  # voxels a patch has in each dimension, in array order (z, y, x)
     steps: int = 1000  # optimiser steps in all
@@ -67,10 +67,9 @@ class TrainConfig:
             checked["spacing"] = checked_spacing(self.spacing, len(self.patch_size))
         for name, value in checked.items():
             object.__setattr__(self, name, value)
-        if not isinstance(self.augment, bool | Augmentation):
-            raise ValueError(f"augment is {self.augment!r}, expected True, False or an Augmentation")
-        if not isinstance(self.targets, Targets | None):
-            raise ValueError(f"targets is {self.targets!r}, expected None or Targets")
+        kinds = {"augment": (bool, Augmentation), "targets": (Targets, type(None)), "accelerator": (str,)}
+        for name, expected in kinds.items():
+            of_kind(name, getattr(self, name), *expected)
         if self.warmup_steps is not None and self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps={self.warmup_steps} must be below steps={self.steps}")
         if self.batch_size % (processes := self.devices * self.num_nodes):

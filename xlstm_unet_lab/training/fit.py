@@ -22,6 +22,7 @@ from xlstm_unet_lab.inference.predictor import Predictor
 from xlstm_unet_lab.inference.sliding_window import modes_kept
 from xlstm_unet_lab.inference.trained import known_of
 from xlstm_unet_lab.ops.checks import of_kind
+from xlstm_unet_lab.ops.devices import with_values
 from xlstm_unet_lab.training import machine
 from xlstm_unet_lab.training.config import TrainConfig, learning_rate_at
 from xlstm_unet_lab.training.losses import deep_supervision_loss
@@ -67,7 +68,7 @@ def fit(
     the folder cannot be written, FloatingPointError from the step in which a loss or gradient is not finite, before
     that step changes the weights.
     """
-    of_kind("model", model, nn.Module)
+    with_values("model", model)
     of_kind("config", config, TrainConfig)
     train, val = as_cases(train), None if val is None else as_cases(val)
     targets = config.targets or train.facts.targets

@@ -133,14 +133,10 @@ def peak_memory(device: torch.device) -> int | None:
 def environment(fabric) -> dict:
     """What a run was computed with: versions, devices, processor. Nothing that names a person or a machine."""
     on_gpu = fabric.device.type == "cuda"
-    return {
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "processor": devices.processor_name(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(fabric.device) if on_gpu else fabric.device.type,
-        "cuda": torch.version.cuda if on_gpu else None,
-        "processes": fabric.world_size,
-        "versions": {name: found.version for name in LIBRARIES for found in distributions(name=name)},
-    }
+    facts: dict[str, object] = {"python": platform.python_version(), "processor": devices.processor_name()}
+    facts |= {"system": f"{platform.system()} {platform.machine()}"}
+    facts |= {"cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    facts |= {"device": torch.cuda.get_device_name(fabric.device) if on_gpu else fabric.device.type}
+    facts |= {"cuda": torch.version.cuda if on_gpu else None, "processes": fabric.world_size}
+    versions = {name: found.version for name in LIBRARIES for found in distributions(name=name)}
+    return facts | {"versions": versions}
