@@ -120,3 +120,11 @@ def test_no_more_threads_than_cores_but_for_who_asks_for_them(monkeypatch, chose
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("start", "workers"), [("fork", 5), ("spawn", 0)])
+def test_workers_beside_a_gpu_are_forked_or_none(monkeypatch, start, workers):
+    monkeypatch.setattr(devices, "available_cores", lambda: 6)
+    monkeypatch.setattr("multiprocessing.get_start_method", lambda **_: start)
+    assert devices.layout_and_workers(torch.device("cuda")) == {"channels_last": False, "workers": workers}
+    assert devices.layout_and_workers(torch.device("cpu")) == {"channels_last": True, "workers": 0}

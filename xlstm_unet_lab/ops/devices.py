@@ -1,6 +1,7 @@
 """The devices that PyTorch can compute on here, and what suits them."""
 
 import ctypes
+import multiprocessing
 import os
 import platform
 import re
@@ -86,7 +87,9 @@ def layout_and_workers(device: torch.device) -> dict[str, int]:
         # without, float32 on AVX2 and AVX-512, bfloat16), once 1.07. Cutting a patch took a core 3 to 27 ms, little
         # beside its part of a step, for which all cores are needed.
         return {"channels_last": True, "workers": 0}
-    return {"channels_last": False, "workers": min(available_cores() - 1, MOST_WORKERS)}  # not measured there
+    # Not measured there. A process that is not forked runs the caller's script anew, which may not be made for it.
+    forked = (multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]) == "fork"
+    return {"channels_last": False, "workers": min(available_cores() - 1, MOST_WORKERS) if forked else 0}
 
 
 def available_cores() -> int:
