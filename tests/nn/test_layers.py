@@ -7,13 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xlstm_unet_lab.nn import layers
-from xlstm_unet_lab.nn.layers import (
-    BlockDiagonalLinear,
-    CausalConvolution,
-    HeadNorm,
-    OffsetLayerNorm,
-    require_divisible,
-)
+from xlstm_unet_lab.nn.layers import BlockDiagonalLinear, CausalConvolution, HeadNorm, OffsetLayerNorm
+from xlstm_unet_lab.ops.checks import require_divisible
 
 
 def randomised(layer):

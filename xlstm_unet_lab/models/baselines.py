@@ -89,10 +89,8 @@ def of_nnunet(architecture: str, blocks: str, defaults: Mapping[str, PerStage], 
         stages = {"n_stages": len(c.features), "features_per_stage": c.features, "strides": c.strides}
         stages |= {"kernel_sizes": c.kernel_sizes, blocks: c.encoder_blocks}
         layers = {"conv_op": CONV[c.spatial_dims], "conv_bias": True, "norm_op": NORM[c.spatial_dims]}
-        layers |= {"norm_op_kwargs": {"eps": 1e-5, "affine": True}}
-        layers |= {"nonlin": nn.LeakyReLU, "nonlin_kwargs": {"inplace": True}}
-        make_network = getattr(unet, architecture)
-        network = make_network(n_conv_per_stage_decoder=c.decoder_blocks, **ends, **stages, **layers)
+        layers |= {"norm_op_kwargs": {"affine": True}, "nonlin": nn.LeakyReLU, "nonlin_kwargs": {"inplace": True}}
+        network = getattr(unet, architecture)(n_conv_per_stage_decoder=c.decoder_blocks, **ends, **stages, **layers)
         network.apply(network.initialize)
         # The heads of the other resolutions always exist. Weights that no output depends on must not be trained:
         # several devices would wait for their gradients.
@@ -114,8 +112,8 @@ def of_monai(family: str, paper: str, defaults: Mapping, divisor: Callable, any_
         dims = facts["spatial_dims"]
         own = {key: value[dims] if isinstance(value, dict) else value for key, value in defaults.items()}
         options = {**own, **options}
-        multiple = (divisor(options),) * dims
-        config = BaselineConfig(**facts, multiple=multiple, any_size=any_size)  # first: its errors say what would work
+        # first: its errors say what would work
+        config = BaselineConfig(**facts, multiple=(divisor(options),) * dims, any_size=any_size)
         given = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
         given |= {} if any_size else {"img_size": config.patch_size}
         given |= {"in_channels": config.in_channels, "out_channels": config.num_classes}

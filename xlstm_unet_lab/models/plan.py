@@ -46,6 +46,5 @@ def plan(facts: Mapping, options: Mapping, **defaults: PerStage) -> UNetConfig:
         "decoder_blocks": lambda stages: (1,) * (stages - 1),
         "mixers": lambda stages: ("none",) * stages,
     }
-    for name, entries in (per_stage | defaults).items():
-        options.setdefault(name, entries(len(strides)))
+    options |= {name: entries(len(strides)) for name, entries in (per_stage | defaults).items() if name not in options}
     return UNetConfig(**facts, **options)

@@ -10,6 +10,9 @@ import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import nn
+
 from xlstm_unet_lab.models.baselines import BASELINES, Model
 from xlstm_unet_lab.models.plan import PerStage, plan
 from xlstm_unet_lab.models.unet import UNet, UNetConfig
@@ -18,7 +21,6 @@ from xlstm_unet_lab.ops.checks import WIDEST, checked_spatial_dims, did_you_mean
 
 if TYPE_CHECKING:
     import pandas
-    from torch import nn
 
 
 def bottleneck(kind: str) -> PerStage:
@@ -40,9 +42,7 @@ def preset(mixers: PerStage, family: str, source: str) -> Model:
 
 
 OURS = "after arXiv 2407.01530, both directions"
-MAMBA = (
-    "after arXiv 2401.04722; unlike the published it goes both ways, has all skips, and a residual around each mixer"
-)
+MAMBA = "after arXiv 2401.04722; unlike the published it goes both ways, has all skips and a residual around each mixer"
 PRESETS = {
     "unet": preset(bottleneck("none"), "residual U-Net", "the convolutional frame of arXiv 2407.01530 without mixers"),
     "xlstm_unet_bot": preset(bottleneck("vil"), "xLSTM-UNet", OURS),
@@ -62,7 +62,7 @@ def build(
     patch_size: Sequence[int],
     deep_supervision: bool = False,
     **overrides,
-) -> "nn.Module":
+) -> nn.Module:
     """Build a network by name (`list_models` shows them); it returns logits (B, num_classes, *size).
 
     `patch_size` decides how many stages there are, unless `features` (a width a stage) does. Overrides are the fields
@@ -93,13 +93,13 @@ def build(
     network: Any = model.make(facts, overrides)  # with a config of its own class
     # Weights trained elsewhere only start a network: who rebuilds one brings its own.
     again = {"pretrained": False} if "pretrained" in overrides else {}
-    arguments = {"name": name, **facts, **overrides, **again}
-    arguments = json.loads(json.dumps(arguments, default=operator.index))  # NumPy's whole numbers become Python's
-    network.config = dataclasses.replace(network.config, built_by=arguments)
+    # as JSON keeps it: NumPy's whole numbers become Python's
+    text = json.dumps({"name": name, **facts, **overrides, **again}, default=operator.index)
+    network.config = dataclasses.replace(network.config, built_by=json.loads(text))
     return network
 
 
-def arguments_of(network: "nn.Module") -> dict | None:
+def arguments_of(network: nn.Module) -> dict | None:
     """What builds the same network again with `build(**arguments)`, as JSON can keep it; None where that is not known.
 
     Known is it of every network that `build` made, and of every UNet.
@@ -150,7 +150,7 @@ def _measured(name: str, facts: dict) -> dict:
     return {"parameters": parameters / 1e6, "multiply_adds": operations / 1e9, "fits": "yes"}
 
 
-def multiply_adds(network: "nn.Module", shape: Sequence[int]) -> int:
+def multiply_adds(network: nn.Module, shape: Sequence[int]) -> int:
     """Multiply-adds of one forward pass for an image (B, C, *size) of this shape, computed without doing the work.
 
     Counts convolutions and matrix products, the mLSTM's included; sums, norms and elementwise products, and with them
@@ -158,7 +158,6 @@ def multiply_adds(network: "nn.Module", shape: Sequence[int]) -> int:
     """
     from unittest.mock import patch
 
-    import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -167,7 +166,6 @@ def multiply_adds(network: "nn.Module", shape: Sequence[int]) -> int:
     in_place = {torch.ops.aten.baddbmm_: lambda _, left, right, **options: 2 * math.prod(left) * right[-1]}
     counter = FlopCounterMode(display=False, custom_mapping=in_place)
     # What a network asks for is counted: its blocks one by one, though as many products of joined ones run faster.
-    apart = patch.object(layers, "JOINED", 1)
-    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), apart, counter:
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), patch.object(layers, "JOINED", 1), counter:
         network(torch.empty(tuple(shape)))
     return counter.get_total_flops() // 2

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from xlstm_unet_lab.models.plan import PerStage
 from xlstm_unet_lab.models.presets import alternating, bottleneck
 from xlstm_unet_lab.models.unet import UNet, UNetConfig
-from xlstm_unet_lab.models.weights import differences, load_tensors
+from xlstm_unet_lab.models.weights import check_weights, load_tensors
 from xlstm_unet_lab.ops.checks import checked_spatial_dims, of_kind, one_of, sizes
 from xlstm_unet_lab.ops.files import as_path
 
@@ -141,22 +141,18 @@ def load_published(model: nn.Module, path_or_state_dict: str | Path | Mapping[st
 
     The ImageNet weights of Vision-LSTM need `VisionLSTM(..., second_norm=True)`.
     Heads of lower resolution are left out for a model without deep supervision, which has none.
-    Raises ValueError that lists every parameter that `differences` finds; the model is then untouched.
+    Raises ValueError as `check_weights`, which lists every parameter that differs; the model is then untouched.
     """
     of_kind("model", model, nn.Module)
     held = path_or_state_dict if isinstance(path_or_state_dict, Mapping) else read_checkpoint(path_or_state_dict)
     state = translate(find_weights(held, "the mapping" if held is path_or_state_dict else path_or_state_dict), model)
     if any("decoder.transpconvs." in name for name in state.keys() - model.state_dict().keys()):
-        former = (
-            "the network called U-Mamba until 2024-03-27, or nnU-Net's own, whose results folder load_predictor takes"
-        )
-        raise ValueError(f"decoder.transpconvs: the checkpoint does not fit, it is of {former}")
+        words = "decoder.transpconvs: the checkpoint does not fit, it is of the network called U-Mamba until 2024-03-27"
+        raise ValueError(f"{words}, or nnU-Net's own, whose results folder load_predictor takes")
     if isinstance(model, UNet) and not model.config.deep_supervision:
         last = f"decoder.heads.{len(model.config.features) - 2}."
         state = {name: x for name, x in state.items() if not name.startswith("decoder.heads.") or name.startswith(last)}
-    if lines := differences(state, model):
-        words = f"the checkpoint is for another configuration, {len(lines)} parameters differ:"
-        raise ValueError("\n  ".join([words, *lines]))
+    check_weights(state, model, "the checkpoint is for another configuration")
     model.load_state_dict(state)
     return model
 

@@ -1,14 +1,15 @@
 """A network from what a file says of it: nothing in the file is trusted, nothing is downloaded for it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from reprlib import repr as short
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from xlstm_unet_lab.models.presets import build
-from xlstm_unet_lab.models.weights import differences
+from xlstm_unet_lab.models.weights import check_weights
 
 MOST, LARGEST = 1000, 2**16  # numbers among the arguments of a network, and the largest of them: far beyond any here
 CALLS = 100, 10**4  # of PyTorch while a network is built, for each of its tensors, and besides
@@ -23,25 +24,17 @@ def rebuild(arguments: object, tensors: Mapping[str, Tensor], where: str) -> nn.
     try:
         known = dict(arguments)  # type: ignore[call-overload]  # it refuses what is none
         known |= {"pretrained": False} if "pretrained" in known else {}
-        if len(numbers := list(_numbers(known))) > MOST or max(map(abs, numbers), default=0) > LARGEST:
+        numbers = [leaf for leaf in tree_leaves(known) if isinstance(leaf, int | float)]
+        if len(numbers) > MOST or max(map(abs, numbers), default=0) > LARGEST:
             raise ValueError(f"expected at most {MOST} numbers, none beyond {LARGEST:,}")
         with torch.device("meta"), _Outline(CALLS[0] * len(tensors) + CALLS[1]):
             outline = build(**known)
     except Exception as error:  # whatever a library raises for what it never was meant to build
         raise ValueError(f"{where}: no network can be built with {short(arguments)}: {error}") from error
-    if lines := differences(tensors, outline):
-        raise ValueError("\n".join([f"{where} does not fit the network it describes:", *lines]))
+    check_weights(tensors, outline, f"{where} does not fit the network it describes")
     network = build(**known)
     network.load_state_dict(tensors)
     return network
-
-
-def _numbers(value: object) -> Iterator[float]:
-    if isinstance(value, list | dict):
-        for one in value.values() if isinstance(value, dict) else value:
-            yield from _numbers(one)
-    elif isinstance(value, int | float):
-        yield value
 
 
 class _Outline(TorchFunctionMode):

@@ -31,9 +31,8 @@ def checked_per_stage(name: str, entries: Sequence, spatial_dims: int) -> tuple:
         return tuple(one_of(f"mixers[{stage}]", mixer, MIXER_KINDS) for stage, mixer in enumerate(entries))
     if name in ("strides", "kernel_sizes"):
         return tuple(sizes(f"{name}[{stage}]", entry, spatial_dims) for stage, entry in enumerate(entries))
-    if (largest := max(sizes(name, entries), default=0)) > WIDEST:
-        raise ValueError(f"{name} holds {largest}, expected at most {WIDEST} a stage")
-    return sizes(name, entries)
+    counts = enumerate(sizes(name, entries))
+    return tuple(whole_number(f"{name}[{stage}]", count, at_most=WIDEST) for stage, count in counts)
 
 
 @dataclass(frozen=True)
@@ -206,8 +205,7 @@ class UNet(nn.Module):
         of_kind("config", config, UNetConfig)
         super().__init__()
         self.config, self.deep_supervision = config, config.deep_supervision
-        self.encoder = Encoder(config)
-        self.decoder = Decoder(config)
+        self.encoder, self.decoder = Encoder(config), Decoder(config)
         initialise_convolutions(self)
         for head in self.decoder.heads.values():
             nn.init.normal_(head.get_parameter("weight"), std=HEAD_DEVIATION)

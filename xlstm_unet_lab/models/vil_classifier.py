@@ -5,7 +5,6 @@ Source: Alkin et al., Vision-LSTM (arXiv 2406.04303), figure 2 and table 7. Impo
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +14,9 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 
 from xlstm_unet_lab.models.unet import check_image
-from xlstm_unet_lab.nn.layers import OffsetLayerNorm, require_divisible
+from xlstm_unet_lab.nn.layers import OffsetLayerNorm
 from xlstm_unet_lab.nn.vil import VERSIONS, ViLBlock
-from xlstm_unet_lab.ops.checks import WIDEST, one_of, sizes, whole_number
+from xlstm_unet_lab.ops.checks import WIDEST, one_of, require_divisible, sizes, whole_number
 from xlstm_unet_lab.ops.scan_order import to_grid, to_sequence
 
 EPSILON = 1e-6  # of the final norm
@@ -74,9 +73,8 @@ class VisionLSTM(nn.Module):
             self.norm = nn.LayerNorm(dim, eps=EPSILON)
             self.second_norm = OffsetLayerNorm(dim) if second_norm else nn.Identity()
         self.reset_classifier(num_classes)
-        self.feature_info = [
-            {"num_chs": dim, "reduction": max(self.patch_size), "module": f"blocks.{n}"} for n in range(blocks)
-        ]
+        of_each = {"num_chs": dim, "reduction": max(self.patch_size)}
+        self.feature_info = [of_each | {"module": f"blocks.{n}"} for n in range(blocks)]
         nn.init.trunc_normal_(self.position, std=0.02)
 
     def grid_size(self, image_size: Sequence[int]) -> tuple[int, ...]:
@@ -167,7 +165,7 @@ def _from_timm(**options) -> VisionLSTM:
     return VisionLSTM(**{words.get(key, key): value for key, value in options.items()})
 
 
-def _register(name: str, own: dict[str, Any]) -> None:
+def _register(name: str, own: dict) -> None:
     def create(pretrained: bool = False, **options) -> nn.Module:
         if pretrained:
             raise ValueError("timm cannot fetch these weights: create the model, then lab.load_published(model, path)")

@@ -35,14 +35,16 @@ def load_weights(model: nn.Module, path: str | Path) -> dict:
     from another configuration; then the model is unchanged and the message lists what differs.
     """
     tensors, header = load_tensors(path)
-    if lines := differences(tensors, with_values("model", model)):
-        raise ValueError("\n".join([f"{path} does not fit this model: build it as the one that was saved", *lines]))
+    check_weights(tensors, with_values("model", model), f"{path} does not fit this model: build it as the one saved")
     model.load_state_dict(tensors)
     return header.get("facts", {})
 
 
-def differences(state: Mapping[str, Tensor], model: nn.Module) -> list[str]:
-    """One line for every parameter that is missing, unexpected, of another shape or kind of number, or not finite."""
+def check_weights(state: Mapping[str, Tensor], model: nn.Module, words: str) -> None:
+    """ValueError unless these are weights of the model: the words, how many parameters differ, and a line for each.
+
+    A parameter differs that is missing, unexpected, of another shape or kind of number, or not finite.
+    """
     ours = model.state_dict()
     lines = [f"missing: {name} {tuple(ours[name].shape)}" for name in ours if name not in state]
     lines += [f"unexpected: {name} {tuple(state[name].shape)}" for name in state if name not in ours]
@@ -53,7 +55,8 @@ def differences(state: Mapping[str, Tensor], model: nn.Module) -> list[str]:
             lines.append(f"dtype: {name} is {given.dtype} in the file, {own.dtype} in the model")
         elif not given.to(own.dtype).isfinite().all():
             lines.append(f"not finite: {name} holds NaN, infinity or numbers too large for {own.dtype}")
-    return lines
+    if lines:
+        raise ValueError("\n  ".join([f"{words}, {len(lines)} parameters differ:", *lines]))
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: str | Path, header: Mapping | None = None) -> Path:

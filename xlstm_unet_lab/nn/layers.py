@@ -9,18 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xlstm_unet_lab.ops.checks import whole_number
+from xlstm_unet_lab.ops.checks import require_divisible, whole_number
 
 JOINED = 4  # blocks multiplied as one matrix, where 4 divides their number
-
-
-def require_divisible(width: int, parts: int, what: str) -> int:
-    """Return width // parts; ValueError naming `what` when the division leaves a rest or either number is below 1."""
-    whole_number(f"the divisor of {what}", parts)
-    if width < 1 or width % parts:
-        near = sorted({parts * max(width // parts, 1), parts * max(width // parts + 1, 1)})
-        raise ValueError(f"{what} is {width}, not divisible by {parts}: use {' or '.join(map(str, near))}")
-    return width // parts
 
 
 class BlockDiagonalLinear(nn.Module):
@@ -59,7 +50,8 @@ class CausalConvolution(nn.Module):
         whole_number("CausalConvolution's kernel_size", kernel_size)
         self.conv = nn.Conv1d(width, width, kernel_size, groups=width, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    # It sees a sequence, never the grid: the argument is there so that both convolutions of ViL are called in one way.
+    def forward(self, x: Tensor, grid: tuple[int, ...] | None = None) -> Tensor:
         weight, bias = self.conv.weight, self.conv.bias
         # Tokens are an image of height 1 in the channels-last layout, where it need not be copied to another. The bias
         # comes after: oneDNN takes longer for its gradient than for all the rest.

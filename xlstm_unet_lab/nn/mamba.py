@@ -5,7 +5,6 @@ Letters: B batch, S tokens, E inner width, N state size, R rank of the step size
 """
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -56,8 +55,7 @@ class MambaLayer(nn.Module):
         nn.init.ones_(self.skip)
         bound = self.sizes[0] ** -0.5
         nn.init.uniform_(self.step_projection.weight, -bound, bound)
-        low, high = (math.log(size) for size in STEP_SIZES)
-        step_size = torch.empty(inner).uniform_(low, high).exp()
+        step_size = torch.empty(inner).uniform_(*map(math.log, STEP_SIZES)).exp()
         self.step_projection.bias.copy_(step_size + torch.log(-torch.expm1(-step_size)))  # the inverse of softplus
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -81,7 +79,7 @@ class MambaBlock(nn.Module):
     raised are those of MambaLayer.
     """
 
-    def __init__(self, width: int, *, residual: bool = True, **layer_options: Any):
+    def __init__(self, width: int, *, residual: bool = True, **layer_options):
         super().__init__()
         self.layer = MambaLayer(width, **layer_options)
         self.norm = nn.LayerNorm(width)

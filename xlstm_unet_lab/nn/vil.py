@@ -10,15 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xlstm_unet_lab.nn.conv import CONV
-from xlstm_unet_lab.nn.layers import (
-    BlockDiagonalLinear,
-    CausalConvolution,
-    HeadNorm,
-    OffsetLayerNorm,
-    require_divisible,
-)
+from xlstm_unet_lab.nn.layers import BlockDiagonalLinear, CausalConvolution, HeadNorm, OffsetLayerNorm
 from xlstm_unet_lab.ops import mlstm
-from xlstm_unet_lab.ops.checks import one_of
+from xlstm_unet_lab.ops.checks import one_of, require_divisible
 from xlstm_unet_lab.ops.scan_order import to_grid, to_sequence
 from xlstm_unet_lab.ops.tensors import widest, without_autocast
 
@@ -49,8 +43,7 @@ class MLSTMCell(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         # `fit` watches loss and gradients: looking at every value here would stall a GPU in each layer.
-        h = mlstm.run(*self.heads_and_gates(q, k, v), form=self.form, check_values=False)
-        return self.norm(h)
+        return self.norm(mlstm.run(*self.heads_and_gates(q, k, v), form=self.form, check_values=False))
 
     def heads_and_gates(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """What the mLSTM reads: q, k, v (B, S, width) -> q, k, v (B, H, S, D) and the gates' i, f (B, H, S)."""
@@ -116,8 +109,7 @@ class ViLLayer(nn.Module):
 
     def forward(self, x: Tensor, grid: tuple[int, ...]) -> Tensor:
         memory, gate = self.up(x).chunk(2, -1)  # (B, S, inner) each
-        convolved = self.conv(memory, grid) if isinstance(self.conv, GridConvolution) else self.conv(memory)
-        convolved = F.silu(convolved)
+        convolved = F.silu(self.conv(memory, grid))
         h = self.cell(self.q(convolved), self.k(convolved), self.v(memory))
         return self.down((h + self.skip * convolved) * F.silu(gate))
 

@@ -27,7 +27,7 @@ from xlstm_unet_lab.inference.files import find_cases, predict_files
 from xlstm_unet_lab.inference.predictor import Predictor, Windows
 from xlstm_unet_lab.models.published import WRAPPERS, find_weights, load_published, read_checkpoint
 from xlstm_unet_lab.models.unet import UNet
-from xlstm_unet_lab.models.weights import differences
+from xlstm_unet_lab.models.weights import check_weights
 from xlstm_unet_lab.nnunet.networks import SIGNS, known_trainer, network_from_plan
 from xlstm_unet_lab.ops.checks import array_of, checked_spacing, finite, one_of, tracked
 from xlstm_unet_lab.ops.devices import checked_device
@@ -249,8 +249,7 @@ def _member(network: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tens
     if isinstance(network, UNet):
         return {name: tensor.clone() for name, tensor in load_published(network, weights).state_dict().items()}
     weights = {WRAPPERS.sub("", name): tensor for name, tensor in weights.items()}
-    if lines := differences(weights, network):
-        raise ValueError("\n  ".join(["the weights are of another network:", *lines]))
+    check_weights(weights, network, "the weights are of another network")
     return weights
 
 

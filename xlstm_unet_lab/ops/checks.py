@@ -115,6 +115,15 @@ def whole_number(name: str, value: object, at_least: int = 1, at_most: float = M
     raise ValueError(f"{name} is {value!r}, expected a whole number {bounds}{fix}")
 
 
+def require_divisible(width: int, parts: int, what: str) -> int:
+    """Return width // parts; ValueError naming `what` when the division leaves a rest or either number is below 1."""
+    whole_number(f"the divisor of {what}", parts)
+    if width < 1 or width % parts:
+        near = sorted({parts * max(width // parts, 1), parts * max(width // parts + 1, 1)})
+        raise ValueError(f"{what} is {width}, not divisible by {parts}: use {' or '.join(map(str, near))}")
+    return width // parts
+
+
 def checked_spatial_dims(spatial_dims: object) -> int:
     """The number of spatial dimensions, which is 2 or 3."""
     if is_whole(spatial_dims) and spatial_dims in (2, 3):
