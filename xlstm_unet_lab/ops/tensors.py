@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from xlstm_unet_lab.ops.checks import flag, of_kind
 
@@ -36,8 +37,8 @@ def is_recorded() -> bool:
 
 
 def has_values(x: Tensor) -> bool:
-    """Whether a decision can hang on the values: not while operations are recorded or compiled, nor on "meta"."""
-    return not (x.is_meta or is_recorded() or torch.compiler.is_compiling())
+    """Whether a decision can hang on values: not while they are recorded, compiled or counted, nor on "meta"."""
+    return not (x.is_meta or isinstance(x, FakeTensor) or is_recorded() or torch.compiler.is_compiling())
 
 
 def largest(*tensors: Tensor) -> float:
