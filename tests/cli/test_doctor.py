@@ -101,14 +101,17 @@ def test_processor(flags, value, advice):
     assert finding.ok and value in finding.value and advice in finding.advice and "4 threads" in finding.value
 
 
-@pytest.mark.parametrize(
-    ("capability", "amd", "precision"),
-    [((8, 0), False, "bf16-mixed"), ((9, 0), False, "bf16-mixed"), ((7, 5), False, "16-mixed"), ((7, 0), True, "bf16")],
-)
-def test_gpu(capability, amd, precision):
-    finding = findings.gpu("Some GPU", 24 * 2**30, capability, amd)
-    assert finding.value == "Some GPU, 24 GiB"
-    assert f"--precision auto takes {precision}" in finding.advice
+def test_every_gpu_is_found(monkeypatch):
+    cards = [SimpleNamespace(name=f"GPU {index}", total_memory=2**34) for index in range(2)]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: len(cards))
+    monkeypatch.setattr("torch.cuda.get_device_properties", cards.__getitem__)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: ((7, 5), (9, 0))[device.index])
+    monkeypatch.setattr("torch.version.hip", None)
+    found = [finding for finding in findings.devices() if finding.name == "gpu"]
+    assert [finding.value for finding in found] == ["GPU 0, 16 GiB", "GPU 1, 16 GiB"]
+    precisions = [finding.advice.removeprefix("--precision auto takes ") for finding in found]
+    assert precisions == ["16-mixed here", "bf16-mixed here"]
 
 
 def test_without_a_gpu_the_mlstm_is_computed_in_chunks():

@@ -194,7 +194,7 @@ def test_learning_rate_climbs_and_falls():
     ],
 )
 def test_settings_that_cannot_work_name_the_field(changes):
-    with pytest.raises(ValueError, match=f"{next(iter(changes))}(=| is )"):
+    with pytest.raises((ValueError, TypeError), match=f"{next(iter(changes))}(=| is )"):
         TrainConfig(**({"patch_size": (16, 16), "steps": 8} | changes))
 
 

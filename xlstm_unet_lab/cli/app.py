@@ -101,9 +101,9 @@ def parse_pairs(option: str, texts: list[str] | None) -> dict:
     return found
 
 
-def say(text: object) -> None:
-    """Print to standard output; of names that others chose, nothing that a terminal takes for an order."""
-    typer.echo(printable_lines(text))
+def say(text: object, err: bool = False) -> None:
+    """Print to standard output, or error; of names that others chose, nothing that a terminal takes for an order."""
+    typer.echo(printable_lines(text), err=err)
 
 
 def print_facts(facts: dict, as_json: bool) -> None:

@@ -77,33 +77,24 @@ def version_of(name: str) -> str | None:
 
 
 def devices() -> list[Finding]:
-    """What computes here, and in which number formats it is fast."""
+    """What computes here, in which number formats it is fast, and what training takes where nobody chooses."""
     import torch
 
-    from xlstm_unet_lab.ops.devices import processor_flags
+    from xlstm_unet_lab.ops import devices as here
 
-    found = [processor(torch.get_num_threads(), torch.backends.cpu.get_cpu_capability(), processor_flags())]
+    found = [processor(torch.get_num_threads(), torch.backends.cpu.get_cpu_capability(), here.processor_flags())]
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
-        capability = (properties.major, properties.minor)
-        found.append(gpu(properties.name, properties.total_memory, capability, bool(torch.version.hip)))
+        found.append(gpu(properties.name, properties.total_memory, here.best_precision(torch.device("cuda", index))))
     if torch.backends.mps.is_available():
         found.append(Finding("gpu", "Apple (mps)", advice="train with --accelerator mps"))
     if len(found) == 1:
         found.append(Finding("gpu", "none", advice="everything runs without one; training takes longer"))
-    return [*found, training()]
-
-
-def training() -> Finding:
-    """What training takes here where nobody chooses."""
-    import torch
-
-    from xlstm_unet_lab.ops.devices import available_cores, available_devices, layout_and_workers, share_cores
-
-    share_cores()
-    taken = layout_and_workers(torch.device(available_devices()[0]))
-    value = f"{torch.get_num_threads()} threads on {available_cores()} cores, {taken}"
-    return Finding("training", value, advice="OMP_NUM_THREADS sets the threads, --setting NAME=VALUE the others")
+    here.share_cores()
+    taken = here.layout_and_workers(torch.device(here.available_devices()[0]))
+    value = f"{torch.get_num_threads()} threads on {here.available_cores()} cores, {taken}"
+    advice = "OMP_NUM_THREADS sets the threads, --setting NAME=VALUE the others"
+    return [*found, Finding("training", value, advice=advice)]
 
 
 def processor(threads: int, capability: str, flags: Collection[str]) -> Finding:
@@ -116,11 +107,8 @@ def processor(threads: int, capability: str, flags: Collection[str]) -> Finding:
     return Finding("processor", f"{threads} threads, {capability}, {formats}", advice=advice)
 
 
-def gpu(name: str, memory: int, capability: tuple[int, int], amd: bool) -> Finding:
-    """A GPU and the precision to train with; `capability` is NVIDIA's compute capability."""
-    from xlstm_unet_lab.ops.devices import BFLOAT16_SINCE
-
-    precision = "bf16-mixed" if amd or capability >= BFLOAT16_SINCE else "16-mixed"
+def gpu(name: str, memory: int, precision: str) -> Finding:
+    """A GPU, its memory in bytes, and the precision to train with."""
     return Finding("gpu", f"{name}, {memory / 2**30:.0f} GiB", advice=f"--precision auto takes {precision} here")
 
 

@@ -11,7 +11,6 @@ import typer
 
 from xlstm_unet_lab.cli.app import app, parse_sizes, print_json, print_table, say
 from xlstm_unet_lab.cli.options import Json, Root
-from xlstm_unet_lab.ops.words import printable_lines
 
 
 @app.command()
@@ -75,7 +74,7 @@ def prepare(
         return print_json(folders)
     for folder in folders.values():
         for table in found_in(Path(folder)):
-            typer.echo(f"{printable_lines(table.to_string(index=False))}\n", err=True)
+            say(f"{table.to_string(index=False)}\n", err=True)
         say(folder)
 
 

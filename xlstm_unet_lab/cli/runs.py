@@ -18,10 +18,11 @@ from xlstm_unet_lab.ops.progress import bar
 if TYPE_CHECKING:
     import pandas
 
-    from xlstm_unet_lab.data.recipe import Track
     from xlstm_unet_lab.evaluation.cases import Predictions
 
 DEFAULT_PATCH = {2: (128, 128), 3: (64, 64, 64)}
+# A progress bar over the windows or slices of one case, for as long as it is at work, where that takes a while.
+bar_of_a_case = partial(bar, desc="this case", unit="part", leave=False)
 
 
 @app.command()
@@ -90,9 +91,8 @@ def _speaks() -> bool:
 
 def _end_of(run: Path) -> dict:
     """How a run ended: read from its log, for a run that was finished before yields no record."""
-    with (run / "log.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    last = rows[-1] if rows else {"step": 0}  # of a run trained by an older version, whose log was lost
+    with (run / "log.csv").open(newline="", encoding="utf-8") as file:
+        *_, last = csv.DictReader(file)
     shown = {name: float(value) for name, value in last.items() if name in ("loss", "seconds") or name[:5] == "dice "}
     return {"run_directory": str(run), "step": int(last["step"]), **shown}
 
@@ -123,7 +123,7 @@ def predict(
 
     options = {"overlap": overlap, "mirror": mirror, "batch_size": batch_size, "device": chosen_device(device)}
     options |= {"coloured": coloured, "uncertainty": uncertainty}
-    bars = {"track": bar_of_a_case(), "track_cases": partial(bar, desc="predicting", unit="case")}
+    bars = {"track": bar_of_a_case, "track_cases": partial(bar, desc="predicting", unit="case")}
     for path in load_predictor(run, which, root).files(inputs, out, **options, **bars):
         say(path)
 
@@ -189,7 +189,7 @@ def predictions_of_run(run: Path, chosen: dict) -> Predictions:
     """Of a run: `chosen` has the options that commands share, by name."""
     from xlstm_unet_lab.evaluation.cases import from_run
 
-    return from_run(run, **chosen | {"device": chosen_device(chosen["device"]), "track": bar_of_a_case()})
+    return from_run(run, **chosen | {"device": chosen_device(chosen["device"]), "track": bar_of_a_case})
 
 
 def _predictions(path: Path, truth: Path | None, recipe: str | None, images: Path | None, chosen: dict) -> Predictions:
@@ -208,8 +208,3 @@ def _predictions(path: Path, truth: Path | None, recipe: str | None, images: Pat
 
 def _scored(predictions: Predictions) -> pandas.DataFrame:
     return replace(predictions, names=bar(predictions.names, desc="scoring", unit="case")).table()
-
-
-def bar_of_a_case() -> Track:
-    """A progress bar over the windows or slices of one case, for as long as it is at work, where that takes a while."""
-    return partial(bar, desc="this case", unit="part", leave=False)

@@ -1,19 +1,14 @@
 """The settings of a training run, checked where they are written down, and the learning rate they ask for."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
+from typing import Any
 
 from xlstm_unet_lab.data.augment import Augmentation
 from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.ops.checks import checked_spacing, flag, number, of_kind, one_of, sizes, whole_number
 
-PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
-
-
-# Fields that may be None too.
-OPTIONAL = ("validate_every", "validation_cases", "save_every", "warmup_steps", "gradient_clip", "ema_decay")
-LEFT_OPEN = ("workers", "channels_last")  # None: as `machine.settled` chooses
 # What checks a field, from its name and value, and gives it back as a plain number.
 RULES: dict[str, Callable[[str, object], object]] = {
     **dict.fromkeys(("batch_size", "devices", "num_nodes"), partial(whole_number, at_most=2**16)),
@@ -24,7 +19,7 @@ RULES: dict[str, Callable[[str, object], object]] = {
     **dict.fromkeys(("channels_last", "compile"), flag),
     "foreground_probability": partial(number, at_least=0, at_most=1),
     "ema_decay": partial(number, above=0, below=1),
-    "precision": partial(one_of, known=PRECISIONS),
+    "precision": partial(one_of, known=("auto", "32-true", "bf16-mixed", "16-mixed")),
 }
 
 
@@ -59,14 +54,14 @@ class TrainConfig:
 
     def __post_init__(self):
         checked: dict[str, object] = {"patch_size": sizes("patch_size", self.patch_size, 2, 3)}
+        annotations: dict[str, Any] = {field.name: field.type for field in fields(self)}
         for name, check in RULES.items():
             value = getattr(self, name)
-            if value is not None or name not in (*OPTIONAL, *LEFT_OPEN):
+            if value is not None or not isinstance(None, annotations[name]):
                 checked[name] = check(name, value)
         if self.spacing is not None:
             checked["spacing"] = checked_spacing(self.spacing, len(self.patch_size))
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
+        vars(self).update(checked)  # as the class is frozen
         kinds = {"augment": (bool, Augmentation), "targets": (Targets, type(None)), "accelerator": (str,)}
         for name, expected in kinds.items():
             of_kind(name, getattr(self, name), *expected)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -90,7 +91,7 @@ def _train(
     fabric, model: nn.Module, train: Cases, val: Cases | None, scored: Scored, config: TrainConfig, run, track: Track
 ) -> Iterator[Record]:
     """`run`: a RunDirectory, or None."""
-    clock, folder = machine.Clock(), None if run is None else run.path
+    started, folder = perf_counter(), None if run is None else run.path
     with modes_kept(model), ExitStack() as at_the_end:  # also when the caller stops early
         if run is not None:
             at_the_end.callback(run.release)
@@ -107,15 +108,17 @@ def _train(
         batches = _batches(fabric, train, config, progress.step)
         if fabric.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(fabric.device)
-        progress.seconds += clock.lap()
+        progress.seconds += perf_counter() - started
         for step in range(progress.step + 1, config.steps + 1):
-            clock.lap()  # what the caller did between records is not training
-            rate = state.set_learning_rate(learning_rate_at(step, config))
+            started = perf_counter()  # what the caller did between records is not training
+            rate = learning_rate_at(step, config)
+            for group in state.optimizer.param_groups:
+                group["lr"] = rate
             loss = _train_step(state, next(batches), predictor.targets, step, config, folder)
-            step_seconds = clock.lap()
+            step_seconds = perf_counter() - started
             due = step == config.steps or (config.validate_every is not None and step % config.validate_every == 0)
             metrics = validate(fabric, predictor, val, scored, config, track) if due and val is not None else None
-            progress.step, progress.seconds = step, progress.seconds + step_seconds + clock.lap()
+            progress.step, progress.seconds = step, progress.seconds + perf_counter() - started
             speed, memory = config.batch_size / step_seconds, machine.peak_memory(fabric.device)
             record = Record(step, loss, rate, progress.seconds, speed, memory, metrics)
             if run is not None:
@@ -125,14 +128,11 @@ def _train(
 
 def described(train: Cases) -> dict:
     """What a run directory notes of the data it is trained on: other data are another run."""
-    recipe, fold, slice_axis = train.facts.recipe, train.facts.fold, train.facts.slice_axis
-    data: dict[str, Any] = {"recipe": recipe and recipe.name, "fold": fold, "cases": len(train)}
-    if slice_axis is not None:
-        data["slice_axis"] = slice_axis
-    own = None if recipe is None else own_facts(recipe)
-    if own is not None:  # where the run predicts, a user's own data may be unknown
-        data["own"] = {what: fact for what, fact in own.items() if what not in ("dataset_id", "version")}
-    return data | {"names": zlib.crc32("\n".join(train.names).encode())}
+    facts, recipe = train.facts, train.facts.recipe
+    own = recipe and own_facts(recipe)  # where the run predicts, a user's own data may be unknown
+    own = own and {what: fact for what, fact in own.items() if what not in ("dataset_id", "version")}
+    data = {"recipe": recipe and recipe.name, "own": own, "fold": facts.fold, "slice_axis": facts.slice_axis}
+    return data | {"cases": len(train), "names": zlib.crc32("\n".join(train.names).encode())}
 
 
 def _batches(fabric, train: Cases, config: TrainConfig, done: int) -> Iterator[dict]:
@@ -166,8 +166,7 @@ def _train_step(
     loss = deep_supervision_loss(outputs, batch["label"], targets, machine.sum_over_processes(fabric))
     mean_loss = fabric.all_reduce(loss.detach().clone(), reduce_op="mean").item()
     if not math.isfinite(mean_loss):
-        what = bad_in_forward(fabric, model, image, outputs)
-        raise not_finite(fabric, model, batch, step, what, config, folder)
+        raise not_finite(fabric, model, batch, step, bad_in_forward(fabric, model, image, outputs), config, folder)
     fabric.backward(loss)
     largest = math.inf if config.gradient_clip is None else config.gradient_clip
     norm = fabric.clip_gradients(state.network, optimizer, max_norm=largest, error_if_nonfinite=False)

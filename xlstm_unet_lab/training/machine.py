@@ -4,7 +4,6 @@ import logging
 import os
 import platform
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -93,10 +92,8 @@ def memory_format(config: TrainConfig) -> torch.memory_format:
     return CHANNELS_LAST[2 + len(config.patch_size)] if config.channels_last else torch.contiguous_format
 
 
-def sum_over_processes(fabric) -> Callable[[Tensor], Tensor] | None:
-    """What makes batch Dice the Dice of all processes' patches, with the right gradient; None for one process."""
-    if fabric.world_size == 1:
-        return None
+def sum_over_processes(fabric) -> Callable[[Tensor], Tensor]:
+    """What makes batch Dice the Dice of all processes' patches, with the right gradient."""
 
     def add_up(sums: Tensor) -> Tensor:
         total = fabric.all_reduce(sums.detach().clone(), reduce_op="sum")
@@ -105,17 +102,6 @@ def sum_over_processes(fabric) -> Callable[[Tensor], Tensor] | None:
         return total + fabric.world_size * (sums - sums.detach())
 
     return add_up
-
-
-class Clock:
-    """Measures how long something took: `lap()` gives the seconds since it was last called."""
-
-    def __init__(self) -> None:
-        self._started = time.perf_counter()
-
-    def lap(self) -> float:
-        before, self._started = self._started, time.perf_counter()
-        return self._started - before
 
 
 def peak_memory(device: torch.device) -> int | None:
@@ -138,5 +124,4 @@ def environment(fabric) -> dict:
     facts |= {"cores": os.cpu_count(), "threads": torch.get_num_threads()}
     facts |= {"device": torch.cuda.get_device_name(fabric.device) if on_gpu else fabric.device.type}
     facts |= {"cuda": torch.version.cuda if on_gpu else None, "processes": fabric.world_size}
-    versions = {name: found.version for name in LIBRARIES for found in distributions(name=name)}
-    return facts | {"versions": versions}
+    return facts | {"versions": {name: found.version for name in LIBRARIES for found in distributions(name=name)}}

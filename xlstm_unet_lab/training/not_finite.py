@@ -28,7 +28,8 @@ def bad_in_forward(fabric, model: nn.Module, image: Tensor, outputs: list[Tensor
     names = {module: name for name, module in model.named_modules() if name}
 
     def note(module: nn.Module, inputs: tuple, output: object) -> None:
-        if module in names and _holds_bad(output):
+        tensors = output if isinstance(output, (list, tuple)) else [output]
+        if module in names and any(isinstance(x, Tensor) and not torch.isfinite(x).all() for x in tensors):
             bad.append(names[module])
 
     with register_module_forward_hook(note), torch.no_grad(), fabric.autocast():
@@ -82,8 +83,3 @@ def not_finite(
         f"step {step}: {what} is not finite, and the step was not taken. Check the images for extreme values, lower "
         f"learning_rate={config.learning_rate}, or compute in '32-true' (now precision={config.precision!r}).{kept}"
     )
-
-
-def _holds_bad(output: object) -> bool:
-    tensors = output if isinstance(output, (list, tuple)) else [output]
-    return any(isinstance(x, Tensor) and not torch.isfinite(x).all() for x in tensors)

@@ -85,10 +85,8 @@ class RunDirectory:
                     write_whole(self.path / "last.safetensors", (self.path / "previous.safetensors").read_bytes())
                 if self._is_longer:
                     longer = f"the run in {self.path} becomes one of {self._config.steps} steps: from step"
-                    rates = (
-                        "on its learning rates are those of the longer run, which ends otherwise than one so planned"
-                    )
-                    warnings.warn(f"{longer} {progress.step + 1} {rates}", stacklevel=3)
+                    rates = "its learning rates are those of the longer run, which ends otherwise than one so planned"
+                    warnings.warn(f"{longer} {progress.step + 1} on {rates}", stacklevel=3)
                     write_whole(self.path / "config.json", _as_json(asdict(self._config)))
                 self._tidy(progress.step)
                 write_whole(self.path / "environment.json", _as_json(environment))

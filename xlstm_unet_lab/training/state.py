@@ -56,12 +56,6 @@ class TrainingState:
         """The network to validate and keep: the running mean where there is one."""
         return self.model if self.average is None else self.average.module
 
-    def set_learning_rate(self, rate: float) -> float:
-        """Let the next steps take this learning rate; returns it."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        return rate
-
     def release(self) -> None:
         """Leave the caller's model with the weights to keep, and without gradients."""
         if self.average is not None:
