@@ -92,15 +92,12 @@ def turned(image: Tensor, label: Tensor, turn: Tensor, patch_size: Sequence[int]
     from monai.transforms import Affine
 
     axes = len(turn)
-    size = tuple(patch_size[-axes:])
-    affine = torch.eye(axes + 1)
-    affine[:axes, :axes] = turn
+    affine, size = torch.block_diag(turn, torch.ones(1, 1)), tuple(patch_size[-axes:])
     results = []
     for tensor, mode in ((image, "bilinear"), (label[None], "nearest")):
-        # Planes of a volume that are turned alike are channels of one picture: a single grid serves them all.
-        planes = tensor.flatten(0, -axes - 1).float()
         move = Affine(affine=affine, spatial_size=size, mode=mode, padding_mode="zeros", image_only=True)
-        moved = cast(Tensor, move(planes))  # image_only: without the affine map
+        # Planes of a volume that are turned alike are channels of one picture: a single grid serves them all.
+        moved = cast(Tensor, move(tensor.flatten(0, -axes - 1).float()))  # image_only: without the affine map
         results.append(moved.as_subclass(Tensor).view(tensor.shape[0], *patch_size).to(tensor.dtype))
     return results[0], results[1][0]
 
@@ -206,9 +203,8 @@ class PatchDataset(Dataset):
         margin = None if turn is None else margin_of(turn, size)
         share, foreground = self.foreground_probability, case.get("foreground")
         image, label = sample_patch(case["image"], case["label"], size, generator, share, margin, foreground)
-        label = label.long()
         if turn is not None:
             image, label = turned(image, label, turn, size)
         if settings is not None:
             image, label = augment(image, label, generator, settings)
-        return {"image": image, "label": label, "name": case.get("name", "")}
+        return {"image": image, "label": label.long(), "name": case.get("name", "")}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import cast
 
 import numpy as np
@@ -73,22 +72,21 @@ class Listed(Cases):
         return self.cases[index]
 
 
-class Chosen(Cases):
+class Chosen(Subset, Cases):
     """Some cases of a data set, as torch's Subset chooses them, which still know their names and facts."""
 
-    def __init__(self, subset: Subset):
-        self.cases, self.indices = as_cases(subset.dataset), list(subset.indices)
-        self.facts = self.cases.facts
-        self.names = [self.cases.names[index] for index in self.indices] if self.cases.names else ()
+    dataset: Cases
 
-    def __len__(self) -> int:
-        return len(self.indices)
+    def __init__(self, subset: Subset):
+        super().__init__(as_cases(subset.dataset), subset.indices)
+        self.facts = self.dataset.facts
+        self.names = [self.dataset.names[index] for index in self.indices] if self.dataset.names else ()
 
     def view(self, index: int) -> dict:
-        return self.cases.view(self.indices[index])
+        return self.dataset.view(self.indices[index])
 
     def raw(self, index: int) -> np.ndarray:
-        return self.cases.raw(self.indices[index])
+        return self.dataset.raw(self.indices[index])
 
 
 def as_cases(dataset: Cases | Dataset | Sequence[dict]) -> Cases:
@@ -109,7 +107,7 @@ def evenly_spaced(total: int, wanted: int | None) -> list[int]:
 def median_spacing(cases: Cases) -> tuple[float, ...]:
     """The median spacing of the cases along each axis, read off some of them, evenly spread."""
     spacings = [cases.view(index)["spacing"] for index in evenly_spaced(len(cases), SPACING_CASES)]
-    return tuple(float(median(sizes)) for sizes in zip(*spacings, strict=True))
+    return tuple(np.median(spacings, axis=0).tolist())
 
 
 def check_cases(name: str, cases: Cases, patch_size: Sequence[int], network_config: object, targets: Targets | None):

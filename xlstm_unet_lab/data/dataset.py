@@ -53,30 +53,28 @@ class SegmentationDataset(KeptCases):
 
         Raises FileNotFoundError when the data set has no instance maps.
         """
-        folder = self.folder / f"instances{self.part}"
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{self.recipe.name} has no instance maps: {folder} does not exist")
-        return read_label(folder / f"{self.names[self._position(index)]}{self.recipe.file_ending}")[0]
+        path = self._path("instances", self._position(index))
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"{self.recipe.name} has no instance maps: {path.parent} does not exist")
+        return read_label(path)[0]
+
+    def _path(self, what: str, position: int, channel: str = "") -> Path:
+        return self.folder / f"{what}{self.part}" / f"{self.names[position]}{channel}{self.recipe.file_ending}"
 
     def _image_paths(self, position: int) -> list[Path]:
-        folder, name, ending = self.folder / f"images{self.part}", self.names[position], self.recipe.file_ending
         # nnU-Net's reader of natural images wants all channels in one file.
-        files = 1 if ending == ".png" else len(self.recipe.channel_names)
-        return [folder / f"{name}_{channel:04d}{ending}" for channel in range(files)]
-
-    def _label_path(self, position: int) -> Path:
-        return self.folder / f"labels{self.part}" / f"{self.names[position]}{self.recipe.file_ending}"
+        files = 1 if self.recipe.file_ending == ".png" else len(self.recipe.channel_names)
+        return [self._path("images", position, f"_{channel:04d}") for channel in range(files)]
 
     def _found(self, position: int) -> tuple[Place, Callable[[], dict]]:
-        beside = self.folder.parent
-        root = beside if os.access(beside, os.W_OK) else data_root()
+        root = self.folder.parent if os.access(self.folder.parent, os.W_OK) else data_root()
         folder = root / "kept" / self.folder.name / self.part / self.names[position]
-        files = [*self._image_paths(position), self._label_path(position)]
+        files = [*self._image_paths(position), self._path("labels", position)]
         settings = (NORMALISED, len(self.recipe.channel_names), list(self.recipe.labels.values()))
         return Place(folder, [[fingerprint(file) for file in files], *settings]), lambda: self._read(position)
 
     def _read(self, position: int) -> dict:
-        case, path = read_case(self._image_paths(position)), self._label_path(position)
+        case, path = read_case(self._image_paths(position)), self._path("labels", position)
         image, (label, _) = case.image, read_label(path)
         channels = len(self.recipe.channel_names)
         if image.shape != (channels, *label.shape):
@@ -100,11 +98,10 @@ def load_dataset(
     whole_number("fold", fold, 0, FOLDS - 1)
     whole_number("cache_bytes", cache_bytes, 0)
     folder = prepared_folder(recipe, root)
-    if folder is None:
-        if not recipe.made_here:
-            how = f"{recipe.calls()}, with source= or --source if you have its folder or archive"
-            raise FileNotFoundError(f"{recipe.name} is not prepared in {recipe.folder(root)}; to get it {how}")
-        folder = prepare(recipe, root=root, progress=False)
+    if folder is None and not recipe.made_here:
+        how = f"{recipe.calls()}, with source= or --source if you have its folder or archive"
+        raise FileNotFoundError(f"{recipe.name} is not prepared in {recipe.folder(root)}; to get it {how}")
+    folder = folder or prepare(recipe, root=root, progress=False)
     names = read_splits(folder)[fold]
     names["all"] = sorted(names["train"] + names["val"])
     names["test"] = sorted(path.name.removesuffix(recipe.file_ending) for path in (folder / "labelsTs").glob("*.*"))

@@ -49,8 +49,7 @@ def fetch(url: str, sha256: str | None, target: Path, progress: bool = True, siz
     """
     import pooch
 
-    part = target.with_name(target.name + ".part")
-    downloader = ResumingDownloader(part, progress, most=size + size // 10 + BLOCK)
+    downloader = ResumingDownloader(target.with_name(f"{target.name}.part"), progress, size + size // 10 + BLOCK)
     pooch.retrieve(url, sha256, target.name, target.parent, downloader=downloader)
     digest = pooch.file_hash(target)
     if sha256 is None:
@@ -291,6 +290,5 @@ def _tar_members(archive: Path) -> Iterator[tuple]:
             bounded.left = None
             plain = (member.isfile() or member.isdir()) and not member.issparse() and member.size >= 0
             problem = None if plain else "is a link or a device, or not stored as a whole"
-            extract = functools.partial(bundle.extract, member, filter="data")
-            yield member.name, member.size + more, problem, extract
+            yield member.name, member.size + more, problem, functools.partial(bundle.extract, member, filter="data")
             bounded.left = HEADERS

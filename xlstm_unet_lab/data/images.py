@@ -19,12 +19,10 @@ from xlstm_unet_lab.ops.files import write_whole
 if TYPE_CHECKING:
     import nibabel
 
-Encode = Callable[[np.ndarray], bytes]
 VOLUMES = (".nii.gz", ".nii")
 ENDINGS = (*VOLUMES, *pictures.ENDINGS)
 ROUNDING = 1e-4  # what a number may be off a whole one: files that scale their numbers round them
-LABEL_ENDINGS = dict.fromkeys(pictures.ENDINGS, ".png") | dict.fromkeys(pictures.TIFF, ".tif")
-LABEL_ENDINGS |= {volume: volume for volume in VOLUMES}
+LABEL_ENDINGS = dict.fromkeys(ENDINGS, ".png") | dict.fromkeys(pictures.TIFF, ".tif") | {end: end for end in VOLUMES}
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,8 @@ class Case:
     spacing: tuple[float, ...]  # of the spatial axes, in `unit`
     unit: str  # "mm" for NIfTI, "pixel" for pictures and TIFF
     ending: str  # of a label file: ".nii.gz", ".nii", ".png" or ".tif"
-    encode: Encode  # the label (*spatial) on the image's grid -> the content of a file on the input's own grid
+    # The label (*spatial) on the image's grid -> the content of a file on the input's own grid.
+    encode: Callable[[np.ndarray], bytes]
 
     @property
     def image(self) -> np.ndarray:

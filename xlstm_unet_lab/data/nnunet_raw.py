@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypedDict
 
-from xlstm_unet_lab.data.files import check_pairs
+from xlstm_unet_lab.data.files import check_pairs, files_by_name
 from xlstm_unet_lab.data.recipe import Recipe
 from xlstm_unet_lab.ops.stored import fits, read_json
 
@@ -25,9 +25,8 @@ def case_names(folder: Path, part: str, file_ending: str) -> list[str]:
 
     Raises ValueError when an image has no label or a label no image.
     """
-    labels = {path.name.removesuffix(file_ending) for path in (folder / f"labels{part}").glob(f"*{file_ending}")}
-    stems = {path.name.removesuffix(file_ending) for path in (folder / f"images{part}").glob(f"*{file_ending}")}
-    check_pairs(f"{folder.name}, part {part}", {stem[: -len("_0000")] for stem in stems}, labels)
+    images, labels = (set(files_by_name(folder / f"{what}{part}", [file_ending])) for what in ("images", "labels"))
+    check_pairs(f"{folder.name}, part {part}", {image[: -len("_0000")] for image in images}, labels)
     return sorted(labels)
 
 
@@ -36,8 +35,8 @@ def write_dataset_json(folder: Path, recipe: Recipe) -> dict[str, int]:
     counts = {what: len(case_names(folder, part, recipe.file_ending)) for what, part in PARTS.items()}
     facts: dict[str, object] = {"name": recipe.name, "description": recipe.title, "reference": recipe.citation}
     facts |= {"licence": recipe.licence, "numTraining": counts["training"], "file_ending": recipe.file_ending}
-    facts |= {"channel_names": {str(channel): name for channel, name in enumerate(recipe.channel_names)}}
-    facts |= {"labels": dict(recipe.labels)}
+    # JSON writes the numbers of the channels as text, as nnU-Net wants them.
+    facts |= {"channel_names": dict(enumerate(recipe.channel_names)), "labels": dict(recipe.labels)}
     if recipe.flip_axes is not None:  # read by our trainers; nnU-Net counts the axes of a picture from 1
         facts["mirror_axes"] = [axis + 3 - recipe.spatial_dims for axis in recipe.flip_axes]
     if recipe.regions:  # nnU-Net's region-based training
@@ -70,11 +69,10 @@ def write_splits(folder: Path, file_ending: str, group: Callable[[str], str] = s
     Raises ValueError for fewer groups than folds.
     """
     names = case_names(folder, "Tr", file_ending)
-    groups = sorted({group(name) for name in names})
-    if len(groups) < FOLDS:
-        together = "" if len(groups) == len(names) else f" in {len(groups)} groups that must stay together"
+    fold_of = {one: place % FOLDS for place, one in enumerate(sorted(set(map(group, names))))}
+    if len(fold_of) < FOLDS:
+        together = "" if len(fold_of) == len(names) else f" in {len(fold_of)} groups that must stay together"
         raise ValueError(f"{len(names)} training cases{together} were found; {FOLDS} folds need at least {FOLDS}")
-    own = [set(groups[fold::FOLDS]) for fold in range(FOLDS)]
-    validated = [[name for name in names if group(name) in some] for some in own]
+    validated = [[name for name in names if fold_of[group(name)] == fold] for fold in range(FOLDS)]
     folds = [{"train": sorted(set(names) - set(val)), "val": val} for val in validated]
     (folder / "splits_final.json").write_text(json.dumps(folds, indent=2) + "\n")

@@ -28,12 +28,10 @@ class Foreground(NamedTuple):
         """Look through a label (*spatial), integers from 0 on."""
         flat = label.flatten()
         places = flat.nonzero().flatten()
-        values = flat[places]
-        counts = values.bincount()
-        classes = counts.nonzero().flatten()
+        values, order = flat[places].sort(stable=True)
+        classes, counts = values.unique_consecutive(return_counts=True)
         smallest = torch.int32 if len(flat) < 2**31 else torch.int64
-        places = places[values.sort(stable=True).indices].to(smallest)
-        return cls(tuple(classes.tolist()), tuple(counts[classes].cumsum(0).tolist()), places)
+        return cls(tuple(classes.tolist()), tuple(counts.cumsum(0).tolist()), places[order].to(smallest))
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """A position of a class of its own, all classes with equal chances; there must be one."""
@@ -111,12 +109,9 @@ def _places_to_start(patch_size: Sequence[int], size: Sequence[int]) -> list[tup
 
 def cut_box(tensor: Tensor, box: Sequence[tuple[int, int]], fill: float) -> Tensor:
     """A copy of the box, (start, stop) for each of the last axes, filled where it reaches beyond the tensor."""
-    inside = [slice(None)] * (tensor.ndim - len(box)) + [slice(max(low, 0), max(high, 0)) for low, high in box]
-    pads = []
-    for (low, high), size in zip(reversed(box), reversed(tensor.shape), strict=False):  # F.pad begins at the last axis
-        pads += [max(-low, 0), max(high - size, 0)]
-    piece = tensor[tuple(inside)]
-    return F.pad(piece, pads, value=fill) if any(pads) else piece.clone()
+    beyond = [(-low, high - size) for (low, high), size in zip(box, tensor.shape[-len(box) :], strict=True)]
+    # F.pad begins at the last axis, cuts off where a side is negative, and copies in any case.
+    return F.pad(tensor, [side for sides in reversed(beyond) for side in sides], value=fill)
 
 
 def check_windows(overlap: float, batch_size: int) -> None:

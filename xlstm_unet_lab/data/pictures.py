@@ -169,8 +169,7 @@ def to_uint8(
     bottom, top = (float(value) for value in np.percentile(picture, (low, high)))
     if bottom == top:
         bottom, top = float(picture.min()), float(picture.max())
-    values = picture.astype(np.result_type(picture.dtype, np.float32))
-    scaled = (values - bottom) / ((top - bottom) or 1.0)
+    scaled = (picture.astype(np.result_type(picture, np.float32)) - bottom) / ((top - bottom) or 1.0)
     return np.rint(scaled.clip(0, 1) * 255).astype(np.uint8), (bottom, top)
 
 

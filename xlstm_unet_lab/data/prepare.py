@@ -96,13 +96,17 @@ def _make(recipe: Recipe, source: Path | None, folder: Path, partial: Path, prog
         archives, origin = _original_files(recipe, source, folder.parent / "downloads", progress)
         _continue_or_start(partial, {"name": recipe.name, "version": recipe.version, "source": origin})
         original = _unpacked(recipe, archives, origin, partial, progress) if archives else source
-        facts = _convert(recipe, original, made, progress)
-        _describe(recipe, made, origin, facts, progress)
+        _convert(recipe, original, made, origin, progress)
         sync_tree(made)
         os.rename(made, folder)
         sync_tree(folder.parent, recurse=False)
     except Exception as error:
-        _keep_or_clear(partial, made, error)
+        shutil.rmtree(made, ignore_errors=True)
+        if any(path.name != TASK for path in partial.glob("*")):
+            kept = f"What was done is kept in {partial}: put this right and prepare it again, or delete the folder"
+            error.add_note(kept)
+        else:  # nothing that the next call can go on from
+            shutil.rmtree(partial, ignore_errors=True)
         raise
 
 
@@ -147,28 +151,15 @@ def _unpacked(recipe: Recipe, archives: list[Path], origin: dict, partial: Path,
     return partial / "unpacked"
 
 
-def _convert(recipe: Recipe, original: Path | None, made: Path, progress: bool) -> dict:
-    """Write the cases into a new folder; returns the facts that the recipe records."""
+def _convert(recipe: Recipe, original: Path | None, made: Path, origin: dict, progress: bool) -> None:
+    """Write the cases into a new folder, then what describes them, and the marker last."""
     shutil.rmtree(made, ignore_errors=True)
     for part in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
         (made / part).mkdir(parents=True)
     track = functools.partial(bar, desc=f"converting {recipe.name}", unit="case", disable=not progress)
-    return dict(recipe.convert(original, made, track))
-
-
-def _describe(recipe: Recipe, made: Path, origin: dict, facts: dict, progress: bool) -> None:
-    """Write what describes the cases, and the marker last."""
+    facts = dict(recipe.convert(original, made, track))
     counts = write_dataset_json(made, recipe)
     write_splits(made, recipe.file_ending, recipe.group)
     marker = {"name": recipe.name, "version": recipe.version, "source": origin, "counts": counts, "facts": facts}
     marker |= {"read_as": NORMALISED, "own": own_facts(recipe), "found": look_over(recipe, made, progress)}
     (made / MARKER).write_text(json.dumps(marker, indent=2) + "\n")
-
-
-def _keep_or_clear(partial: Path, made: Path, error: Exception) -> None:
-    """After an error: keep what the next call can go on from, and say so; else nothing."""
-    shutil.rmtree(made, ignore_errors=True)
-    if any(path.name != TASK for path in partial.glob("*")):
-        error.add_note(f"What was done is kept in {partial}: put this right and prepare it again, or delete the folder")
-    else:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -116,8 +116,7 @@ def own_recipe(template: Recipe, source: Path, root: str | Path | None) -> Recip
     recipe = template.from_source(source, own)
     if recipe.name in recipe_names():
         raise ValueError(f"{source} would be prepared as {recipe.name!r}, which is a recipe here: rename the folder")
-    taken = {folder.name[: len("Dataset000")] for folder in data_root(root).glob("Dataset*")}
-    free = (number for number in OWN_NUMBERS if f"Dataset{number}" not in taken)
+    free = (number for number in OWN_NUMBERS if not any(data_root(root).glob(f"Dataset{number}*")))
     number = own[recipe.name].dataset_id if recipe.name in own else next(free)
     return replace(recipe, read_by=template.name, dataset_id=number)
 
@@ -127,8 +126,8 @@ def own_facts(recipe: Recipe) -> dict | None:
     if recipe.read_by is None:
         return None
     template, code = get_recipe(recipe.read_by), ("convert", "from_source")
-    names = [field.name for field in fields(Recipe) if field.name not in code]
-    return {name: getattr(recipe, name) for name in names if getattr(recipe, name) != getattr(template, name)}
+    differs = {name: value for name, value in vars(recipe).items() if value != getattr(template, name)}
+    return {name: value for name, value in differs.items() if name not in code}
 
 
 def list_recipes(root: str | Path | None = None) -> pandas.DataFrame:
@@ -139,9 +138,8 @@ def list_recipes(root: str | Path | None = None) -> pandas.DataFrame:
     import pandas
 
     own, unreadable = _recorded(root)
-    recipes = [*map(get_recipe, recipe_names()), *own.values()]
     rows = []
-    for recipe in recipes:
+    for recipe in [*map(get_recipe, recipe_names()), *own.values()]:
         row: dict[str, Any] = {"name": recipe.name, "title": recipe.title, "modality": recipe.modality}
         row |= {"dimensions": recipe.spatial_dims, "scored by": ", ".join(recipe.metrics), "size": _size(recipe)}
         row |= {"licence": recipe.licence, "homepage": recipe.homepage, "how it comes": _how_it_comes(recipe)}

@@ -34,8 +34,7 @@ class Targets:
     def __post_init__(self) -> None:
         check_fields(Targets, vars(self))
         check_label_values("targets", [*self.painted, *(value for values in self.values for value in values)])
-        lengths = {"names": len(self.names), "values": len(self.values)}
-        lengths |= {} if self.exclusive else {"painted": len(self.painted)}
+        lengths = {what: len(entries) for what, entries in vars(self).items() if entries or what != "painted"}
         if len(set(lengths.values())) != 1 or not self.names:
             raise ValueError(f"targets need as many entries of each kind, and at least one: got {lengths}")
         if any(not values or (0 in values and not self.exclusive) for values in self.values):
