@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xlstm_unet_lab.data.cases import check_built
 from xlstm_unet_lab.data.normalise import Normalised
 from xlstm_unet_lab.data.patches import PAD_IMAGE, check_windows, padding
 from xlstm_unet_lab.data.recipe import Track
@@ -53,10 +54,8 @@ def whole_from(boxes: Iterable[Box], size: Sequence[int]) -> Tensor:
 
 
 def changed(boxes: Iterator[Box], how: Callable[[Tensor], Tensor]) -> Iterator[Box]:
-    """What `how` makes of every box; none is held on to while the windows of the next one are computed."""
-    for place, values in boxes:
-        yield place, how(values)
-        del values
+    """What `how` makes of every box; `starmap` holds on to none while the windows of the next one are computed."""
+    return itertools.starmap(lambda place, values: (place, how(values)), boxes)
 
 
 # no_grad and not inference_mode: a tensor the network keeps for its next call must stay usable in training.
@@ -85,9 +84,7 @@ def sliding_boxes(
     check_windows(overlap, batch_size)
     check_rank(image.shape, patch_size)
     given, *size = image.shape
-    channels = getattr(getattr(network, "config", None), "in_channels", given)
-    if given != channels:
-        raise ValueError(f"image has {given} channels, the network was built with in_channels={channels}")
+    check_built(getattr(network, "config", None), {"in_channels": given}, "the image has")
     from monai.data.utils import compute_importance_map
 
     margins = padding(patch_size, size)
@@ -114,9 +111,7 @@ def sliding_boxes(
     for axis in reversed(range(len(size))):
         boxes = _joined(boxes, axis, grid[axis], size)
     with evaluation_mode(network):
-        for place, sums in boxes:
-            yield place, sums[:-1].div_(sums[-1])  # by what the weights add up to
-            del sums
+        yield from changed(boxes, lambda sums: sums[:-1].div_(sums[-1]))  # by what the weights add up to
 
 
 def _starts(length: int, patch: int, overlap: float) -> dict[int, tuple[int, int]]:
