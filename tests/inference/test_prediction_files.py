@@ -131,7 +131,7 @@ def test_a_grey_picture_fills_the_channels_of_a_network_for_colour(tmp_path):
     model.config = type("Config", (), {"in_channels": 3})
     assert [path.name for path in predict_files(of_pictures(model), tmp_path, tmp_path / "o")] == ["grey.png"]
     model.config = type("Config", (), {"in_channels": 4})
-    with pytest.raises(OSError, match=r"grey.png: image has 1 channels.*in_channels=4"):
+    with pytest.raises(OSError, match=r"grey.png: .*in_channels=4, the image has in_channels=1"):
         list(predict_files(of_pictures(model), tmp_path, tmp_path / "o"))
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from xlstm_unet_lab.ops import mlstm
-from xlstm_unet_lab.ops.mlstm_chunkwise import stabilised_one
+from xlstm_unet_lab.ops.mlstm_recurrence import stabilised_one
 
 
 def make_inputs():

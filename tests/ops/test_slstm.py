@@ -183,6 +183,12 @@ def test_step_by_step_equals_the_scan(start):
     assert largest_difference((torch.stack(outputs, 2), *state), (h, *last)) < 1e-13
 
 
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_a_state_may_be_a_plain_tuple_or_list(kind):
+    inputs, state = make_inputs(), make_state()
+    assert torch.equal(slstm.scan(**inputs, initial_state=kind(state)), slstm.scan(**inputs, initial_state=state))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("scale", [1, 100])
 def test_stable_for_large_pre_activations(dtype, scale):

@@ -268,9 +268,6 @@ def _tolerances(
         return dict.fromkeys(names, tolerance)
     if missing := [name for name in foreground if name not in tolerance]:
         raise ValueError(f"tolerance has no number for {missing}: give one for each label, or one number for all")
-    given = {
-        name: checks.number(f"tolerance of {name!r}", tolerance[name], at_least=0)
-        for name in names
-        if name in tolerance
-    }
+    named = [name for name in names if name in tolerance]
+    given = {name: checks.number(f"tolerance of {name!r}", tolerance[name], at_least=0) for name in named}
     return {FOREGROUND: min(given[name] for name in foreground)} | given

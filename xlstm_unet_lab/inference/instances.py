@@ -27,7 +27,7 @@ def instances_from_classes(classes: np.ndarray, *, smallest: int = SMALLEST) -> 
     Raises ValueError for other values or shapes, TypeError for another dtype.
     """
     from scipy import ndimage
-    from skimage.segmentation import watershed
+    from skimage.segmentation import relabel_sequential, watershed
 
     classes = array_of("classes", classes, "iubf", 2, 3, 4)
     if classes.dtype.kind in "iub":
@@ -44,10 +44,7 @@ def instances_from_classes(classes: np.ndarray, *, smallest: int = SMALLEST) -> 
         relief = classes[BOUNDARY] - classes[INTERIOR]
     objects = watershed(relief, _bulges(interior, foreground), mask=foreground, connectivity=interior.ndim)
     sizes = np.bincount(objects.ravel())
-    sizes[0] = 0
-    kept = sizes >= max(smallest, 1)
-    numbers = np.where(kept, np.cumsum(kept), 0)
-    return numbers[objects].astype(np.int32)
+    return relabel_sequential(np.where(sizes[objects] < smallest, 0, objects))[0].astype(np.int32)
 
 
 def _bulges(interior: np.ndarray, foreground: np.ndarray) -> np.ndarray:

@@ -138,8 +138,7 @@ class Predictor:
             read: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in facts.items()}
             read["targets"] = read.get("targets") and Targets.from_json(read["targets"])
             if isinstance(colours := read.get("colours", {}), Mapping):
-                numbered = {int(value) if value.isdecimal() else value: colour for value, colour in colours.items()}
-                read["colours"] = numbered
+                read["colours"] = {int(label) if label.isdecimal() else label: x for label, x in colours.items()}
             check_fields(cls, read)
             return cls(network, **read)
         except ValueError as error:
@@ -295,13 +294,10 @@ class Predictor:
             image = resized(torch.from_numpy(image.astype(np.float32)), working_size).numpy()
         is_done = self.normalisation == DONE and working_size == size  # resampling may change mean and deviation
         network = Mirrored(self.network, axes, self.exclusive) if axes else self.network
+        seen = torch.from_numpy(image) if is_done else Normalised(image)
+        at_once = windows.batch_size or WINDOWS_AT_ONCE[len(size)]
         boxes = sliding_boxes(
-            network,
-            torch.from_numpy(image) if is_done else Normalised(image),
-            patch_size=self.patch_size,
-            overlap=windows.overlap,
-            batch_size=WINDOWS_AT_ONCE[len(size)] if windows.batch_size is None else windows.batch_size,
-            track=windows.track,
+            network, seen, patch_size=self.patch_size, overlap=windows.overlap, batch_size=at_once, track=windows.track
         )
         probabilities = changed(boxes, lambda logits: self.targets_of(len(logits)).probabilities(logits))
         return probabilities if working_size == size else resized_boxes(probabilities, working_size, size)

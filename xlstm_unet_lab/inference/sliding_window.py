@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xlstm_unet_lab.data.cases import check_built
 from xlstm_unet_lab.data.normalise import Normalised
 from xlstm_unet_lab.data.patches import PAD_IMAGE, check_windows, padding
 from xlstm_unet_lab.data.recipe import Track
@@ -48,15 +49,13 @@ def whole_from(boxes: Iterable[Box], size: Sequence[int]) -> Tensor:
     for place, values in boxes:
         if not whole.numel():
             whole = values.new_empty(*values.shape[: -len(size)], *size)
-        whole[(*[slice(None)] * (values.ndim - len(size)), *place)] = values
+        whole[(..., *place)] = values
     return whole
 
 
 def changed(boxes: Iterator[Box], how: Callable[[Tensor], Tensor]) -> Iterator[Box]:
-    """What `how` makes of every box; none is held on to while the windows of the next one are computed."""
-    for place, values in boxes:
-        yield place, how(values)
-        del values
+    """What `how` makes of every box; `starmap` holds on to none while the windows of the next one are computed."""
+    return itertools.starmap(lambda place, values: (place, how(values)), boxes)
 
 
 # no_grad and not inference_mode: a tensor the network keeps for its next call must stay usable in training.
@@ -85,9 +84,7 @@ def sliding_boxes(
     check_windows(overlap, batch_size)
     check_rank(image.shape, patch_size)
     given, *size = image.shape
-    channels = getattr(getattr(network, "config", None), "in_channels", given)
-    if given != channels:
-        raise ValueError(f"image has {given} channels, the network was built with in_channels={channels}")
+    check_built(getattr(network, "config", None), {"in_channels": given}, "the image has")
     from monai.data.utils import compute_importance_map
 
     margins = padding(patch_size, size)
@@ -103,8 +100,7 @@ def sliding_boxes(
     def weighted() -> Iterator[Box]:
         for batch in tracked(track, batches):
             patches = torch.stack([torch.as_tensor(image[(slice(None), *place)]) for place in batch])
-            logits = _logits(network, F.pad(patches, around, value=PAD_IMAGE)).to("cpu", dtype)
-            logits = logits[(slice(None), slice(None), *inside)]
+            logits = _logits(network, F.pad(patches, around, value=PAD_IMAGE))[(..., *inside)].to("cpu", dtype)
             sums = torch.cat([logits, logits.new_ones(len(batch), 1, *weights.shape)], 1).mul_(weights)
             del logits  # nothing is held on to while the next windows are computed
             yield from zip(batch, sums.unbind(), strict=True)
@@ -114,9 +110,7 @@ def sliding_boxes(
     for axis in reversed(range(len(size))):
         boxes = _joined(boxes, axis, grid[axis], size)
     with evaluation_mode(network):
-        for place, sums in boxes:
-            yield place, sums[:-1].div_(sums[-1])  # by what the weights add up to
-            del sums
+        yield from changed(boxes, lambda sums: sums[:-1].div_(sums[-1]))  # by what the weights add up to
 
 
 def _starts(length: int, patch: int, overlap: float) -> dict[int, tuple[int, int]]:
@@ -153,7 +147,7 @@ def _joined(
         if not kept.numel():
             most = max(shared for shared, _ in starts.values())
             kept = values.new_empty(*values.shape[: axis + 1], most, *size[axis + 1 :])
-        beside = kept[(*[slice(None)] * (axis + 2), *later)]
+        beside = kept[(..., *later)]
         values.narrow(axis + 1, 0, shared).add_(beside.narrow(axis + 1, 0, shared))
         beside.narrow(axis + 1, 0, rest).copy_(values.narrow(axis + 1, done, rest))
         finished = slice(place[axis].start, place[axis].start + done)

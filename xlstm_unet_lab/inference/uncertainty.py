@@ -48,8 +48,7 @@ def disagreement(members: Iterable[np.ndarray], *, exclusive: bool = True) -> np
     members do not share, where each of them may be certain. Raises ValueError as `entropy`, and for no member at all.
     Source: Houlsby et al. 2011 (arXiv 1112.5745), eq. 1.
     """
-    total: np.ndarray | float = 0.0
-    own: np.ndarray | float = 0.0
+    total = own = np.zeros((), np.float32)
     count = 0
     for member in members:
         total, own, count = total + np.asarray(member), own + entropy(member, exclusive=exclusive), count + 1

@@ -25,20 +25,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xlstm_unet_lab.ops import mlstm_triton
+from xlstm_unet_lab.ops import mlstm_recurrence, mlstm_triton
 from xlstm_unet_lab.ops.checks import one_of, whole_number
 from xlstm_unet_lab.ops.mlstm_chunkwise import run_chunkwise
-from xlstm_unet_lab.ops.mlstm_recurrence import (
-    EPSILON,
-    MLSTMState,
-    check_inputs,
-    computed,
-    computing_dtype,
-    empty_state,
-    every_token,
-    stabilised_one,
-    step,
-)
+from xlstm_unet_lab.ops.mlstm_recurrence import MLSTMState, compute_normaliser, computed, empty_state, step
 from xlstm_unet_lab.ops.tensors import gate_dtype, is_recorded
 
 __all__ = ["MLSTMState", "chunkwise", "decay_matrix", "empty_state", "parallel", "recurrent", "run", "step"]
@@ -46,7 +36,7 @@ __all__ = ["MLSTMState", "chunkwise", "decay_matrix", "empty_state", "parallel",
 
 def recurrent(q, k, v, i, f, *, initial_state=None, return_state=False, check_values=True):
     """The definition: one token after the other. Arguments, result and errors as `run`."""
-    return computed(every_token, (q, k, v, i, f), initial_state, return_state, check_values)
+    return computed(mlstm_recurrence.every_token, (q, k, v, i, f), initial_state, return_state, check_values)
 
 
 def parallel(q, k, v, i, f, *, initial_state=None, return_state=False, check_values=True):
@@ -73,7 +63,7 @@ def _parallel(q, k, v, i, a, state):
     attention = (q @ k.transpose(-1, -2)) * weights
     numerator = attention @ v + from_state * (q @ state.C)  # (B, H, S, V)
     overlap = attention.sum(-1, keepdim=True) + from_state * (q @ state.n[..., None])
-    h = numerator / (torch.maximum(overlap.abs(), stabilised_one(m.to(q.dtype))[..., None]) + EPSILON)
+    h = numerator / compute_normaliser(overlap, m[..., None])
     k = k * weights[..., -1, :, None]
     C = from_state[..., -1:, :] * state.C + k.transpose(-1, -2) @ v
     n = from_state[..., -1, :] * state.n + k.sum(-2)
@@ -143,22 +133,21 @@ def run(q, k, v, i, f, form="auto", *, initial_state=None, return_state=False, c
     unknown form, and "triton" where the kernels do not fit or do not work.
     """
     check_form(form)
-    inputs, options = (q, k, v, i, f), {"initial_state": initial_state, "return_state": return_state}
     if form == "triton":
         _must_not_be_recorded(form)
     if form == "auto":
-        form = "parallel" if is_recorded() else _fastest(inputs, initial_state, check_values)
+        form = "parallel" if is_recorded() else _fastest(q, k, v, i, f, initial_state, check_values)
     compute = mlstm_triton.triton if form == "triton" else FORMS[form]
-    return compute(*inputs, **options, check_values=check_values)
+    return compute(q, k, v, i, f, initial_state=initial_state, return_state=return_state, check_values=check_values)
 
 
-def _fastest(inputs, initial_state, check_values) -> str:
+def _fastest(q, k, v, i, f, initial_state, check_values) -> str:
     """The kernels, or the chunkwise form where they do not fit."""
-    q, k, v, i, f = inputs
-    check_inputs(q, k, v, i, f, initial_state, check_values=False)
-    fit = q.device.type == "cuda" and not mlstm_triton.obstacle(q, v)
-    # Where values are large, sums are taken in float64.
-    return "triton" if fit and computing_dtype(q, k, v, initial_state, check_values) == torch.float32 else "chunkwise"
+    mlstm_recurrence.check_inputs(q, k, v, i, f, initial_state, check_values=False)
+    if q.device.type != "cuda" or mlstm_triton.obstacle(q, v):
+        return "chunkwise"
+    dtype = mlstm_recurrence.computing_dtype(q, k, v, initial_state, check_values)  # float64 where values are large
+    return "triton" if dtype == torch.float32 else "chunkwise"
 
 
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}

@@ -28,7 +28,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from xlstm_unet_lab.ops.mlstm_recurrence import EPSILON, MLSTMState, stabilised_one
+from xlstm_unet_lab.ops.mlstm_recurrence import EPSILON, MLSTMState, compute_normaliser
 from xlstm_unet_lab.ops.tensors import gate_dtype
 
 # Tokens of a chunk measured fastest, for heads from this width on: work inside chunks and between them then balances.
@@ -119,11 +119,6 @@ def compute_states(k: Tensor, v: Tensor, gates: Gates, state: Tensor) -> Tensor:
     for before, after, decay in zip(states[:-1], states[1:], gates.carrying, strict=True):
         after.addcmul_(before, decay)
     return states
-
-
-def compute_normaliser(denominator: Tensor, m: Tensor) -> Tensor:
-    """max(|q . n|, exp(-m)) + epsilon; denominator and m (Y, L)."""
-    return torch.maximum(denominator.abs(), stabilised_one(m.to(denominator.dtype))) + EPSILON
 
 
 def segment_forward(q: Tensor, k: Tensor, v: Tensor, gates: Gates, states: Tensor) -> tuple[Tensor, Tensor]:
@@ -248,6 +243,5 @@ def run_chunkwise(q, k, v, i, a, state, chunk_size=None):
     i, a = (x.to(gate_dtype(q)).flatten(0, 1) for x in (i, a))
     memory = torch.cat([state.C, state.n[..., None]], -1).flatten(0, 1)
     h, memory, m = Chunkwise.apply(q, k, v, i, a, memory, state.m.to(gate_dtype(q)).flatten(), size)
-    batch_and_heads = state.m.shape
-    memory = memory.unflatten(0, batch_and_heads)
-    return h, MLSTMState(memory[..., :-1], memory[..., -1], m.view(batch_and_heads))
+    memory, m = (x.unflatten(0, state.m.shape) for x in (memory, m))
+    return h, MLSTMState(memory[..., :-1], memory[..., -1], m)

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xlstm_unet_lab.ops.checks import flag, of_kind
-from xlstm_unet_lab.ops.tensors import check_tensors, gate_dtype, has_values, largest, widened, widest, without_autocast
+from xlstm_unet_lab.ops import tensors
+from xlstm_unet_lab.ops.checks import flag
+from xlstm_unet_lab.ops.tensors import gate_dtype, has_values, largest, widened, widest, without_autocast
 
 EPSILON = 1e-6  # added to the normaliser; part of the published function, and so of its gradient
 # Values up to here have products that float32 holds, and input gates up to here have running sums that float64 holds to
@@ -37,6 +38,11 @@ def stabilised_one(m: Tensor) -> Tensor:
     return (-m).clamp(max=math.log(torch.finfo(m.dtype).max) - 1).exp()
 
 
+def compute_normaliser(overlap: Tensor, m: Tensor) -> Tensor:
+    """max(|q . n|, exp(-m)) + epsilon in the dtype of `overlap`, which is q . n; it and m have the same shape."""
+    return torch.maximum(overlap.abs(), stabilised_one(m.to(overlap.dtype))) + EPSILON
+
+
 def step(state: MLSTMState | None, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> tuple[Tensor, MLSTMState]:
     """Read one token and answer it.
 
@@ -60,7 +66,7 @@ def one_token(state: MLSTMState, q, k, v, i, a) -> tuple[Tensor, MLSTMState]:
     C = forget[..., None] * state.C + k[..., :, None] * v[..., None, :]  # (B, H, D, V)
     n = forget * state.n + k
     overlap = (q * n).sum(-1, keepdim=True)  # (B, H, 1)
-    h = (q[..., None, :] @ C).squeeze(-2) / (torch.maximum(overlap.abs(), stabilised_one(m)[..., None]) + EPSILON)
+    h = (q[..., None, :] @ C).squeeze(-2) / compute_normaliser(overlap, m[..., None])
     return h, MLSTMState(C, n, m)
 
 
@@ -132,21 +138,12 @@ def start(state: MLSTMState | None, q: Tensor, v: Tensor, dtype: torch.dtype) ->
 
 def check_inputs(q, k, v, i, f, state=None, check_values=True, axes=", S") -> None:
     """Raise ValueError that names the tensor, what was expected, and the fix; `axes` is "" for a single token."""
-    rank = 3 + bool(axes)
-    for name, x in {"q": q, "k": k, "v": v}.items():
-        shape = tuple(getattr(x, "shape", ()))
-        if len(shape) != rank or 0 in shape:
-            found = f"shape {shape}" if isinstance(x, Tensor) else f"type {type(x).__name__}"
-            raise ValueError(f"{name} has {found}, expected a tensor (B, H{axes}, width) with every size at least 1")
+    for name, x in {"q": q, "v": v}.items():
+        tensors.check_axes(name, x, f"a tensor (B, H{axes}, width)")
     *tokens, width = q.shape
-    given = {"q": q, "k": k, "v": v, "i": i, "f": f}
+    heads = tuple(q.shape[:2])
+    given = {"q": q, "k": k, "v": v, "i": i, "f": f} | tensors.parts_of(state, MLSTMState)
     expected = {"q": q.shape, "k": q.shape, "v": (*tokens, v.shape[-1]), "i": tuple(tokens), "f": tuple(tokens)}
-    if state is not None:
-        of_kind("initial_state", state, tuple, list, fix=": an MLSTMState (C, n, m)")
-        if len(state) != len(MLSTMState._fields):
-            raise ValueError(f"the state has {len(state)} parts, expected an MLSTMState (C, n, m)")
-        given |= {f"state.{name}": part for name, part in zip("Cnm", state, strict=True)}
-        heads = tuple(q.shape[:2])
-        expected |= {"state.C": (*heads, width, v.shape[-1]), "state.n": (*heads, width), "state.m": heads}
+    expected |= {"state.C": (*heads, width, v.shape[-1]), "state.n": (*heads, width), "state.m": heads}
     layout = f"q, k are (B, H{axes}, D), v (B, H{axes}, V), i, f (B, H{axes})"
-    check_tensors(given, expected, layout, check_values)
+    tensors.check_tensors(given, expected, layout, check_values)

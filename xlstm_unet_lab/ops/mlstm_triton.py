@@ -16,15 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xlstm_unet_lab.ops.mlstm_chunkwise import compute_normaliser, gate_gradients, run_chunkwise, running_gates
-from xlstm_unet_lab.ops.mlstm_recurrence import (
-    EPSILON,
-    LARGE,
-    MLSTMState,
-    computed,
-    empty_state,
-    stabilised_one,
-)
+from xlstm_unet_lab.ops import mlstm_recurrence
+from xlstm_unet_lab.ops.mlstm_chunkwise import gate_gradients, run_chunkwise, running_gates
+from xlstm_unet_lab.ops.mlstm_recurrence import EPSILON, LARGE, MLSTMState, computed, empty_state, stabilised_one
 from xlstm_unet_lab.ops.tensors import gate_dtype
 
 WIDEST_HEAD = 512
@@ -65,8 +59,7 @@ def triton(q, k, v, i, f, *, initial_state=None, return_state=False, check_value
     programs run. In float16 products of q and k beyond 65504 overflow; a head has at most 2^31 numbers. Raises
     ValueError as `mlstm.run`, for inputs that do not fit the kernels, and where they do not work.
     """
-    dtype = getattr(q, "dtype", None)
-    return computed(_triton, (q, k, v, i, f), initial_state, return_state, check_values, dtype)
+    return computed(_triton, (q, k, v, i, f), initial_state, return_state, check_values, getattr(q, "dtype", None))
 
 
 def _triton(q, k, v, i, a, state):
@@ -96,12 +89,11 @@ def obstacle(q: Tensor, v: Tensor) -> str | None:
 def failure(device: torch.device, dtype: torch.dtype, key_width: int, value_width: int) -> str | None:
     """Try the kernels on a small input against the chunkwise form: how they fail, in a warning and as a clause."""
     try:
-        error = _largest_error(device, dtype, key_width, value_width)
-        problem = None if error <= NEAR[dtype] else f"differ from the chunkwise form by {error:.0e}"
+        if (error := _largest_error(device, dtype, key_width, value_width)) <= NEAR[dtype]:
+            return None
+        problem = f"differ from the chunkwise form by {error:.0e}"
     except Exception as raised:  # whatever a compiler or a driver raises: it is handed on in words
         problem = f"do not run ({type(raised).__name__}: {raised})"
-    if problem is None:
-        return None
     reason = f"on {device} in {dtype}, heads {key_width} and {value_width} wide, the kernels {problem}"
     warnings.warn(f"no Triton for the mLSTM: {reason}. The chunkwise form computes the same", stacklevel=2)
     return reason
@@ -196,7 +188,7 @@ class Kernels(torch.autograd.Function):
     def backward(ctx, dh, dstate, dm_last):
         q, k, v, state, m, u, mu, source, h, denominator = ctx.saved_tensors
         tiles, dh = ctx.tiles, dh.contiguous()
-        normaliser = compute_normaliser(denominator, m)
+        normaliser = mlstm_recurrence.compute_normaliser(denominator, m)
         along = (dh.float() * h).sum(-1)  # minus the gradient of the normaliser, times the normaliser
         dlast = torch.where(denominator.abs() + EPSILON == normaliser, -along * denominator.sign(), 0)
         weights, ones = compute_weights(u, mu, tiles.chunk, ctx.key_width), torch.ones_like(dlast)

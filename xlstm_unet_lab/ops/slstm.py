@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xlstm_unet_lab.ops.checks import flag, of_kind
-from xlstm_unet_lab.ops.tensors import check_axes, check_tensors, has_values, widened, widest, without_autocast
+from xlstm_unet_lab.ops import tensors
+from xlstm_unet_lab.ops.checks import flag
+from xlstm_unet_lab.ops.tensors import has_values, widened, widest, without_autocast
 
 LARGE = 100.0  # input gates beyond, and sums with them, are known too coarsely in float32: all is computed in float64
 
@@ -105,21 +106,16 @@ def _update(state: SLSTMState, z: Tensor, i: Tensor, f: Tensor, o: Tensor) -> SL
 
 def _check(z, i, f, o, recurrent_weights, state, layout: str, check_values: bool = True) -> None:
     """Refuse what the cell cannot run on. layout names the axes of the pre-activations."""
-    check_axes("z", z, layout)
-    of_kind("initial_state", state, tuple, list, type(None), fix=": an SLSTMState, or None to start from an empty one")
+    tensors.check_axes("z", z, layout)
     batch, heads, width = z.shape[0], z.shape[1], z.shape[-1]
-    given = {"z": z, "i": i, "f": f, "o": o}
-    expected = dict.fromkeys(given, tuple(z.shape))
+    given, parts = {"z": z, "i": i, "f": f, "o": o}, tensors.parts_of(state, SLSTMState)
+    expected = dict.fromkeys(given, tuple(z.shape)) | dict.fromkeys(parts, (batch, heads, width))
+    given |= parts
     if recurrent_weights is not None:
         given["recurrent_weights"] = recurrent_weights
         expected["recurrent_weights"] = (heads, 4, width, width)
-    if state is not None:
-        if len(state) != len(SLSTMState._fields):
-            raise ValueError(f"the state has {len(state)} parts, expected an SLSTMState with {SLSTMState._fields}")
-        given |= {f"state.{name}": part for name, part in zip(SLSTMState._fields, state, strict=True)}
-        expected |= {f"state.{name}": (batch, heads, width) for name in SLSTMState._fields}
     axes = f"z, i, f, o are {layout}, recurrent_weights (H, 4, D, D), every part of a state (B, H, D)"
-    check_tensors(given, expected, axes, check_values)
-    if check_values and state is not None and has_values(z) and ((state.n <= 0) & (state.m > -torch.inf)).any():
+    tensors.check_tensors(given, expected, axes, check_values)
+    if check_values and parts and has_values(z) and ((parts["state.n"] <= 0) & (parts["state.m"] > -torch.inf)).any():
         wanted = "values above 0 wherever state.m is above -inf: pass None to start from an empty state"
-        raise ValueError(f"state.n goes down to {float(state.n.min())}, expected {wanted}")
+        raise ValueError(f"state.n goes down to {float(parts['state.n'].min())}, expected {wanted}")

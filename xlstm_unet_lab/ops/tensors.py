@@ -1,8 +1,9 @@
 """What every operator asks of its input tensors, and the dtype it computes in."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -54,8 +55,20 @@ def widened(dtype: torch.dtype, limit: float, *watched: Tensor) -> torch.dtype:
 def check_axes(name: str, x: Tensor, layout: str) -> None:
     """TypeError for what is no tensor, ValueError for other axes than `layout` lists, "(B, H, D)", or an empty one."""
     of_kind(name, x, Tensor)
-    if x.ndim != layout.count(",") + 1 or min(x.shape) < 1:
+    if x.ndim != layout.count(",") + 1 or 0 in x.shape:
         raise ValueError(f"{name} has shape {tuple(x.shape)}, expected {layout} with every size at least 1")
+
+
+def parts_of(state: Sequence[Tensor] | None, kind: type[NamedTuple]) -> dict[str, Tensor]:
+    """The parts of a state of this kind as "state.NAME", of None none; ValueError for another number of parts.
+
+    TypeError for what is no tuple or list.
+    """
+    wanted = f"an {kind.__name__} ({', '.join(kind._fields)})"
+    of_kind("initial_state", state, tuple, list, type(None), fix=f": {wanted}, or None to start from an empty one")
+    if state is not None and len(state) != len(kind._fields):
+        raise ValueError(f"the state has {len(state)} parts, expected {wanted}")
+    return {f"state.{name}": part for name, part in zip(kind._fields, state or (), strict=False)}
 
 
 def check_tensors(
