@@ -49,7 +49,7 @@ def whole_from(boxes: Iterable[Box], size: Sequence[int]) -> Tensor:
     for place, values in boxes:
         if not whole.numel():
             whole = values.new_empty(*values.shape[: -len(size)], *size)
-        whole[(..., *place)] = values
+        whole[(*[slice(None)] * (values.ndim - len(size)), *place)] = values
     return whole
 
 
@@ -100,7 +100,8 @@ def sliding_boxes(
     def weighted() -> Iterator[Box]:
         for batch in tracked(track, batches):
             patches = torch.stack([torch.as_tensor(image[(slice(None), *place)]) for place in batch])
-            logits = _logits(network, F.pad(patches, around, value=PAD_IMAGE))[(..., *inside)].to("cpu", dtype)
+            logits = _logits(network, F.pad(patches, around, value=PAD_IMAGE)).to("cpu", dtype)
+            logits = logits[(slice(None), slice(None), *inside)]
             sums = torch.cat([logits, logits.new_ones(len(batch), 1, *weights.shape)], 1).mul_(weights)
             del logits  # nothing is held on to while the next windows are computed
             yield from zip(batch, sums.unbind(), strict=True)
@@ -147,7 +148,7 @@ def _joined(
         if not kept.numel():
             most = max(shared for shared, _ in starts.values())
             kept = values.new_empty(*values.shape[: axis + 1], most, *size[axis + 1 :])
-        beside = kept[(..., *later)]
+        beside = kept[(*[slice(None)] * (axis + 2), *later)]
         values.narrow(axis + 1, 0, shared).add_(beside.narrow(axis + 1, 0, shared))
         beside.narrow(axis + 1, 0, rest).copy_(values.narrow(axis + 1, done, rest))
         finished = slice(place[axis].start, place[axis].start + done)
