@@ -53,6 +53,15 @@ def test_legends_hold_every_name(name):
     assert len(entries) == 4 and entries[0] == plain(name)
 
 
+@pytest.mark.parametrize("name", ["truth", "prediction", "errors", "image", "missed", "extra", "confused"])
+def test_a_case_or_label_may_have_the_name_of_a_panel_or_an_error(name):
+    figure = comparison(IMAGE, LABEL, LABEL[::-1], {name: "#0072B2"}, title=name).figure
+    assert [axes.get_title() for axes in figure.axes] == [name, "truth", "prediction", "errors"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [name, "missed", "extra", "confused"]
+    figure = patch_places(IMAGE, LABEL, [(slice(0, 5), slice(0, 5))], {"without": "#0072B2"}).figure
+    assert len(figure.legends[0].get_texts()) == 3
+
+
 def test_plain_names_are_drawn_as_they_are_written():
     picture = new_figure(2, 1)
     shown = picture.text(0, 0, plain("a $x$ and $y$"))

@@ -118,6 +118,34 @@ def test_deep_pictures_are_brought_to_8_bits_and_grey_ones_to_colour():
     assert np.array_equal(predictor(picture), replace(predictor, normalisation=Z_SCORE)(prepared))
 
 
+@pytest.mark.parametrize(
+    ("names", "apart"),
+    [((), False), (("R", "G", "B"), False), (("red", "green", "blue"), False), (("a", "b", "c"), True)],
+)
+def test_channels_are_scaled_together_where_they_are_a_picture_in_colour(names, apart):
+    predictor = Predictor(network(in_channels=3), (16, 16), normalisation=EIGHT_BITS, channel_names=names)
+    stack = np.random.default_rng(0).integers(0, [[[60000]], [[5000]], [[700]]], (3, 20, 20)).astype(np.uint16)
+    each = [channel[None] for channel in stack]
+    separate = np.concatenate([to_uint8(one)[0] for one in each])
+    assert np.array_equal(predictor.as_prepared(*each), separate)
+    assert np.array_equal(predictor.as_prepared(stack), separate if apart else to_uint8(stack)[0])
+    assert np.array_equal(predictor(predictor.as_prepared(*each)), predictor(separate))
+
+
+@pytest.mark.parametrize("normalisation", [EIGHT_BITS, Z_SCORE])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_bools_are_numbers_as_a_file_of_one_bit_is_read(channels, normalisation):
+    mask = np.random.default_rng(0).random((1, 20, 20)) > 0.5
+    facts = {"spacing": (1.0, 2.0), "normalisation": normalisation}
+    predictor = Predictor(network(in_channels=channels), (16, 16), **facts).remembered()
+    image = mask if normalisation == EIGHT_BITS else np.repeat(mask, channels, axis=0)
+    given = image * np.uint8(255)
+    for spacing in (None, (1.0, 1.0)):
+        assert np.array_equal(predictor(image, spacing), predictor(given, spacing))
+        assert np.array_equal(predictor.probabilities(image, spacing), predictor.probabilities(given, spacing))
+    assert np.array_equal(lab.predict(predictor.network, image, patch_size=(16, 16)), predictor(given))
+
+
 def test_mirroring_keeps_to_the_axes_of_the_data():
     image = np.random.default_rng(0).random((1, 16, 16))
     one = Predictor(network(), (16, 16), mirror_axes=(1,))

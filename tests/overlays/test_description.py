@@ -124,6 +124,42 @@ def test_touching_errors_of_two_labels_are_two_errors():
     assert (found.labels, found.kind, found.voxels) == ("liver", "missed", np.count_nonzero(truth == 1))
 
 
+@pytest.mark.parametrize(
+    ("labels", "wanted"),
+    [
+        ({"tumour": (1, 2)}, ("tumour", 7)),
+        ({"whole": (1, 2), "core": 2}, ("whole", 7)),
+        ({"core": 2, "whole": (1, 2)}, ("whole", 7)),
+        ({"whole": (1, 2, 3), "core": (2, 3), "enhancing": 3}, ("whole", 7)),
+        ({"liver": 1, "aorta": 2}, ("liver", 4)),
+        ({"organs": (2, 1), "bone": 3}, ("organs", 7)),
+    ],
+)
+def test_touching_values_of_one_label_are_one_error(labels, wanted):
+    truth = np.array([[1, 1, 2, 0], [1, 1, 2, 0], [0, 0, 2, 0]], np.uint8)
+    for true, found, kind in ((truth, 0 * truth, "missed"), (0 * truth, truth, "extra")):
+        shown = overlay(np.zeros((1, 3, 4)), truth=true, prediction=found, label_names=labels)
+        error = largest_error(shown)
+        assert (error.labels, error.voxels, error.kind) == (*wanted, kind)
+        np.testing.assert_array_equal(shown.errors > 0, truth > 0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "code", "words"),
+    [
+        ({"tumour": (1, 2)}, 0, "Prediction and truth agree everywhere."),
+        ({"whole": (1, 2), "core": 2}, 1, "The largest error is core missed: 9 pixels"),
+        ({"whole": (1, 2), "core": 1}, 2, "The largest error is core extra: 9 pixels"),
+        ({"liver": 1, "aorta": 2}, 3, "The largest error is liver for aorta confused: 9 pixels"),
+        ({"whole": (1, 2), "rim": 1, "core": 2}, 3, "The largest error is rim for core confused: 9 pixels"),
+    ],
+)
+def test_values_are_errors_where_their_labels_differ(labels, code, words):
+    truth = np.full((3, 3), 2, np.uint16)
+    shown = overlay(np.zeros((1, 3, 3)), truth=truth, prediction=truth // 2, label_names=labels, unit="pixel")
+    assert words in shown.describe() and (shown.errors == code).all()
+
+
 def test_description_in_words():
     assert case(3, title="patient 7", channel_names=["T1"], anatomical=True, credit="Licence: CC0.").describe() == (
         "patient 7: T1, 8 x 12 x 16 voxels of 5 x 2 x 1 mm.\n"

@@ -37,9 +37,9 @@ def draw_panel(axes: Axes, picture: np.ndarray, title: str = "") -> None:
     axes.set_axis_off()
 
 
-def legend(figure, colours: Mapping[str, str]) -> None:
-    """What each colour stands for, in one row below the whole figure."""
-    handles = [Patch(color=colour, label=plain(name)) for name, colour in colours.items()]
+def legend(figure, *colours: Mapping[str, str]) -> None:
+    """What each colour stands for, in one row below the whole figure; a name may stand in several of the mappings."""
+    handles = [Patch(color=colour, label=plain(name)) for known in colours for name, colour in known.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
 
 
@@ -84,15 +84,12 @@ def case_picture(shown: Overlay) -> Picture:
     place = f"slice {shown.initial_slice}" if len(shown.shape) == 3 else ""
     title = ", ".join(filter(None, [shown.title, place]))
     picture = to_picture(shown.shown("image"))
-    panels = {
-        title or "image": picture,
-        "truth": paint(picture, shown.shown("truth"), shown.colours),
-        "prediction": paint(picture, shown.shown("prediction"), shown.colours),
-        "errors": paint(picture * 0.5, errors, ERROR_COLOURS, opacity=1),
-    }
-    for axes, (name, panel) in zip(figure.subplots(1, 4), panels.items(), strict=True):
-        draw_panel(axes, panel, name)
-    legend(figure, {name: shown.colours[value] for value, name in shown.value_names.items()} | ERRORS)
+    first, *others, last = figure.subplots(1, 4)
+    draw_panel(first, picture, title or "image")
+    for axes, name in zip(others, ("truth", "prediction"), strict=True):
+        draw_panel(axes, paint(picture, shown.shown(name), shown.colours), name)
+    draw_panel(last, paint(picture * 0.5, errors, ERROR_COLOURS, opacity=1), "errors")
+    legend(figure, {name: shown.colours[value] for value, name in shown.value_names.items()}, ERRORS)
     counts = ", ".join(f"{name} {np.mean(errors == code):.1%}" for code, name in enumerate(ERRORS, start=1))
     beside = "its true labels, the predicted labels and the errors"
     return Picture(figure, f"{title or 'One image'} beside {beside}: of all pixels {counts}.")

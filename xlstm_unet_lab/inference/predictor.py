@@ -173,9 +173,12 @@ class Predictor:
     def __call__(self, image: np.ndarray, spacing: Sequence[float] | None = None, **options) -> np.ndarray:
         """The label at every position: (*spatial), uint8 (uint16 where label values pass 255).
 
-        image (C, *spatial) as stored, any real dtype; spacing: of all its spatial axes, None: the image has the
-        network's. Of classes the most probable one counts; of regions those with a probability above 1/2, painted in
-        their order. The network computes in evaluation mode and is put back as it was.
+        image (C, *spatial) as stored, any real dtype or bool; spacing: of all its spatial axes, None: the image has the
+        network's. Three channels of more than 8 bits, for a network for colour, are taken for a picture in colour and
+        scaled together. Where they are grey pictures of their own, as files and layers may be, hand over
+        `predictor.as_prepared(*pictures)`, (1, y, x) each, which scales each by itself.
+        Of classes the most probable one counts; of regions those with a probability above 1/2, painted in their order.
+        The network computes in evaluation mode and is put back as it was.
         Memory beside image and labels: a few windows, and 4 bytes for each channel where the rows of one layer of
         windows overlap with those of the next. Another spacing adds the image in float32 on either grid, and the
         probabilities of one patch's rows on both.
@@ -212,10 +215,14 @@ class Predictor:
 
     def as_prepared(self, *parts: np.ndarray) -> np.ndarray:
         """The files (or layers) of one image, (C, *spatial) each, as a prepared data set holds it: a picture in 8 bits,
-        a grey one in all channels of a network for colour. A volume stays as it is, and so does what is prepared."""
+        every part scaled by itself, a grey one in all channels of a network for colour. Channels of one part are scaled
+        together where they are red, green and blue, or nobody said what the network's are; otherwise each by itself.
+        A volume stays as it is, and so does what is prepared."""
+        parts = tuple(part * np.uint8(255) if part.dtype == bool else part for part in parts)  # as files of one bit
         if self.normalisation != EIGHT_BITS:
             return parts[0] if len(parts) == 1 else np.concatenate(parts)
-        picture = in_eight_bits(parts)
+        in_colour = [name[:1].lower() for name in self.channel_names] in ([], ["r", "g", "b"])
+        picture = in_eight_bits(parts if in_colour else [channel[None] for part in parts for channel in part])
         return np.repeat(picture, 3, axis=0) if (len(picture), self.in_channels) == (1, 3) else picture
 
     def mirrored_along(self, mirror: bool | Sequence[int]) -> tuple[int, ...]:

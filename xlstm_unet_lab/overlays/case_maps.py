@@ -57,11 +57,22 @@ class CaseMaps:
         return dict(sorted(names.items()))
 
     @cached_property
-    def errors(self) -> np.ndarray | None:
-        """0 right, 1 missed, 2 extra, 3 confused, uint8 (*spatial); None without truth and prediction."""
+    def differences(self) -> np.ndarray | None:
+        """Which label is there too much and which one is missing, by their places in `labels` from 1 on, 0 for none,
+        (2, *spatial); of regions in each other the largest. None without truth and prediction."""
         if self.truth is None or self.prediction is None:
             return None
-        return error_map(self.prediction, self.truth)
+        differences = np.zeros((2, *self.shape), np.min_scalar_type(len(self.labels)))
+        for place, values in sorted(enumerate(self.labels.values(), start=1), key=lambda item: len(item[1])):
+            predicted, true = np.isin(self.prediction, values), np.isin(self.truth, values)
+            differences[0][predicted & ~true] = differences[1][true & ~predicted] = place
+        return differences
+
+    @cached_property
+    def errors(self) -> np.ndarray | None:
+        """0 right, 1 missed, 2 extra, 3 confused, uint8 (*spatial); None without truth and prediction. Values of one
+        label are alike, and a region that is missing inside another one that is right is missed."""
+        return None if self.differences is None else error_map(*self.differences)
 
     @cached_property
     def scores(self) -> dict[str, float]:

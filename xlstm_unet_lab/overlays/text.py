@@ -38,17 +38,15 @@ def largest_error(case: CaseMaps) -> LargestError | None:
         raise ValueError("this overlay has no errors: they need both truth= and prediction=")
     if not case.errors.any():
         return None
-    # Predicted and true value as one number, so that errors of other labels that touch are pieces of their own.
-    pairs = case.prediction.astype(np.int64) * (int(case.truth.max()) + 1) + case.truth
-    pieces = label(np.where(case.errors > 0, pairs, 0), connectivity=1)
-    sizes = np.bincount(pieces.ravel())
-    sizes[0] = 0  # what is right
+    # Both labels as one number, so that errors of other labels that touch are pieces of their own.
+    extra, missing = case.differences
+    pieces = label(extra.astype(np.int64) * (len(case.labels) + 1) + missing, connectivity=1)
+    sizes = np.bincount(pieces[pieces > 0])  # 0 is right
     inside = (pieces == sizes.argmax()).nonzero()
     first = tuple(places[0] for places in inside)
-    values = (int(case.prediction[first]), int(case.truth[first]))
     return LargestError(
         kind=list(ERRORS)[case.errors[first] - 1],
-        labels=" for ".join(case.value_names[value] for value in values if value),  # background goes without
+        labels=" for ".join([*case.labels][place - 1] for place in (extra[first], missing[first]) if place),
         voxels=int(sizes.max()),
         extent=tuple(float(np.ptp(at) + 1) * step for at, step in zip(inside, case.spacing, strict=True)),
         centre=tuple(float(places.mean()) for places in inside),

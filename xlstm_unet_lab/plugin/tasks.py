@@ -94,7 +94,6 @@ def parts_of(layers: Sequence, spatial_dims: int) -> list[np.ndarray]:
             )
         _check_grid(layers[0], layer)
         data = array_of(f"layer {layer.name!r}", data_of(layer), "iufb", spatial_dims + layer.rgb)
-        data = data * np.uint8(255) if data.dtype == bool else data  # as a file of one bit is read
         parts.append(np.moveaxis(data[..., :3], -1, 0) if layer.rgb else data[None])
     return parts
 

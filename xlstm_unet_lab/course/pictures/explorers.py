@@ -210,7 +210,7 @@ def patch_places(
         corner, sizes = (columns.start - 0.5, rows.start - 0.5), (columns.stop - columns.start, rows.stop - rows.start)
         colour, line = (VERMILION, "-") if share else (GREY, "--")
         axes.add_patch(Rectangle(corner, *sizes, fill=False, edgecolor=colour, linewidth=1.2, linestyle=line))
-    legend(figure, {**colours, "patch with foreground": VERMILION, "without": GREY})
+    legend(figure, colours, {"patch with foreground": VERMILION, "without": GREY})
     right = figure.add_subplot(1, 2, 2)
     right.hist(shares, bins=np.linspace(0, 1, 21), color=BLUE)
     right.axvline(whole, color="black", linestyle="--")
