@@ -320,3 +320,14 @@ def test_slices_and_time_points_are_no_colours(tmp_path, axes, count):
     tifffile.imwrite(tmp_path / "a.tif", np.stack([GREY] * count), photometric="minisblack", metadata={"axes": axes})
     with pytest.raises(ValueError, match=f"axes {axes}; one picture is expected"):
         read_picture(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(
+    "name", ["a\nb.png", "a\x1b[31mb.tif", "it's.png", "both'\".jpg", "back\\slash.bmp", "plain.tiff"]
+)
+def test_a_path_stands_in_an_error_once_however_it_is_written(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="cannot be read") as error:
+        read_channels(path)
+    assert str(error.value).count(tmp_path.name) == 1

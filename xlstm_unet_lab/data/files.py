@@ -81,5 +81,6 @@ def check_pairs(where: str, images: Set[str], labels: Set[str]) -> None:
 
 def without_path(error: Exception, path: Path) -> str:
     """What an error says of a file, in one line and without its name: whoever reports it names the path."""
-    words = re.sub(rf"""( of| from)?( file)? ?['"]?{re.escape(str(path))}['"]?""", "", str(error))
+    names = "|".join(re.escape(name) for name in (str(path), repr(str(path))[1:-1]))  # as decoders may write it
+    words = re.sub(rf"""( of| from)?( file)? ?['"]?({names})['"]?""", "", str(error))
     return " ".join(words.split()).rstrip(" :") or type(error).__name__

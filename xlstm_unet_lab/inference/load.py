@@ -1,5 +1,6 @@
 """Trained networks from disk: a run directory, or one file that `Predictor.save` wrote."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
@@ -38,7 +39,8 @@ def is_run(path: str | Path) -> bool:
 def load_predictor(path: str | Path, which: str | None = None, root: str | Path | None = None) -> Predictor:
     """The predictor in a run directory or in a file that `Predictor.save` wrote, on the CPU, in evaluation mode.
 
-    which: of a run, the "best" or the "last" weights; None: the best, or the last where no validation chose.
+    which: of a run, the "best" or the "last" weights; None: the best, or the last where no validation chose, with a
+    warning where one did and the best are gone.
     root: where the data lies that a run of an older version was trained on, which does not say itself what it is.
     Raises FileNotFoundError for what is not there, and ValueError, with the fix, for another `which`, for a damaged
     file or one without the facts of a predictor, and for a network that `build` did not make. Nothing that a file says
@@ -48,6 +50,9 @@ def load_predictor(path: str | Path, which: str | None = None, root: str | Path 
     weights = path if path.is_file() else _checkpoint(path, which)
     tensors, header = load_tensors(weights)
     facts = header.get("facts", {})
+    match facts:
+        case {"progress": {"best": float()}} if which is None and path != weights == path / "last.safetensors":
+            warnings.warn(f"{path} had best weights, and they are gone: these are its last ones", stacklevel=2)
     if "trained_on" not in facts and weights != path:
         facts = _facts_of_older_run(path, header, root)
     if "trained_on" not in facts:
@@ -80,8 +85,7 @@ def facts_of_run(run_directory: str | Path, root: str | Path | None = None) -> F
 
 def _checkpoint(folder: Path, which: str | None) -> Path:
     """The weights of a run; FileNotFoundError, saying what there is, when they are not there."""
-    if which is not None:
-        one_of("which", which, CHECKPOINTS)
+    one_of("which", CHECKPOINTS[0] if which is None else which, CHECKPOINTS)
     if not is_run(folder):
         raise FileNotFoundError(f"{folder} is no run directory: it has no model.json, as fit(run_directory=...) writes")
     there = [name for name in CHECKPOINTS if (folder / f"{name}.safetensors").is_file()]

@@ -37,6 +37,8 @@ from xlstm_unet_lab.training.config import TrainConfig
 from xlstm_unet_lab.training.state import Progress, TrainingState
 
 CHECKPOINTS = 20  # of a run that neither validates in between nor says how often to save
+# A field of the log as Python writes numbers; nothing where there is none.
+FIELD = r"(?:-?(?:[0-9]+(?:\.[0-9]+)?(?:e[-+][0-9]+)?|inf|nan))?"
 PATIENCE = 10  # seconds; the workers that load a killed run's data may hold its lock for half of that
 
 
@@ -69,13 +71,19 @@ class RunDirectory:
     def start(self, state: TrainingState, environment: Mapping) -> Progress:
         """Go on from the last checkpoint if there is one; cut the log back to it. Every process calls this.
 
-        Where it is spoilt, the one before it serves; a warning says what is lost, as it does for rows of the log and
-        for steps before the first checkpoint. Raises BlockingIOError when another run is at work in this folder,
-        ValueError when no checkpoint can be read, or none is there and one was.
+        Where it is spoilt, the one before it serves; a warning says what is lost, as it does for rows of the log, for
+        steps before the first checkpoint, and for the best weights: the next validation then counts as the best so far.
+        Raises BlockingIOError when another run is at work in this folder, ValueError when no checkpoint can be read, or
+        none is there and one was.
         """
         if state.fabric.is_global_zero:
             self._hold()
         progress, row, trouble = self._resumed(state)
+        try:
+            _ = progress.best is None or load_tensors(self.path / "best.safetensors")
+        except (OSError, ValueError) as error:
+            progress.best = None
+            warnings.warn(f"the best weights are lost ({error}); the next validation writes others", stacklevel=3)
         state.fabric.barrier()  # nobody may still be reading what is tidied up now
         if state.fabric.is_global_zero:
             with self._clear_errors():
@@ -101,7 +109,7 @@ class RunDirectory:
             try:
                 facts = load_weights(state.result, path)
                 progress = Progress(**facts["progress"])
-                state.load(load_tensors(self._optimizer_file(progress.step))[0])
+                state.load(load_tensors(self.path / f"optimizer-{progress.step}.safetensors")[0])
                 state.fabric.strategy.precision.load_state_dict(facts["precision"])
             except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
                 trouble = f"{trouble}the checkpoint {path.name} in {self.path} cannot be read: {error}\n"
@@ -161,16 +169,13 @@ class RunDirectory:
             if is_best:
                 save_weights(predictor.network, self.path / "best.safetensors", facts)
             if due:
-                save_tensors(tensors, self._optimizer_file(progress.step))
+                save_tensors(tensors, self.path / f"optimizer-{progress.step}.safetensors")
                 sync_tree(self.path, recurse=False)
                 if (last := self.path / "last.safetensors").exists():
                     link_whole(last, self.path / "previous.safetensors")
                 save_weights(predictor.network, self.path / "last.safetensors", facts)
                 sync_tree(self.path, recurse=False)  # the new name must be safe before the old optimiser's file goes
                 self._tidy(progress.step)
-
-    def _optimizer_file(self, step: int) -> Path:
-        return self.path / f"optimizer-{step}.safetensors"
 
     def _mended_log(self, step: int, row: str) -> str:
         """The log's rows up to a checkpoint, whose own row is known; warns of those that are lost.
@@ -185,7 +190,7 @@ class RunDirectory:
 
     def _rows(self, more: str = "") -> dict[int, str]:
         """Step -> row of the log, of all that are whole, and of one more."""
-        path, whole = self.path / "log.csv", re.compile(rf"\d{{1,15}}(,[-+.\deinfa]*){{{len(self.columns) - 1}}}\r?\n")
+        path, whole = self.path / "log.csv", re.compile(rf"[0-9]{{1,15}}(,{FIELD}){{{len(self.columns) - 1}}}\r?\n")
         text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
         lines = filter(whole.fullmatch, [*text.splitlines(keepends=True), more])
         return {int(line.partition(",")[0]): line for line in lines}
@@ -197,9 +202,8 @@ class RunDirectory:
     def _tidy(self, step: int) -> None:
         """Remove optimiser files of all but two checkpoints, and what a killed process left half-written."""
         files = self._optimizer_files()
-        kept = sorted(number for number in files if number <= step)[-2:]
-        stale = [path for number, path in files.items() if number not in kept]
-        for path in [*stale, *self.path.glob(".*partial-*")]:
+        kept = [files[number] for number in sorted(files) if number <= step][-2:]
+        for path in {*files.values(), *self.path.glob(".*partial-*")}.difference(kept):
             path.unlink(missing_ok=True)
 
     def _keep_or_compare(self, name: str, facts: Mapping) -> bool:
@@ -223,10 +227,10 @@ class RunDirectory:
         try:
             yield
         except OSError as error:
-            kept = "last checkpoint is whole" if (self.path / "last.safetensors").exists() else "first is to come"
+            kept = "last checkpoint is whole" if (self.path / "last.safetensors").is_file() else "first is to come"
             advice = "mend the cause or free space and call fit again with this run_directory, or give another one"
-            problem = f"the run directory {self.path} cannot be written ({error.strerror}); the {kept}: {advice}"
-            raise OSError(error.errno, problem) from error
+            why = f"cannot be written ({error.strerror or error}); the {kept}"
+            raise OSError(*filter(None, (error.errno, f"the run directory {self.path} {why}: {advice}"))) from error
 
 
 def _as_json(facts: Mapping) -> bytes:
