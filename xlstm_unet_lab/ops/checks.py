@@ -12,7 +12,7 @@ import reprlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from numbers import Integral, Real
-from typing import Any, TypeGuard, TypeVar
+from typing import TypeGuard, TypeVar
 
 import numpy as np
 
@@ -145,20 +145,16 @@ def is_number(value: object, **bounds: float) -> TypeGuard[Real]:
     """Whether this is a finite number within bounds: `at_least`, `above`, `at_most`, `below`."""
     if isinstance(value, bool) or not isinstance(value, Real):
         return False
-    value = _meant(value)  # NumPy's own comparison may overflow
+    value = float(str(value)) if isinstance(value, np.floating) else value  # NumPy's own comparison may overflow
     limits = {"at_least": -LARGEST, "at_most": LARGEST} | bounds  # NaN keeps to none
     return all(BOUNDS[bound](value, limit) for bound, limit in limits.items())
-
-
-def _meant(value: Any) -> Any:
-    """A float of NumPy's as Python's, of a narrow one the shortest decimal: 7.7, and not 7.699999809265137."""
-    return float(str(value)) if isinstance(value, np.floating) else value
 
 
 def number(name: str, value: object, fix: str = "", **bounds: float) -> float:
     """The value, which is a finite number within bounds: `at_least`, `above`, `at_most`, `below`."""
     if is_number(value, **bounds):
-        return float(_meant(value))
+        # Of a narrow float the shortest decimal, which it means: 7.7, and not 7.699999809265137.
+        return float(str(value)) if isinstance(value, np.floating) else float(value)
     limits = " and ".join(f"{bound.replace('_', ' ')} {limit}" for bound, limit in bounds.items())
     raise ValueError(f"{name} is {value!r}, expected a finite number {limits}{fix}")
 
@@ -176,6 +172,6 @@ def checked_spacing(spacing: object, dimensions: int, where: str = "") -> tuple[
     """A sequence of sizes of a voxel, one for each of `dimensions`: numbers from 1e-6 to 1e6."""
     values = list(spacing) if isinstance(spacing, np.ndarray) and spacing.ndim else spacing
     if isinstance(values, list | tuple) and len(values) == dimensions and all(is_number(x, **VOXELS) for x in values):
-        return tuple(float(_meant(value)) for value in values)
+        return tuple(number("spacing", value) for value in values)
     wanted = f"{dimensions} finite numbers above 0, one a spatial axis, from 1e-6 to 1e6"
     raise ValueError(f"spacing{where} is {spacing!r}, expected {wanted}")
