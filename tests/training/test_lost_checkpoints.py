@@ -4,14 +4,17 @@ import errno
 import os
 import shutil
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
-from test_resume import logged, run, same, weights
-from tiny_problem import Tiny
+from test_resume import SETTINGS, logged, run, same, small_network, spoilt, weights
+from tiny_problem import Tiny, cases, config
 
+from xlstm_unet_lab.inference.load import load_predictor
 from xlstm_unet_lab.models.weights import load_tensors, save_tensors
 from xlstm_unet_lab.ops import files
+from xlstm_unet_lab.training.fit import fit
 
 KEPT = {"model.json", "config.json", ".lock"}
 
@@ -127,3 +130,60 @@ def test_two_names_of_one_file_leave_nothing_behind(tmp_path):
         files.link_whole(source, target)
     files.write_whole(source, b"two")
     assert target.read_bytes() == b"one" and sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+@pytest.mark.parametrize("stop_at", [4, None])
+@pytest.mark.parametrize(
+    "spoil", [spoilt, Path.unlink, lambda path: path.write_bytes(b""), lambda path: (path.unlink(), path.mkdir())]
+)
+def test_lost_best_weights_are_said_and_the_next_validation_writes_others(tmp_path, spoil, stop_at):
+    whole, resumed = Tiny(), Tiny()
+    run(tmp_path / "whole", whole)
+    folder = tmp_path / "run"
+    run(folder, stop_at=stop_at)
+    spoil(folder / "best.safetensors")
+    if (folder / "best.safetensors").is_dir():  # nothing can be written there
+        (folder / "best.safetensors").rmdir()
+    with pytest.warns(UserWarning, match=r"the best weights are lost \(.*best\.safetensors.*the next validation"):
+        records = run(folder, resumed)
+    assert [record.step for record in records] == ([5, 6] if stop_at else [])
+    assert same(whole.state_dict(), resumed.state_dict())
+    if stop_at:
+        assert load_tensors(folder / "best.safetensors")[1]["facts"]["step"] == 6
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert run(folder) == []
+
+
+def test_without_the_best_weights_the_last_are_taken_and_that_is_said(tmp_path):
+    model = small_network()
+    for _ in fit(model, cases(range(3)), cases([3]), config(**SETTINGS), tmp_path):
+        pass
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_predictor(tmp_path)
+        (tmp_path / "best.safetensors").unlink()
+        load_predictor(tmp_path, "last")
+        load_predictor(tmp_path / "last.safetensors")
+    with pytest.warns(UserWarning, match=r"had best weights, and they are gone: these are its last ones"):
+        found = load_predictor(tmp_path)
+    assert same(found.network.state_dict(), weights(tmp_path / "last.safetensors"))
+    with pytest.raises(FileNotFoundError, match=r"has no best\.safetensors; it has .*which='last'"):
+        load_predictor(tmp_path, "best")
+
+
+def test_a_run_that_never_validated_has_no_best_weights_to_miss(tmp_path):
+    for _ in fit(small_network(), cases(range(3)), None, config(steps=2), tmp_path):
+        pass
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_predictor(tmp_path)
+
+
+def test_a_folder_in_the_place_of_a_checkpoint_is_named(tmp_path):
+    run(tmp_path)
+    (tmp_path / "last.safetensors").unlink()
+    (tmp_path / "last.safetensors").mkdir()
+    with pytest.warns(UserWarning, match="cannot be read"), pytest.raises(OSError, match="is a folder, exp") as error:
+        run(tmp_path)
+    assert "None" not in str(error.value) and "checkpoint is whole" not in str(error.value)
