@@ -72,7 +72,7 @@ def test_what_a_run_leaves_behind(tmp_path):
     settings = json.loads((folder / "config.json").read_text())
     assert settings["patch_size"] == [16, 16] and settings["steps"] == 6 and settings["targets"] is None
     facts = json.loads((folder / "model.json").read_text())
-    assert facts == {"build": None, "recipe": None, "fold": None, "cases": 3, "names": 0}
+    assert facts == dict.fromkeys(("build", "recipe", "own", "fold", "slice_axis")) | {"cases": 3, "names": 0}
     environment = json.loads((folder / "environment.json").read_text())
     assert torch.__version__.startswith(environment["versions"]["torch"]) and environment["device"] == "cpu"
     with (folder / "log.csv").open(newline="") as file:
