@@ -201,6 +201,20 @@ def test_a_spacing_that_would_fill_a_memory_is_refused(wanted, new):
         predictor(np.ones((1, 64, 64)), (1.0, 1.0))
 
 
+@pytest.mark.parametrize(
+    "words", ["[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9", ""]
+)
+def test_where_memory_is_full_the_patch_is_named(monkeypatch, words):
+    def full_memory(*_, **__):
+        raise RuntimeError(words)
+
+    predictor = Predictor(network(), (16, 16))
+    monkeypatch.setattr("torch.nn.functional.conv2d", full_memory)
+    for answer in (predictor, predictor.probabilities):
+        with pytest.raises(MemoryError if words else RuntimeError, match=r"patch_size=\(16, 16\)" if words else None):
+            answer(np.ones((1, 20, 20)))
+
+
 def test_a_foreign_file_goes_nowhere_and_asks_for_nothing(tmp_path):
     path = full().save(tmp_path / "boxes.safetensors")
     tensors, header = load_tensors(path)

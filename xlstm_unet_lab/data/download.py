@@ -6,7 +6,6 @@ import bz2
 import functools
 import gzip
 import lzma
-import math
 import os
 import re
 import stat
@@ -30,9 +29,10 @@ PATIENCE, SLOWEST = 60, 2**10  # seconds, and the bytes a second that must come 
 BLOCK = 2**16  # bytes; a broken connection loses at most one block
 MOST = 2**38  # bytes of a download whose size is not known
 HEADERS = 2**14  # bytes of all that stands in a tar archive before a member; what is read in one piece
-# Over a whole tar archive: bytes of headers beside the plain ones, records in those of pax format, and bytes of those
-# that hold for all members to come, which Python copies for every one. Git writes one, with a comment.
-ALL_HEADERS, ALL_RECORDS, ALL_SHARED = 2**26, 2**20, 2**11
+# All of these headers together, each line in them counted as A_LINE more; and by their kind, how many times they count.
+# What holds for all members to come Python copies for every one: Git writes one such header, with a comment.
+ALL_HEADERS, A_LINE = 2**26, 64
+COUNTED = {b"x": 1, b"X": 1, b"L": 1, b"K": 1, b"g": 2**15}
 DIRECTORY = 2**25  # bytes of a zip archive's list of its members, which is read in one piece
 # What an archive may grow to; past any of these it is taken for a bomb.
 MOST_UNPACKED, MOST_MEMBERS = 2**36, 200_000  # bytes
@@ -183,11 +183,10 @@ class Bounded:
     pax format hold records, Python 3.11 takes for granted; of other bytes it makes quadratic work.
     """
 
-    kind = b""  # of the header whose content comes next, as the block just read says
+    kind = b""  # of the header that was read just now
 
     def __init__(self, file: IO[bytes], left: int | None):
-        self.file, self.left = file, left
-        self.in_all, self.records, self.shared = ALL_HEADERS, float(ALL_RECORDS), ALL_SHARED
+        self.file, self.left, self.in_all = file, left, ALL_HEADERS
 
     def __getattr__(self, name: str):
         return getattr(self.file, name)
@@ -198,26 +197,22 @@ class Bounded:
             return self.file.read(size)
         content = self.file.read(min(size, self.left + 1) if size >= 0 else self.left + 1)
         self.left -= len(content)
-        self.in_all -= len(content) if self.kind else 0
-        self.shared -= len(content) if self.kind == b"g" else 0
-        self.records -= _records_in(content) if self.kind in (b"x", b"g", b"X") else 0
-        if min(self.left, self.in_all, self.shared, self.records) < 0:
+        self.in_all -= COUNTED.get(self.kind, 0) * (len(content) + A_LINE * content.count(b"\n"))
+        if min(self.left, self.in_all) < 0 or (self.kind in (b"x", b"g", b"X") and not _are_records(content)):
             raise Refused(f"{self.file.name} has a header far from what names and sizes need; the archive is refused")
-        is_header = len(content) == tarfile.BLOCKSIZE and not self.kind and content[156:157] in b"xgXLK"
-        self.kind = content[156:157] if is_header else b""
+        self.kind = b"" if self.kind in COUNTED or len(content) != tarfile.BLOCKSIZE else content[156:157]
         return content
 
 
-def _records_in(content: bytes) -> float:
-    """How many records a pax header holds: "LENGTH NAME=VALUE" and a line feed each, then nothing but zeros. Infinitely
-    many for other bytes."""
-    place = count = 0
+def _are_records(content: bytes) -> bool:
+    """Whether bytes are records of a pax header: "LENGTH NAME=VALUE" and a line feed each, then nothing but zeros."""
+    place = 0
     while found := RECORD.match(content, place):
         end = place + int(found[1])
         if end < found.end() or content[end - 1 : end] != b"\n":
-            return math.inf
-        place, count = end, count + 1
-    return math.inf if content[place:].strip(b"\0") or LONG_NUMBER.search(content) else count
+            return False
+        place = end
+    return not content[place:].strip(b"\0") and not LONG_NUMBER.search(content)
 
 
 def unpack(archive: Path, folder: Path, progress: bool = False) -> None:
@@ -301,5 +296,4 @@ def _tar_members(archive: Path) -> Iterator[tuple]:
             plain = (member.isfile() or member.isdir()) and not member.issparse() and member.size >= 0
             problem = None if plain else "is a link or a device, or not stored as a whole"
             yield member.name, member.size + more, problem, functools.partial(bundle.extract, member, filter="data")
-            bundle.members.clear()  # it keeps all it has read, with all their headers
             bounded.left = HEADERS

@@ -31,8 +31,8 @@ def resampled_size(size: Sequence[int], spacing: Sequence[float], wanted: Sequen
     new = tuple(max(1, round(length * ratio)) for length, ratio in zip(size, ratios, strict=True))
     allowed = min(MOST_VOXELS, max(MANY_VOXELS, MOST_TIMES * math.prod(size)))
     if math.prod(new) > max(allowed, math.prod(size)):
-        words = f"size {tuple(size)} at spacing {tuple(spacing)} would be brought to {new} at {tuple(wanted)}"
-        raise ValueError(f"an image of {words}, expected {allowed:,} voxels at most: a spacing is wrong")
+        words = f"would be brought to {new} at {tuple(wanted)}, expected {allowed:,} voxels at most: a spacing is wrong"
+        raise ValueError(f"an image of size {tuple(size)} at spacing {tuple(spacing)} {words}")
     return new
 
 
