@@ -98,7 +98,7 @@ def test_more_objects_than_16_bits_hold(tmp_path, monkeypatch):
     list(predict_files(by_brightness(), tmp_path / "b.tif", tmp_path / "out"))
     found = tifffile.imread(tmp_path / "out" / "instances" / "b.tif")
     assert found.dtype == np.uint32 and np.array_equal(found, many)
-    with pytest.raises(ValueError, match=r"a\.png: numbers up to 70799 do not fit into a PNG file.*give a TIFF"):
+    with pytest.raises(OSError, match=r"a\.png: numbers up to 70799 do not fit into a PNG file.*give a TIFF"):
         list(predict_files(by_brightness(), tmp_path / "a.png", tmp_path / "out"))
     assert not (tmp_path / "out" / "a.png").exists(), "without its instances a case is not done"
 
@@ -172,7 +172,7 @@ def test_where_no_mirror_image_is_likely_there_is_no_disagreement(tmp_path):
 def test_a_network_for_slices_wants_volumes_and_no_input_is_replaced(tmp_path):
     (tmp_path / "entropy").mkdir()
     imwrite(tmp_path / "entropy" / "a.png", noise(16, 12))
-    with pytest.raises(ValueError, match=r"a\.png has 2 spatial dimensions; 3 are expected"):
+    with pytest.raises(OSError, match=r"a\.png has 2 spatial dimensions; 3 are expected"):
         list(predict_files(predictor(Unsure(2), (6, 6), slice_axis=0), tmp_path / "entropy", tmp_path / "out"))
     with pytest.raises(ValueError, match=r"entropy.a\.png is an input and would be replaced"):
         predict_files(predictor(Unsure(2), (6, 6)), tmp_path / "entropy", tmp_path)

@@ -58,7 +58,7 @@ def chosen_precision(config: TrainConfig, model: nn.Module, train: Cases) -> str
         return precision
     if not devices.bfloat16_units(device):
         # A step of `unet` took 11.7 s of one AVX2 core against 0.74 s in float32, on another one 18.6 s against 0.80 s.
-        warnings.warn("this processor emulates bfloat16, about 16 times as slow: use precision='auto'", stacklevel=3)
+        warnings.warn("this processor emulates bfloat16, about 16 times as slow: use precision='auto'", stacklevel=4)
     if len(config.patch_size) == 2:
         return precision
     problem = wrong_in_bfloat16(model, torch.zeros(1, len(train.view(0)["image"]), *config.patch_size))
