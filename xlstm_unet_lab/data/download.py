@@ -31,7 +31,7 @@ MOST = 2**38  # bytes of a download whose size is not known
 HEADERS = 2**14  # bytes of all that stands in a tar archive before a member; what is read in one piece
 # All of these headers together, each line in them counted as A_LINE more; and by their kind, how many times they count.
 # What holds for all members to come Python copies for every one: Git writes one such header, with a comment.
-ALL_HEADERS, A_LINE = 2**26, 64
+ALL_HEADERS, A_LINE = 2**26, 128
 COUNTED = {b"x": 1, b"X": 1, b"L": 1, b"K": 1, b"g": 2**15}
 DIRECTORY = 2**25  # bytes of a zip archive's list of its members, which is read in one piece
 # What an archive may grow to; past any of these it is taken for a bomb.
