@@ -187,3 +187,14 @@ def test_the_page_stands_alone(folder, capsys):
     assert "notes.json was left out" in page and '<html lang="en">' in page
     assert re.findall(r'(?:src|href)="(?!data:)', page) == []
     assert report(folder, folder / "other.html").name == "other.html"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files as bytes")
+def test_a_class_in_a_folder_of_an_odd_name_is_reported_without_orders_to_the_terminal(tmp_path, capsys):
+    odd = tmp_path / "es\x1b[31mc\nd"
+    odd.mkdir()
+    assert class_report.main([str(odd)]) == 1
+    (odd / "ann.json").write_text(progress_of())
+    assert class_report.main([str(odd)]) == 0
+    said = capsys.readouterr()
+    assert "\x1b" not in said.out + said.err and "c\\nd" in said.out and "c\\nd" in said.err
