@@ -1,5 +1,5 @@
 """`python -m xlstm_unet_lab`: the command line where its script is not on the path."""
 
-from xlstm_unet_lab.cli import app
+from xlstm_unet_lab.cli import main
 
-app(prog_name="xlstm-unet-lab")
+main()

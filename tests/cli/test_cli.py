@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import xlstm_unet_lab as lab
 from benchmarks import __main__ as benchmarks
 from xlstm_unet_lab.cli import app, runs
-from xlstm_unet_lab.cli.app import ORDER, print_json, print_table
+from xlstm_unet_lab.cli.app import ORDER, print_json, print_table, say
 from xlstm_unet_lab.cli.doctor import Finding
 from xlstm_unet_lab.models.presets import MODELS
 
@@ -282,12 +282,26 @@ def test_names_that_others_chose_are_no_orders_to_a_terminal(tmp_path):
     usage = call("evaluate", tmp_path / name, code=2)
     for result in (wrong, told, usage):
         assert "\x1b[31mred" not in result.stderr and "Traceback" not in result.stderr
+        assert not any(line.startswith("latin") for line in result.stderr.splitlines())
     table = pd.DataFrame({"case": [name], "dice": [np.float32(0.5)], "none": [np.nan]})
     for as_json in (False, True):
         result = CliRunner().invoke(printing(table, as_json))
         assert result.exit_code == 0 and "\x1b" not in result.stdout
         if as_json:
             assert json.loads(result.stdout) == [{"case": name, "dice": 0.5, "none": None}]
+
+
+def test_lines_are_printed_one_by_one_whatever_they_hold(capsys):
+    say("a\nb", "c\x1b[31m\nd")
+    say("e\nf", err=True)
+    assert capsys.readouterr() == ("a\\nb\nc\\x1b[31m\\nd\n", "e\\nf\n")
+
+
+def test_warnings_are_one_line_of_words(tmp_path):
+    code = "import sys, warnings; from xlstm_unet_lab import cli; sys.argv = ['x', 'models', '--help']\n"
+    code += "try: cli.main()\nexcept SystemExit: warnings.warn('the run a\\x1b[31m\\nb is short')"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr
+    assert said == "warning: the run a\\x1b[31m\\nb is short\n"
 
 
 def printing(table, as_json):

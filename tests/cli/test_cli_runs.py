@@ -121,7 +121,8 @@ def test_files_that_fail_are_listed_whether_they_come_alone_or_not(trained, tmp_
     names = [tmp_path / name for name in ("a.png", *others)]
     said = call("predict", trained[0], *names, "--out", tmp_path / "out", "--device", "cpu", code=1).stderr
     failed = 1 + ("b.png" in others)
-    assert f"{failed} of {len(names)} cases were left out:\n- {tmp_path}/a.png cannot be read" in said
+    assert f"{failed} of {len(names)} cases were left out (all others are in {tmp_path}/out); " in said
+    assert f"; {tmp_path}/a.png cannot be read" in said
 
 
 def test_files_hold_what_the_library_predicts(trained, predicted, truth, root):

@@ -76,6 +76,9 @@ ODD = {
     "tries that are true": lambda folder: (folder / "x.json").write_text(progress_of(tries=True)),
     "a date that is a list": lambda folder: (folder / "x.json").write_text(progress_of(right=[1])),
     "words of half a megabyte": lambda folder: (folder / "x.json").write_text(progress_of(hints="x" * 500_000)),
+    "a date that is none": lambda folder: (folder / "x.json").write_text(progress_of(right="<script>never")),
+    "a date of half a megabyte": lambda folder: (folder / "x.json").write_text(progress_of(right="9" * 500_000)),
+    "a way that no answer comes": lambda folder: (folder / "x.json").write_text(progress_of(how="banana" * 9999)),
     "a long unknown fact": lambda folder: (folder / "x.json").write_text(progress_of(**{"x" * 500_000: 1})),
     "brackets in brackets": deep,
     "bytes that are no text": lambda folder: (folder / "x.json").write_bytes(bytes(range(256))),
@@ -184,3 +187,14 @@ def test_the_page_stands_alone(folder, capsys):
     assert "notes.json was left out" in page and '<html lang="en">' in page
     assert re.findall(r'(?:src|href)="(?!data:)', page) == []
     assert report(folder, folder / "other.html").name == "other.html"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files as bytes")
+def test_a_class_in_a_folder_of_an_odd_name_is_reported_without_orders_to_the_terminal(tmp_path, capsys):
+    odd = tmp_path / "es\x1b[31mc\nd"
+    odd.mkdir()
+    assert class_report.main([str(odd)]) == 1
+    (odd / "ann.json").write_text(progress_of())
+    assert class_report.main([str(odd)]) == 0
+    said = capsys.readouterr()
+    assert "\x1b" not in said.out + said.err and "c\\nd" in said.out and "c\\nd" in said.err

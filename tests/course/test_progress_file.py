@@ -2,8 +2,10 @@
 
 import dataclasses
 import functools
+import inspect
 import json
 import os
+import sys
 import threading
 import types
 from html.parser import HTMLParser
@@ -12,6 +14,8 @@ import pytest
 
 from xlstm_unet_lab.course import check, hint, progress, progress_file, reveal
 from xlstm_unet_lab.course.checks import all_exercises, find_exercise, lesson_00
+from xlstm_unet_lab.course.checks.own import Watched
+from xlstm_unet_lab.course.exercise import run
 from xlstm_unet_lab.course.progress_file import Attempts, note, progress_path, read_progress
 
 NOTHING = Attempts()
@@ -61,6 +65,21 @@ class Called:
         return REFERENCE(prediction, truth)
 
 
+EXERCISE = find_exercise("00.1")
+
+
+class CalledObject:
+    def __call__(self, *arguments):
+        return REFERENCE(*arguments)
+
+
+def nested(*arguments):
+    def inner(*others):
+        return REFERENCE(*others)
+
+    return inner(*arguments)
+
+
 DETOURS = {
     "itself": REFERENCE,
     "found": find_exercise("00.1").reference,
@@ -72,6 +91,18 @@ DETOURS = {
     "in a method": Called.answer,
     "with its code": types.FunctionType(REFERENCE.__code__, REFERENCE.__globals__ | {"__name__": "mine"}),
     "wrapped": functools.wraps(REFERENCE)(lambda *arguments: REFERENCE(*arguments)),
+    "by its exercise": lambda *arguments: EXERCISE.reference(*arguments),
+    "as a default": lambda prediction, truth, answer=REFERENCE: answer(prediction, truth),
+    "in a dictionary": lambda *arguments: {"kept": REFERENCE}["kept"](*arguments),
+    "in an object that is called": CalledObject(),
+    "in an object's method": CalledObject().__call__,
+    "in a function in a function": nested,
+    "among all": lambda *arguments: all_exercises()["00.1"].reference(*arguments),
+    "by getattr": lambda *arguments: getattr(lesson_00, "di" + "ce")(*arguments),
+    "with its code under another name": types.FunctionType(
+        REFERENCE.__code__.replace(co_filename="mine.py"), REFERENCE.__globals__ | {"__name__": "__main__"}
+    ),
+    "on a list that is mapped": lambda *arguments: next(map(REFERENCE, *([one] for one in arguments))),
 }
 
 
@@ -110,6 +141,29 @@ def odd_answers():
 def test_odd_answers_are_a_students_own(path, name):
     assert check("00.1", odd_answers()[name]).passed
     assert read_progress(path)["00.1"].how == "own"
+
+
+@pytest.mark.parametrize("number", [number for number in all_exercises() if number < "07"])
+def test_an_answer_written_like_the_solution_is_a_students_own(number):
+    exercise = find_exercise(number)
+    names = dict(vars(inspect.getmodule(exercise.reference))) | {"__name__": "__main__"}
+    exec(exercise.solution, names)
+    result = check(number, names[exercise.reference.__name__])
+    assert result.passed and len(result.sentences) == 2
+    with Watched(exercise.reference) as watched:
+        run(exercise.reference, exercise)
+    assert watched.called
+
+
+def test_a_profiler_at_work_is_back_after_a_check():
+    def profiler(*_):
+        return None
+
+    sys.setprofile(profiler)
+    check("00.1", dice)
+    found = sys.getprofile()
+    sys.setprofile(None)
+    assert found is profiler
 
 
 def test_after_an_own_answer_nothing_changes_how_it_came(path):
@@ -177,6 +231,10 @@ DAMAGE = [
     b'{"format": 1, "exercises": {"00.1": {"tries": true}}}',
     b'{"format": 1, "exercises": {"00.1": {"marks": 3}}}',
     b'{"format": 1, "exercises": {"00.1": 3}}',
+    b'{"format": 1, "exercises": {"00.1": {"how": "banana"}}}',
+    b'{"format": 1, "exercises": {"00.1": {"how": "own", "right": "<script>never"}}}',
+    b'{"format": 1, "exercises": {"00.1": {"how": "own", "right": "0001-01-01"}}}',
+    b'{"format": 1, "exercises": {"00.1": {"how": "package", "right": "2026-01-01"}}}',
 ]
 
 
@@ -240,3 +298,16 @@ def test_notebooks_that_note_at_once_lose_nothing(path):
         thread.join()
     assert read_progress(path)["00.1"].hints == 20
     assert json.loads(path.read_bytes())["format"] == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links and modes as POSIX has them")
+def test_the_copy_before_follows_no_link_and_shows_no_more_than_the_file(path, tmp_path):
+    (tmp_path / "victim").write_text("precious")
+    note("00.1", tries=1)
+    path.chmod(0o600)
+    path.with_name("progress.json.before").symlink_to(tmp_path / "victim")
+    note("00.1", tries=1)
+    assert (tmp_path / "victim").read_text() == "precious"
+    for file, tries in ((path, 2), (path.with_name("progress.json.before"), 1)):
+        assert read_progress(file)["00.1"].tries == tries
+        assert not file.is_symlink() and file.stat().st_mode & 0o777 == 0o600

@@ -123,3 +123,40 @@ def test_a_zip_that_states_more_than_it_has_is_refused(tmp_path, size):
     (tmp_path / "a.zip").write_bytes(content)
     with pytest.raises(ValueError, match=r"a\.zip .*(refused|get it again)"):
         unpack(tmp_path / "a.zip", tmp_path / "out")
+
+
+def records(count, first=0):
+    return b"".join(record(b"%d" % number, b"") for number in range(first, first + count))
+
+
+MANY = {
+    "headers for all, one a file": b"".join(pax(records(30, 30 * one), b"g") + FILE for one in range(300)),
+    "one large header for all": pax(records(1300), b"g") + FILE * 300,
+    "records": (pax(b"6 a=b\n" * 2500) + FILE) * 10,
+    "headers": (pax(record(b"comment", b"x" * 15_000)) + FILE) * 100,
+    "long names": (pax(b"a" + bytes(14_000), b"L") + FILE) * 100,
+    "names of links": (pax(b"a" + bytes(14_000), b"K") + FILE) * 100,
+}
+
+
+@pytest.mark.parametrize("content", MANY.values(), ids=MANY)
+def test_headers_are_bounded_over_the_whole_archive(tmp_path, monkeypatch, content):
+    monkeypatch.setattr(download, "ALL_HEADERS", MEGABYTE)
+    (tmp_path / "attack").write_bytes(content + END)
+    with pytest.raises(ValueError, match=r"attack has a header far from .*the archive is refused"):
+        unpack(tmp_path / "attack", tmp_path / "out")
+
+
+def test_a_comment_for_all_as_git_writes_it_is_read(tmp_path):
+    files = b"".join(header(name=f"file{number}") for number in range(300))
+    (tmp_path / "a.tar").write_bytes(pax(record(b"comment", b"0" * 40), b"g") + files + END)
+    unpack(tmp_path / "a.tar", tmp_path / "out")
+    assert len(list((tmp_path / "out").iterdir())) == 300
+
+
+@pytest.mark.parametrize("letter", ["x", "g", "L"])
+def test_a_long_name_is_no_header_whatever_letters_it_has(tmp_path, letter):
+    name = "/".join([letter * 100] * 5)  # a block, with the letter where headers say their kind
+    (tmp_path / "a.tar").write_bytes(pax(name.encode() + b"\0", b"L") + FILE + END)
+    unpack(tmp_path / "a.tar", tmp_path / "out")
+    assert (tmp_path / "out" / name).is_file()

@@ -49,7 +49,7 @@ def test_a_case_of_the_splits_is_in_the_data_set(folder, tmp_path, escape, split
     assert (victim / "precious").exists()
 
 
-@pytest.mark.parametrize("name", ["../x", 3, None])
+@pytest.mark.parametrize("name", ["../x", 3, None, "\ud800", "a\udfff"])
 def test_a_data_set_takes_plain_names_only(folder, name):
     with pytest.raises(ValueError, match=REFUSED):
         SegmentationDataset(*folder, "Tr", [name])

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from xlstm_unet_lab.data.cases import Facts
@@ -66,6 +66,7 @@ def test_memory_is_limited():
     wanted=st.floats(0.1, 10),
 )
 def test_sizes_keep_the_length(size, spacing, wanted):
+    assume(spacing < 4 * wanted)  # more would make too large an image of some
     new = resampled_size(size, [spacing] * len(size), [wanted] * len(size))
     for before, after in zip(size, new, strict=True):
         assert after >= 1
@@ -76,3 +77,20 @@ def test_sizes_keep_the_length(size, spacing, wanted):
 def test_bad_spacing(spacing):
     with pytest.raises(ValueError, match="expected 2 finite numbers above 0"):
         ResampledDataset([ramp_case(2, (1.0, 1.0))], spacing)
+
+
+def test_a_spacing_far_below_that_of_the_cases_is_refused_before_anything_is_resampled():
+    with pytest.raises(ValueError, match=r"would be brought to .*: a spacing is wrong"):
+        ResampledDataset([ramp_case(2, (1.0, 1.0))], (1e-4, 1e-4))[0]
+
+
+@pytest.mark.parametrize(
+    ("size", "spacing"), [((1200, 1200, 1200), 0.7), ((4000, 4000), 0.1), ((2000, 2000, 2000), 1.0)]
+)
+def test_no_image_is_brought_to_more_voxels_than_a_memory_holds(size, spacing):
+    with pytest.raises(ValueError, match=r"expected [0-9,]+ voxels at most"):
+        resampled_size(size, [1.0] * len(size), [spacing * 0.98] * len(size))
+
+
+def test_a_huge_image_may_become_smaller():
+    assert resampled_size((4000, 4000, 4000), (1, 1, 1), (1.1, 1.1, 1.1)) == (3636, 3636, 3636)

@@ -49,7 +49,7 @@ def test_a_file_that_cannot_be_read_stops_no_other(tmp_path):
     (tmp_path / "in" / "b.png").write_bytes(b"junk")
     imwrite(tmp_path / "in" / "d.png", np.zeros((8, 8, 3), np.uint8), plugin="pillow")
     written = []
-    with pytest.raises(OSError, match=r"1 of 5 cases were left out:\n- .*b\.png cannot be read: cannot") as info:
+    with pytest.raises(OSError, match=r"1 of 5 cases were left out .*; .*b\.png cannot be read: cannot") as info:
         for path in predict_files(of_pictures(BrightAndRight()), tmp_path / "in", tmp_path / "out"):
             written.append(path.name)
     assert written == ["a.png", "c.png", "d.png", "e.png"] == sorted(path.name for path in (tmp_path / "out").iterdir())
@@ -61,9 +61,9 @@ def test_where_no_file_can_be_read_they_are_listed_too(tmp_path, count):
     files = [tmp_path / f"{letter}.nii.gz" for letter in "bc"[:count]]
     for file in files:
         file.write_bytes(b"junk")
-    with pytest.raises(OSError, match=rf"^{count} of {count} cases were left out:\n- \S+b\.nii\.gz is not") as info:
+    with pytest.raises(OSError, match=rf"^{count} of {count} cases were left out .*; \S+b\.nii\.gz is not") as info:
         list(predict_files(predictor(BrightAndRight(), (14, 12, 10)), files, tmp_path / "out"))
-    assert "others" not in str(info.value)
+    assert str(info.value).count("b.nii.gz") == 1
 
 
 def test_composed_and_decomposed_letters_are_one_name(tmp_path):

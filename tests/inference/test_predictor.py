@@ -220,10 +220,27 @@ def test_an_answer_that_is_not_finite_is_an_error_and_no_label():
             predictor(np.random.default_rng(0).integers(0, 255, (1, 20, 18)).astype(np.uint8), mirror=mirror)
 
 
-def test_a_spacing_that_would_fill_any_memory_is_refused():
-    predictor = Predictor(network(), (16, 16), (1e-6, 1e-6))
-    with pytest.raises(ValueError, match=r"size \(20, 20\) would be brought to \(20000000, 20000000\)"):
-        predictor(np.ones((1, 20, 20)), (1.0, 1.0))
+@pytest.mark.parametrize(("wanted", "new"), [(1e-6, 64_000_000), (1e-3, 64_000), (5e-3, 12_800)])
+def test_a_spacing_that_would_fill_a_memory_is_refused(wanted, new):
+    predictor = Predictor(network(), (16, 16), (wanted, wanted))
+    with pytest.raises(
+        ValueError, match=rf"size \(64, 64\) .*would be brought to \({new}, {new}\).*expected 67,108,864"
+    ):
+        predictor(np.ones((1, 64, 64)), (1.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    "words", ["[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9", ""]
+)
+def test_where_memory_is_full_the_patch_is_named(monkeypatch, words):
+    def full_memory(*_, **__):
+        raise RuntimeError(words)
+
+    predictor = Predictor(network(), (16, 16))
+    monkeypatch.setattr("torch.nn.functional.conv2d", full_memory)
+    for answer in (predictor, predictor.probabilities):
+        with pytest.raises(MemoryError if words else RuntimeError, match=r"patch_size=\(16, 16\)" if words else None):
+            answer(np.ones((1, 20, 20)))
 
 
 def test_a_foreign_file_goes_nowhere_and_asks_for_nothing(tmp_path):

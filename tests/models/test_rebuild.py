@@ -7,6 +7,8 @@ import xlstm_unet_lab as lab
 from xlstm_unet_lab.models.presets import MODELS, arguments_of
 from xlstm_unet_lab.models.rebuild import rebuild
 
+SWIN = {"feature_size": 12, "num_heads": (1, 2, 4, 8), "window_size": 4}
+
 
 def small(**changes):
     facts = {"spatial_dims": 2, "in_channels": 1, "num_classes": 2, "patch_size": (16, 16), "features": (4, 8)}
@@ -77,3 +79,14 @@ def test_a_deep_swin_transformer_is_given_up_at_once():
     for depths in ([10**9] * 4, [30_000] * 4):
         with pytest.raises(ValueError, match=r"none beyond|far more parameters"):
             rebuild(arguments_of(network) | {"depths": depths}, network.state_dict(), "file")
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("window", [32, 96, 65_536, [64, 64, 64], [[64], [64], [64]], "64", None, {"a": 64}])
+def test_a_window_that_the_file_has_no_pairs_of_positions_for_takes_no_memory(monkeypatch, dims, window):
+    network = lab.build("swin_unetr", spatial_dims=dims, in_channels=1, num_classes=2, patch_size=(64,) * dims, **SWIN)
+    arguments, tensors = arguments_of(network), network.state_dict()
+    rebuild(arguments, tensors, "file")
+    monkeypatch.setattr("xlstm_unet_lab.models.rebuild.build", None)  # it is not even tried
+    with pytest.raises(ValueError, match=r"file: no network can be built with .*(window|type)"):
+        rebuild(arguments | {"window_size": window}, tensors, "file")

@@ -5,12 +5,14 @@ to standard error. The exit code is 0 when all went well, 1 when something was f
 what cannot be as it was asked for.
 """
 
+import warnings
+
 from xlstm_unet_lab.cli import machine, runs, view  # noqa: F401 (they add their commands)
 from xlstm_unet_lab.cli.app import app
-
-__all__ = ["app", "main"]
+from xlstm_unet_lab.ops.words import printable
 
 
 def main() -> None:
     """What the command `xlstm-unet-lab` runs."""
-    app()
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {printable(message)}\n"  # without the line of code
+    app(prog_name="xlstm-unet-lab")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from xlstm_unet_lab.ops.words import printable, printable_lines
+from xlstm_unet_lab.ops.words import printable, tells_of_full_memory
 
 if TYPE_CHECKING:
     import pandas
@@ -21,8 +21,6 @@ ORDER = ("doctor", "prepare", "models", "train", "predict", "evaluate", "report"
 # anything else is a bug and keeps its traceback.
 WRONG_USAGE = (ValueError, KeyError, TypeError)
 EXPECTED = (*WRONG_USAGE, OSError, FloatingPointError, ImportError)
-# In torch's RuntimeError when memory is full, a GPU's or the processor's: importing torch for its own would take long.
-FULL = ("out of memory", "memory: you tried to allocate")
 
 
 class Commands(TyperGroup):
@@ -38,12 +36,12 @@ class Commands(TyperGroup):
             error.message = printable(error.message)
             raise
         except (*EXPECTED, MemoryError, RuntimeError) as error:
-            full = isinstance(error, MemoryError) or any(sign in str(error) for sign in FULL)
+            full = tells_of_full_memory(error)
             if context.params.get("debug") or not (full or isinstance(error, EXPECTED)):
                 raise
             words = error.args[0] if isinstance(error, KeyError) and error.args else error
             notes = [*getattr(error, "__notes__", ()), *([self._needs_less(context)] if full else ())]
-            typer.secho(printable_lines("\n".join([f"error: {words}", *notes])), fg="red", err=True)
+            typer.secho("\n".join(map(printable, [f"error: {words}", *notes])), fg="red", err=True)
             raise typer.Exit(2 if isinstance(error, WRONG_USAGE) else 1) from error
 
     def _needs_less(self, context):
@@ -101,9 +99,10 @@ def parse_pairs(option: str, texts: list[str] | None) -> dict:
     return found
 
 
-def say(text: object, err: bool = False) -> None:
-    """Print to standard output, or error; of names that others chose, nothing that a terminal takes for an order."""
-    typer.echo(printable_lines(text), err=err)
+def say(*lines: object, err: bool = False) -> None:
+    """Print lines to standard output, or error; of names that others chose, nothing that a terminal takes for an order,
+    and no line breaks."""
+    typer.echo("\n".join(map(printable, lines)), err=err)
 
 
 def print_facts(facts: dict, as_json: bool) -> None:
@@ -115,9 +114,8 @@ def print_facts(facts: dict, as_json: bool) -> None:
 
 
 def print_table(table: pandas.DataFrame, as_json: bool) -> None:
-    if as_json:
-        return print_json(table.to_dict("records"))
-    say(table.to_string(index=False))
+    """JSON, or a row a line: pandas leaves no line breaks in cells."""
+    print_json(table.to_dict("records")) if as_json else say(*table.to_string(index=False).split("\n"))
 
 
 def print_json(value: object) -> None:

@@ -74,7 +74,7 @@ def prepare(
         return print_json(folders)
     for folder in folders.values():
         for table in found_in(Path(folder)):
-            say(f"{table.to_string(index=False)}\n", err=True)
+            say(*table.to_string(index=False).split("\n"), "", err=True)
         say(folder)
 
 

@@ -43,7 +43,7 @@ def view(
     else:
         overlay = overlay_files(shown, labels, truth)
     room_for(out)
-    say(overlay.describe())
+    say(*overlay.describe().split("\n"))
     ndisplay = 3 if in_3d and len(overlay.shape) == 3 else 2
     try:
         if out is not None:

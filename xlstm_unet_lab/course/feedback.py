@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from xlstm_unet_lab.course.checks import find_exercise
-from xlstm_unet_lab.course.checks.own import is_own
+from xlstm_unet_lab.course.checks.own import Watched, is_packages
 from xlstm_unet_lab.course.exercise import (
     COMPARABLE,
     NUMBER,
@@ -78,15 +78,16 @@ def check(number: str, answer: object) -> Result:
     answer: the student's function itself. A wrong answer never raises; KeyError is raised for an unknown number.
     """
     exercise = find_exercise(number)
-    result = _compare(exercise, answer)
+    watched = Watched(exercise.reference)
+    result = _compare(exercise, answer, watched)
     if result.status == NOT_ATTEMPTED:
         return result
-    own = is_own(answer, exercise.reference)
+    own = not (watched.called or is_packages(answer))
     result = _noted(result, NOT_YOURS if result.passed and not own else "")
     return _noted(result, note(number, tries=1, right=result.passed, own=own))
 
 
-def _compare(exercise: Exercise, answer: object) -> Result:
+def _compare(exercise: Exercise, answer: object, watched: Watched) -> Result:
     number = exercise.number
     if answer is None or answer is Ellipsis:
         return _not_attempted(exercise)
@@ -96,7 +97,8 @@ def _compare(exercise: Exercise, answer: object) -> Result:
         return _result(
             exercise, WRONG, given, f'Pass the function itself, without calling it: `check("{number}", {name})`.'
         )
-    outcomes = run(answer, exercise)
+    with watched:
+        outcomes = run(answer, exercise)
     if all(outcome.is_empty for outcome in outcomes):
         return _not_attempted(exercise)
     expected = run(exercise.reference, exercise)

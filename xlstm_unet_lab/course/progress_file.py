@@ -3,7 +3,6 @@
 import html
 import json
 import os
-import shutil
 import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -14,12 +13,14 @@ from reprlib import repr as short
 from filelock import FileLock
 
 from xlstm_unet_lab.course.checks import all_exercises
-from xlstm_unet_lab.ops.files import write_whole
+from xlstm_unet_lab.ops.checks import one_of
+from xlstm_unet_lab.ops.files import link_whole, write_whole
 
 VARIABLE = "LAB_PROGRESS"
 FORMAT = 1
 PATIENCE = 10  # seconds to wait for another notebook that writes the same file
 MOST_BYTES, MOST_STEPS = 2**20, 10**6  # of a file, and of the tries or hints at one exercise
+FIRST_YEAR = 2020  # of this course: clocks that are wrong begin long before
 OWN, REVEALED, PACKAGE = "own", "revealed", "package"  # how a right answer came
 
 
@@ -122,7 +123,7 @@ def note(
                 after = replace(after, right=now, how=PACKAGE if not own else REVEALED if before.reveals else OWN)
             if after != before:
                 if path.exists():
-                    shutil.copyfile(path, _copy_of(path))
+                    link_whole(path, _copy_of(path))
                 write_whole(path, _to_bytes(kept | {number: after}))
     except OSError as error:
         return f"Your progress was not kept: {error.strerror or error}. Set {VARIABLE} to a file that can be written."
@@ -149,6 +150,9 @@ def read_progress(path: str | Path) -> dict[str, Attempts]:
                 value = getattr(attempts, field.name)
                 if type(value) is not field.type or (field.type is int and not 0 <= value <= MOST_STEPS):
                     raise ValueError(f"{field.name} is {short(value)}")
+            one_of("how", attempts.how, ("", OWN, REVEALED, PACKAGE))
+            if attempts.right and (datetime.fromisoformat(attempts.right).year < FIRST_YEAR or attempts.how == PACKAGE):
+                raise ValueError(f"right is {attempts.right!r}, how is {attempts.how!r}")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"{Path(path).name} is no progress file of this course: {error}") from error
     return kept

@@ -29,6 +29,10 @@ PATIENCE, SLOWEST = 60, 2**10  # seconds, and the bytes a second that must come 
 BLOCK = 2**16  # bytes; a broken connection loses at most one block
 MOST = 2**38  # bytes of a download whose size is not known
 HEADERS = 2**14  # bytes of all that stands in a tar archive before a member; what is read in one piece
+# All of these headers together, each line in them counted as A_LINE more; and by their kind, how many times they count.
+# What holds for all members to come Python copies for every one: Git writes one such header, with a comment.
+ALL_HEADERS, A_LINE = 2**26, 128
+COUNTED = {b"x": 1, b"X": 1, b"L": 1, b"K": 1, b"g": 2**15}
 DIRECTORY = 2**25  # bytes of a zip archive's list of its members, which is read in one piece
 # What an archive may grow to; past any of these it is taken for a bomb.
 MOST_UNPACKED, MOST_MEMBERS = 2**36, 200_000  # bytes
@@ -179,10 +183,10 @@ class Bounded:
     pax format hold records, Python 3.11 takes for granted; of other bytes it makes quadratic work.
     """
 
-    records_follow = False  # as the block just read says
+    kind = b""  # of the header that was read just now
 
     def __init__(self, file: IO[bytes], left: int | None):
-        self.file, self.left = file, left
+        self.file, self.left, self.in_all = file, left, ALL_HEADERS
 
     def __getattr__(self, name: str):
         return getattr(self.file, name)
@@ -193,9 +197,10 @@ class Bounded:
             return self.file.read(size)
         content = self.file.read(min(size, self.left + 1) if size >= 0 else self.left + 1)
         self.left -= len(content)
-        if self.left < 0 or (self.records_follow and not _are_records(content)):
+        self.in_all -= COUNTED.get(self.kind, 0) * (len(content) + A_LINE * content.count(b"\n"))
+        if min(self.left, self.in_all) < 0 or (self.kind in (b"x", b"g", b"X") and not _are_records(content)):
             raise Refused(f"{self.file.name} has a header far from what names and sizes need; the archive is refused")
-        self.records_follow = len(content) == tarfile.BLOCKSIZE and content[156:157] in b"xgX"
+        self.kind = b"" if self.kind in COUNTED or len(content) != tarfile.BLOCKSIZE else content[156:157]
         return content
 
 

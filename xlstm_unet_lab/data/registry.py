@@ -51,7 +51,7 @@ def get_recipe(name: str, root: str | Path | None = None) -> Recipe:
         if name not in own:
             words = f"no recipe is named {name!r}: {did_you_mean(name, [*names, *own])}"
             where = f"your own files are looked for in {data_root(root)}: name another by root=, --root or LAB_DATA"
-            raise KeyError("\n".join([f"{words}; {where}", *unreadable.values()]))
+            raise KeyError("; ".join([words, where, *unreadable.values()]))
         return own[name]
     recipe = importlib.import_module(f"data_recipes.{name}").RECIPE
     if recipe.name != name:

@@ -15,23 +15,29 @@ from xlstm_unet_lab.data.patches import Foreground
 from xlstm_unet_lab.ops.checks import checked_spacing
 
 SAME_SPACING = 0.01  # spacings that differ by less than this share are taken as equal
-MOST_VOXELS = 2**33  # that resampling makes of an image: more hardly fit into any memory
+# Voxels that resampling makes of an image: at most so many, and where they are many, so many times those it has.
+MOST_VOXELS, MANY_VOXELS, MOST_TIMES = 2**31, 2**26, 64
 RESAMPLED = 1  # count up when resampling gives other numbers: cases kept on disk are then made anew
 
 
 def resampled_size(size: Sequence[int], spacing: Sequence[float], wanted: Sequence[float]) -> tuple[int, ...]:
-    """The grid size at which an image of this size and spacing has the spacing wanted, at least 1 an axis."""
+    """The grid size at which an image of this size and spacing has the spacing wanted, at least 1 an axis.
+
+    Raises ValueError for one at which it would be far larger than it is, or than a memory.
+    """
     ratios = [own / other for own, other in zip(spacing, wanted, strict=True)]
     if all(abs(ratio - 1) < SAME_SPACING for ratio in ratios):
         return tuple(size)
-    return tuple(max(1, round(length * ratio)) for length, ratio in zip(size, ratios, strict=True))
+    new = tuple(max(1, round(length * ratio)) for length, ratio in zip(size, ratios, strict=True))
+    allowed = min(MOST_VOXELS, max(MANY_VOXELS, MOST_TIMES * math.prod(size)))
+    if math.prod(new) > max(allowed, math.prod(size)):
+        words = f"would be brought to {new} at {tuple(wanted)}, expected {allowed:,} voxels at most: a spacing is wrong"
+        raise ValueError(f"an image of size {tuple(size)} at spacing {tuple(spacing)} {words}")
+    return new
 
 
 def resized(image: Tensor, size: Sequence[int]) -> Tensor:
-    """An image (C, *spatial), 1-D to 3-D, at another grid size, by linear interpolation; ValueError for a huge one."""
-    if math.prod(size) > max(MOST_VOXELS, math.prod(image.shape[1:])):
-        sizes = f"size {tuple(image.shape[1:])} would be brought to {tuple(size)}"
-        raise ValueError(f"an image of {sizes}: its spacing or the one wanted is wrong")
+    """An image (C, *spatial), 1-D to 3-D, at another grid size, by linear interpolation."""
     mode = ("linear", "bilinear", "trilinear")[len(size) - 1]
     return F.interpolate(image[None], size=tuple(size), mode=mode, align_corners=False)[0]
 

@@ -128,8 +128,8 @@ def predict_files(
             else:
                 yield written
         if failures:
-            listed = "\n- ".join([f"{len(failures)} of {len(cases)} cases were left out:", *failures])
-            raise OSError(f"{listed}\nthe others are in {folder}" if len(failures) < len(cases) else listed)
+            what = f"{len(failures)} of {len(cases)} cases were left out (all others are in {folder})"
+            raise OSError("; ".join([what, *failures]))
 
     return predicted()
 

@@ -37,6 +37,7 @@ from xlstm_unet_lab.ops.checks import UNITS, as_array, checked_spacing, of_kind,
 from xlstm_unet_lab.ops.devices import checked_device, with_values
 from xlstm_unet_lab.ops.files import as_path
 from xlstm_unet_lab.ops.stored import check_fields
+from xlstm_unet_lab.ops.words import tells_of_full_memory
 
 WINDOWS_AT_ONCE = {2: 4, 3: 1}  # by spatial dimensions
 LARGEST_PATCH = 2**27  # voxels: 512 a side, or 11,585 of a picture, whose logits fill a memory
@@ -277,8 +278,13 @@ class Predictor:
         if spacing is not None:
             spacing = checked_spacing(spacing, image.ndim - 1)
         by_slices = self.slice_axis is not None and image.ndim == 4
-        boxes = self._boxes_of_slices(image, spacing, windows) if by_slices else self._boxes(image, spacing, windows)
-        return whole_from(changed(boxes, made_of), image.shape[1:]).numpy()
+        boxes_of = self._boxes_of_slices if by_slices else self._boxes
+        try:
+            return whole_from(changed(boxes_of(image, spacing, windows), made_of), image.shape[1:]).numpy()
+        except RuntimeError as error:
+            if tells_of_full_memory(error):
+                raise MemoryError(f"no memory for patch_size={self.patch_size}: use a smaller one") from error
+            raise
 
     def _boxes_of_slices(self, image: np.ndarray, spacing: tuple[float, ...] | None, windows: Windows) -> Iterator[Box]:
         """`_boxes` of a volume, for a network that sees it slice by slice: `windows.track` wraps the slices."""

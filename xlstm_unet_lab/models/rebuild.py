@@ -1,5 +1,6 @@
 """A network from what a file says of it: nothing in the file is trusted, nothing is downloaded for it."""
 
+import math
 from collections.abc import Mapping
 from reprlib import repr as short
 
@@ -27,6 +28,11 @@ def rebuild(arguments: object, tensors: Mapping[str, Tensor], where: str) -> nn.
         numbers = [leaf for leaf in tree_leaves(known) if isinstance(leaf, int | float)]
         if len(numbers) > MOST or max(map(abs, numbers), default=0) > LARGEST:
             raise ValueError(f"expected at most {MOST} numbers, none beyond {LARGEST:,}")
+        window, largest = known.get("window_size", 1), max((tensor.numel() for tensor in tensors.values()), default=0)
+        window = window if isinstance(window, list | tuple) else [window] * len(known["patch_size"])
+        # The outline computes for real what a file holds of a window of attention: a number for each pair of positions.
+        if math.prod(tree_leaves(window)) ** 2 > max(largest, 1):
+            raise ValueError(f"the file's tensors are too small for the pairs of positions in a window of {window}")
         with torch.device("meta"), _Outline(CALLS[0] * len(tensors) + CALLS[1]):
             outline = build(**known)
     except Exception as error:  # whatever a library raises for what it never was meant to build

@@ -4,6 +4,7 @@ import errno
 import os
 import secrets
 import stat
+from contextlib import suppress
 from pathlib import Path, PureWindowsPath
 from reprlib import repr as short
 from typing import TypeGuard
@@ -66,8 +67,7 @@ def as_path(name: str, value: object) -> Path:
     try:
         path = Path(value).expanduser()  # type: ignore[arg-type]  # just checked
         path.exists()
-        if "\0" in str(path):
-            raise ValueError("embedded null byte")
+        os.access(path, os.F_OK)  # unlike `exists` it refuses bytes of zero
     except (ValueError, RuntimeError, OSError) as error:
         raise ValueError(f"{name} is {short(value)}, expected a path that this system can hold ({error})") from error
     return path
@@ -81,7 +81,8 @@ def is_plain(name: object) -> TypeGuard[str]:
 
 def plain_name(what: str, name: object) -> str:
     """The name, which stands in a file and becomes part of a path; ValueError for one that could lead elsewhere."""
-    if is_plain(name) and len(os.fsencode(name)) <= LONGEST_NAME:
-        return name
+    with suppress(UnicodeEncodeError):  # halves of letters, which JSON can hold and no file system
+        if is_plain(name) and len(os.fsencode(name)) <= LONGEST_NAME:
+            return name
     wanted = f"a plain file name of at most {LONGEST_NAME} bytes, without folders or a drive"
     raise ValueError(f"{what} is {short(name)}, expected {wanted}: rename it, or do not trust the file it comes from")

@@ -12,6 +12,11 @@ def printable(text: object) -> str:
     return UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
 
 
+def tells_of_full_memory(error: Exception) -> bool:
+    """Whether an error says that memory is full: torch's RuntimeError does so in words, for a GPU and the processor."""
+    return isinstance(error, MemoryError) or bool(re.search("out of memory|memory: you tried to allocate", str(error)))
+
+
 def printable_lines(text: object) -> str:
     """The same of a text that has lines of its own."""
     return "\n".join(map(printable, str(text).split("\n")))

@@ -112,7 +112,7 @@ class RunDirectory:
                 state.load(load_tensors(self.path / f"optimizer-{progress.step}.safetensors")[0])
                 state.fabric.strategy.precision.load_state_dict(facts["precision"])
             except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-                trouble = f"{trouble}the checkpoint {path.name} in {self.path} cannot be read: {error}\n"
+                trouble = f"{trouble}the checkpoint {path.name} in {self.path} cannot be read: {error}; "
                 continue
             lost = f"the run goes on from step {progress.step}, and what it did after that is computed again"
             return progress, str(facts.get("row", "")), trouble and trouble + lost

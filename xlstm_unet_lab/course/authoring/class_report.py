@@ -140,9 +140,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         page = report(options.folder, options.out)
-        sys.stdout.write(f"{exercise_table(read_class(options.folder)[0]).to_string(index=False)}\nwrote {page}\n")
+        sys.stdout.write(
+            f"{exercise_table(read_class(options.folder)[0]).to_string(index=False)}\nwrote {printable(page)}\n"
+        )
     except (OSError, ValueError) as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{printable(error)}\n")
         return 1
     return 0
 
