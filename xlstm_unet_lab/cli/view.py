@@ -31,9 +31,8 @@ def view(
     from xlstm_unet_lab.inference.load import is_run
     from xlstm_unet_lab.overlays.description import overlay_files, overlay_outcome
 
-    of_image = {"--labels": labels, "--truth": truth}
     if is_run(shown):
-        if given := [name for name, file in of_image.items() if file is not None]:
+        if given := [name for name, file in {"--labels": labels, "--truth": truth}.items() if file is not None]:
             raise typer.BadParameter(f"{shown} is a run, whose cases have labels: leave out {' and '.join(given)}")
         chosen = {"split": split, "fold": fold, "which": which, "root": root, "mirror": mirror, "device": device}
         predictions = predictions_of_run(shown, chosen)

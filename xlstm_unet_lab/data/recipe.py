@@ -136,4 +136,4 @@ def data_root(root: str | Path | None = None) -> Path:
     import pooch
 
     usual = os.environ.get("LAB_DATA") or pooch.os_cache("xlstm-unet-lab")
-    return as_path("root", usual if root in (None, "") else root).absolute()
+    return as_path("root", usual if root is None or (isinstance(root, str) and not root) else root).absolute()

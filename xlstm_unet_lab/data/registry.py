@@ -69,8 +69,7 @@ def found_in(folder: Path) -> list[pandas.DataFrame]:
     """The tables of `found.look_over` that `prepare` kept of a folder; none of one that older versions prepared."""
     import pandas
 
-    found = read_fields(folder / MARKER, Marker)["found"] or {}
-    return [pandas.DataFrame(rows) for rows in found.values()]
+    return [pandas.DataFrame(rows) for rows in (read_fields(folder / MARKER, Marker)["found"] or {}).values()]
 
 
 def own_recipes(root: str | Path | None = None) -> dict[str, Recipe]:

@@ -189,8 +189,7 @@ def _read_off(paths: Collection[Path], read: Callable) -> tuple[dict, dict[int, 
     """The same but the credit, as label files show it: every value but 0 is a label."""
     values = numbers_found((str(path), read(path)[0]) for path in paths)
     names = {f"label {value}": value for value in values or [1]}  # where nothing is labelled, nothing is wrong
-    unit = "mm" if ending(next(iter(paths))) in VOLUMES else "pixel"
-    return {"labels": names, "unit": unit}, label_colours(names)
+    return {"labels": names, "unit": ("mm" if ending(next(iter(paths))) in VOLUMES else "pixel")}, label_colours(names)
 
 
 def _read_once() -> Callable[[Path], tuple[np.ndarray, tuple[float, ...]]]:

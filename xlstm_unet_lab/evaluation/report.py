@@ -118,8 +118,7 @@ def evaluate_cases(outcomes: Iterable[Outcome], *, labels: Mapping, **options) -
         try:
             table = evaluate(outcome.prediction, outcome.truth, spacing=outcome.spacing, labels=labels, **options)
             if outcome.predicted_instances is not None and outcome.true_instances is not None:
-                score = instance_f1(outcome.predicted_instances, outcome.true_instances)
-                for what, value in score._asdict().items():
+                for what, value in instance_f1(outcome.predicted_instances, outcome.true_instances)._asdict().items():
                     table.loc[table["label"] == FOREGROUND, f"instance_{what}"] = value
         except ValueError as error:
             raise ValueError(f"case {outcome.name}: {error}") from error

@@ -98,8 +98,7 @@ def _checkpoint(folder: Path, which: str | None) -> Path:
 
 def _facts_of_older_run(folder: Path, header: Mapping, root: str | Path | None) -> dict:
     """What `Predictor.to_json` gives now, of a run whose checkpoints do not hold it yet."""
-    targets = header.get("targets") and Targets.from_json(header["targets"])
-    known = known_of(facts_of_run(folder, root), targets)
+    known = known_of(facts_of_run(folder, root), header.get("targets") and Targets.from_json(header["targets"]))
     described = Predictor(nn.Identity(), _patch_size(folder), **known).to_json()
     described["trained_on"]["spacing"] = header.get("training_spacing")
     return described | {"build": read_json(folder / "model.json").get("build")}

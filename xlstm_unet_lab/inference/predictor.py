@@ -277,8 +277,7 @@ class Predictor:
         image = as_array("image", image)
         if spacing is not None:
             spacing = checked_spacing(spacing, image.ndim - 1)
-        by_slices = self.slice_axis is not None and image.ndim == 4
-        boxes_of = self._boxes_of_slices if by_slices else self._boxes
+        boxes_of = self._boxes_of_slices if (self.slice_axis is not None and image.ndim == 4) else self._boxes
         try:
             return whole_from(changed(boxes_of(image, spacing, windows), made_of), image.shape[1:]).numpy()
         except RuntimeError as error:

@@ -238,8 +238,7 @@ class Chunkwise(torch.autograd.Function):
 def run_chunkwise(q, k, v, i, a, state, chunk_size=None):
     """h (B, H, S, V) and the last state; q, k (B, H, S, D), v (B, H, S, V), i, a (B, H, S)."""
     width = max(q.shape[-1], v.shape[-1]) if q.device.type == "cpu" else math.inf
-    fastest = next(size for least, size in FASTEST_CHUNK.items() if width >= least)
-    size = min(chunk_size or fastest, q.shape[2])
+    size = min(chunk_size or next(size for least, size in FASTEST_CHUNK.items() if width >= least), q.shape[2])
     i, a = (x.to(gate_dtype(q)).flatten(0, 1) for x in (i, a))
     memory = torch.cat([state.C, state.n[..., None]], -1).flatten(0, 1)
     h, memory, m = Chunkwise.apply(q, k, v, i, a, memory, state.m.to(gate_dtype(q)).flatten(), size)

@@ -90,8 +90,7 @@ def _run(weights: Tensor | None, state: SLSTMState | None, z, i, f, o, look=True
                 token = torch.baddbmm(token, state.h, weights)
             state = _update(state, *token.chunk(4, dim=-1))
             outputs.append(state.h)
-    h = torch.stack(outputs, dim=2).transpose(0, 1)  # (B, H, S, D)
-    return h.to(z.dtype), SLSTMState(*(x.transpose(0, 1) for x in state))
+    return torch.stack(outputs, dim=2).transpose(0, 1).to(z.dtype), SLSTMState(*(x.transpose(0, 1) for x in state))
 
 
 def _update(state: SLSTMState, z: Tensor, i: Tensor, f: Tensor, o: Tensor) -> SLSTMState:
