@@ -282,7 +282,7 @@ class Predictor:
             return whole_from(changed(boxes_of(image, spacing, windows), made_of), image.shape[1:]).numpy()
         except RuntimeError as error:
             if tells_of_full_memory(error):
-                raise MemoryError(f"no memory for patch_size={self.patch_size}: use a smaller one") from error
+                raise type(error)(f"no memory for patch_size={self.patch_size}, use a smaller one ({error})") from error
             raise
 
     def _boxes_of_slices(self, image: np.ndarray, spacing: tuple[float, ...] | None, windows: Windows) -> Iterator[Box]:
