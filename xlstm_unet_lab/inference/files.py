@@ -94,8 +94,8 @@ def predict_files(
     and affine, TIFF keeps its resolution, pictures become grey PNG whose values are the labels. `BESIDE` says what else
     is written. uncertainty: True, or the axes of the patch to mirror along (none: ()); it takes as many predictions
     more as there are mirror images, and memory for the probabilities of a whole image.
-    options: the fields of `predictor.Windows`; `track_cases` wraps the cases; `read` takes
-    a case from its files, as `read_case` does.
+    options: the fields of `predictor.Windows`; `track_cases` wraps the cases; `read` takes a case from its files, as
+    `read_case` does.
     Inputs are looked for at once; files of earlier runs are replaced, each as a whole, a case's label last.
     Raises ValueError (FileNotFoundError) for inputs that are missing and when one would be replaced. A file that cannot
     be read or does not fit the network stops no other: when all are done an OSError lists what failed.

@@ -274,6 +274,7 @@ class Predictor:
         self, made_of: Callable[[Tensor], Tensor], image: np.ndarray, spacing, windows: Windows
     ) -> np.ndarray:
         """What is made of the probabilities of every box of the image, put together."""
+        with_values("model", self.network)
         image = as_array("image", image)
         if spacing is not None:
             spacing = checked_spacing(spacing, image.ndim - 1)
@@ -297,7 +298,6 @@ class Predictor:
         """Probabilities (channels, *box) of what the network is to see, (C, *spatial), box by box on its own grid."""
         image = self.as_prepared(image)
         check_rank(image.shape, self.patch_size)
-        with_values("model", self.network)
         axes, size = self.mirrored_along(windows.mirror), image.shape[1:]
         working_size = self._working_size(size, spacing)
         if windows.device is not None:
