@@ -1,7 +1,5 @@
 """Commands about this machine, its data and its nnU-Net: doctor, models, prepare, nnunet, bench."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+import xlstm_unet_lab as lab
 from xlstm_unet_lab.cli.app import app, parse_sizes, print_json, print_table, say
 from xlstm_unet_lab.cli.options import Json, Root
 
@@ -41,8 +40,6 @@ def models(
     as_json: Json = False,
 ) -> None:
     """List the networks that `train --model` knows; with --patch-size their parameters and multiply-adds too."""
-    import xlstm_unet_lab as lab
-
     sizes = parse_sizes("--patch-size", patch_size)
     print_table(lab.list_models(in_channels=in_channels, num_classes=num_classes, patch_size=sizes), as_json)
 
@@ -60,7 +57,6 @@ def prepare(
     Beside them (as errors go, so that folders can be handed on) it prints
     what was found: labels, sizes, spacings, intensities.
     """
-    import xlstm_unet_lab as lab
     from xlstm_unet_lab.data.registry import found_in
 
     if show_list:

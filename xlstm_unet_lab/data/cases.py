@@ -1,7 +1,5 @@
 """What every data set is to those who train and predict: named cases that can be looked into, and facts about them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast

@@ -1,7 +1,5 @@
 """Read a prepared data set: normalised tensors for training, arrays as stored for looking at."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path

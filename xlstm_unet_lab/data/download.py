@@ -1,7 +1,5 @@
 """Fetch files over the network, and unpack archives that nobody vouches for."""
 
-from __future__ import annotations
-
 import bz2
 import functools
 import gzip

@@ -1,7 +1,5 @@
 """Cases made ready once and then read piece by piece: in memory while they fit, beyond that in files on disk."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import warnings

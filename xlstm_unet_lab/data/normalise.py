@@ -1,7 +1,5 @@
 """The intensities of an image as a network sees them: every channel with mean 0 and standard deviation 1."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from typing import Any

@@ -1,9 +1,7 @@
 """Cut patches for training."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +22,7 @@ class Foreground(NamedTuple):
     places: Tensor  # positions in the flattened label, ascending within a class
 
     @classmethod
-    def of(cls, label: Tensor) -> Foreground:
+    def of(cls, label: Tensor) -> Self:
         """Look through a label (*spatial), integers from 0 on."""
         flat = label.flatten()
         places = flat.nonzero().flatten()

@@ -1,11 +1,10 @@
 """Pictures and TIFF stacks: read what their files hold, and bring them to 8 bits."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import tifffile
 
 from xlstm_unet_lab.data.files import without_path
 from xlstm_unet_lab.ops.checks import array_of, finite, number
@@ -49,8 +48,6 @@ def read_channels(path: Path, spatial_dims: int | None = None, *, stored: bool =
 
 def resolution_of(path: Path) -> dict:
     """The resolution of a TIFF file, of the picture turned upright, as keyword arguments of `tifffile.imwrite`."""
-    import tifffile
-
     with tifffile.TiffFile(path) as file:
         page = file.pages.first
         swapped, *_ = TURNS.get(page.tags.valueof(ORIENTATION), TURNS[1])
@@ -104,8 +101,6 @@ def _numbers_of(indices: np.ndarray, palette: np.ndarray) -> np.ndarray:
 
 def _read_tiff(path: Path, spatial_dims: int | None, stored: bool) -> tuple[np.ndarray, int]:
     """Channels as stored, (C, *spatial), and the orientation."""
-    import tifffile
-
     with tifffile.TiffFile(path) as file:
         series = file.series[0]
         page, axes = series.keyframe, series.get_axes(squeeze=True)

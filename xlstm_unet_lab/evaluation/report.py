@@ -1,19 +1,14 @@
 """Scores as tables: of one case, of many, with intervals, and of two models side by side."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas
 
 from xlstm_unet_lab.evaluation.metrics import dice, hausdorff95, instance_f1, surface_dice
 from xlstm_unet_lab.ops import checks
-
-if TYPE_CHECKING:
-    import pandas
 
 LENIENT = 3.0  # mm
 FOREGROUND = "foreground"
@@ -58,8 +53,6 @@ def evaluate(
     Raises ValueError for another unit, unequal shapes, values without a label, a label without a tolerance, a name in
     labelled_slices_only that is no label, and as the metrics do.
     """
-    from pandas import DataFrame
-
     prediction, truth = checks.as_array("prediction", prediction), checks.as_array("truth", truth)
     spacing = checks.checked_spacing(spacing, truth.ndim)
     checks.one_of("unit", unit, checks.UNITS)
@@ -98,7 +91,7 @@ def evaluate(
         row |= {f"tolerance_{unit}": tolerances[name], f"hd95_{unit}": hausdorff95(found, wanted, spacing=spacing)}
         named = zip(("truth", "prediction"), sizes, strict=True)
         rows.append(row | {f"{size_name}_{which}_{unit}{truth.ndim}": size for which, size in named})
-    return DataFrame(rows).astype({"value": "Int64"})
+    return pandas.DataFrame(rows).astype({"value": "Int64"})
 
 
 def evaluate_cases(outcomes: Iterable[Outcome], *, labels: Mapping, **options) -> pandas.DataFrame:
@@ -109,8 +102,6 @@ def evaluate_cases(outcomes: Iterable[Outcome], *, labels: Mapping, **options) -
     instance_f1 (matched at IoU 0.5, objects at the border left out). Where cases have a group, so has the table, as its
     second column. Raises ValueError for no case, two cases of one name, and, naming the case, as `evaluate` does.
     """
-    import pandas
-
     tables = {}
     for outcome in outcomes:
         if outcome.name in tables:
@@ -172,8 +163,6 @@ def summarise(table: pandas.DataFrame, *, samples: int = 2000, seed: int = 0) ->
     table: as `evaluate_cases` gives it; where it has groups, intervals are those of whole groups and `groups` says how
     many there are. Distances are left out: their mean is infinite once a prediction is empty.
     """
-    from pandas import DataFrame
-
     rows = []
     for label, part in table.groupby("label", sort=False):
         for score in scores_in(part):
@@ -183,7 +172,7 @@ def summarise(table: pandas.DataFrame, *, samples: int = 2000, seed: int = 0) ->
             shared = {"label": label, "score": score, "cases": len(values)}
             shared |= {"groups": groups.nunique()} if "group" in table else {}
             rows.append(shared | {"mean": values.mean(), "low": low, "high": high})
-    return DataFrame(rows)
+    return pandas.DataFrame(rows)
 
 
 def groups_of(table: pandas.DataFrame) -> pandas.Series:
@@ -207,8 +196,7 @@ def compare(
     whole groups and the test compares their mean differences. Raises ValueError for a score without values,
     cases or labels that only one table has, and values that are not finite.
     """
-    from pandas import DataFrame
-    from scipy.stats import wilcoxon
+    from scipy.stats import wilcoxon  # half a second
 
     both = paired(table_a, table_b, score)
     rows = []
@@ -221,7 +209,7 @@ def compare(
         row |= {"p_value": float(wilcoxon(of_groups).pvalue) if of_groups.any() else 1.0}
         counts = {"wins": differences > 0, "ties": differences == 0, "losses": differences < 0}
         rows.append(row | {what: int(which.sum()) for what, which in counts.items()})
-    return DataFrame(rows)
+    return pandas.DataFrame(rows)
 
 
 def paired(table_a: pandas.DataFrame, table_b: pandas.DataFrame, score: str) -> pandas.DataFrame:
