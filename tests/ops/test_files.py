@@ -28,6 +28,16 @@ def test_a_file_keeps_its_permissions(tmp_path, mode):
 
 
 @posix
+def test_a_copy_has_the_permissions_of_what_it_is_a_copy_of(tmp_path):
+    (tmp_path / "file").write_bytes(b"secret")
+    (tmp_path / "file").chmod(0o600)
+    for _ in range(2):
+        write_whole(tmp_path / "copy", b"secret", like=tmp_path / "file")
+        assert stat.S_IMODE((tmp_path / "copy").stat().st_mode) == 0o600
+        (tmp_path / "copy").chmod(0o644)
+
+
+@posix
 def test_a_new_file_has_the_permissions_of_new_files(tmp_path):
     (tmp_path / "usual").touch()
     write_whole(tmp_path / "file", b"new")

@@ -31,7 +31,7 @@ from xlstm_unet_lab.inference.predictor import Predictor
 from xlstm_unet_lab.models.presets import arguments_of
 from xlstm_unet_lab.models.weights import load_tensors, load_weights, save_tensors, save_weights
 from xlstm_unet_lab.ops.checks import is_whole
-from xlstm_unet_lab.ops.files import as_path, link_whole, write_whole
+from xlstm_unet_lab.ops.files import as_path, write_whole
 from xlstm_unet_lab.ops.stored import read_json
 from xlstm_unet_lab.training.config import TrainConfig
 from xlstm_unet_lab.training.state import Progress, TrainingState
@@ -172,7 +172,7 @@ class RunDirectory:
                 save_tensors(tensors, self.path / f"optimizer-{progress.step}.safetensors")
                 sync_tree(self.path, recurse=False)
                 if (last := self.path / "last.safetensors").exists():
-                    link_whole(last, self.path / "previous.safetensors")
+                    write_whole(self.path / "previous.safetensors", last.read_bytes())
                 save_weights(predictor.network, self.path / "last.safetensors", facts)
                 sync_tree(self.path, recurse=False)  # the new name must be safe before the old optimiser's file goes
                 self._tidy(progress.step)
