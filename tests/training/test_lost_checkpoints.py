@@ -1,4 +1,4 @@
-"""A run directory whose checkpoints are gone, or kept by a file system that knows no second name for a file."""
+"""A run directory whose checkpoints are gone, spoilt, or those of another network."""
 
 import shutil
 import warnings
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_resume import SETTINGS, logged, run, same, small_network, spoilt, weights
+from test_resume import SETTINGS, run, same, small_network, spoilt, weights
 from tiny_problem import Tiny, cases, config
 
 from xlstm_unet_lab.inference.load import load_predictor
@@ -91,7 +91,7 @@ def test_an_optimiser_of_another_network_is_passed_over(tmp_path):
             assert [record.step for record in run(tmp_path)] == [5, 6]
 
 
-
+@pytest.mark.parametrize("stop_at", [4, None])
 @pytest.mark.parametrize(
     "spoil", [spoilt, Path.unlink, lambda path: path.write_bytes(b""), lambda path: (path.unlink(), path.mkdir())]
 )
