@@ -50,10 +50,10 @@ def evaluate(
     Columns: label, value (none for regions of several and the foreground), dice, surface_dice, tolerance_mm, hd95_mm,
     volume_truth_mm3 and volume_prediction_mm3; for images area_truth_mm2 and area_prediction_mm2; the unit "pixel"
     changes the names.
-    Raises ValueError for another unit, unequal shapes, values without a label, a label without a tolerance, a name in
-    labelled_slices_only that is no label, and as the metrics do.
+    Raises TypeError for labels that are no integers, ValueError for another unit, unequal shapes, values without a
+    label, a label without a tolerance, a name in labelled_slices_only that is no label, and as the metrics do.
     """
-    prediction, truth = checks.as_array("prediction", prediction), checks.as_array("truth", truth)
+    prediction, truth = checks.array_of("prediction", prediction, "iub"), checks.array_of("truth", truth, "iub")
     spacing = checks.checked_spacing(spacing, truth.ndim)
     checks.one_of("unit", unit, checks.UNITS)
     checks.of_kind("labels", labels, Mapping, fix=": name -> label value, as in {'liver': 1}")
@@ -64,8 +64,6 @@ def evaluate(
         raise ValueError(f"labels={dict(labels)} names no label above 0: there is nothing to score")
     known = tuple(sorted({value for values in foreground.values() for value in values}))
     for what, array in (("prediction", prediction), ("truth", truth)):
-        if array.dtype.kind not in "iub":
-            raise ValueError(f"{what} has dtype {array.dtype}; expected integer labels, as {what}.astype(int) gives")
         if unknown := sorted(set(np.unique(array).tolist()) - {0, *known}):
             raise ValueError(f"{what} holds {unknown[:5]}, which no label has: known are {dict(labels)} and 0")
     if FOREGROUND in foreground and len(foreground) > 1:
@@ -111,8 +109,8 @@ def evaluate_cases(outcomes: Iterable[Outcome], *, labels: Mapping, **options) -
             if outcome.predicted_instances is not None and outcome.true_instances is not None:
                 for what, value in instance_f1(outcome.predicted_instances, outcome.true_instances)._asdict().items():
                     table.loc[table["label"] == FOREGROUND, f"instance_{what}"] = value
-        except ValueError as error:
-            raise ValueError(f"case {outcome.name}: {error}") from error
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"case {outcome.name}: {error}") from error
         table.insert(0, "case", outcome.name)
         if outcome.group is not None:
             table.insert(1, "group", outcome.group)
@@ -148,8 +146,7 @@ def bootstrap_interval(
     checks.whole_number("seed", seed, at_least=0)
     if len(names) != len(values):
         raise ValueError(f"groups name {len(names)} values, there are {len(values)}: give a group for each of them")
-    place = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    places = [place[name] for name in names]
+    places, _ = pandas.factorize(np.asarray(names))
     totals, counts = np.bincount(places, values), np.bincount(places)
     drawn = np.random.default_rng(seed).integers(len(totals), size=(samples, len(totals)))
     means = totals[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
