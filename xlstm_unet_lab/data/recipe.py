@@ -1,5 +1,7 @@
 """What is known of a data set before its files are touched: the facts that a recipe states."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -66,7 +68,7 @@ class Recipe:
     registration: str | None = None  # where to register, for data that must not be downloaded without
     group: Callable[[str], str] = str  # case name -> what no fold may split, a patient or a video; str: each by itself
     # For a user's own files: reads the facts off a folder, or returns the known recipe that still fits it.
-    from_source: Callable[[Path, Mapping[str, "Recipe"]], "Recipe"] | None = None
+    from_source: Callable[[Path, Mapping[str, Recipe]], Recipe] | None = None
     read_by: str | None = None  # the recipe whose from_source read these facts
     label_numbers: Mapping[str, int] = field(default_factory=dict)  # of labels in those files, where they are others
     version: int = 1  # count up when what convert writes changes
