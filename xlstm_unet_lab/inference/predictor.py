@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -29,7 +28,7 @@ from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.data.resample import resampled_size, resized
 from xlstm_unet_lab.data.targets import Targets, check_label_values
 from xlstm_unet_lab.inference.mirror import Mirrored, checked_axes
-from xlstm_unet_lab.inference.sliding_window import Box, changed, check_rank, resized_boxes, sliding_boxes, whole_from
+from xlstm_unet_lab.inference.sliding_window import Box, changed, resized_boxes, sliding_boxes, whole_from
 from xlstm_unet_lab.inference.trained import DONE, EIGHT_BITS, NORMALISATIONS, Z_SCORE
 from xlstm_unet_lab.models.presets import arguments_of
 from xlstm_unet_lab.models.weights import save_weights
@@ -41,9 +40,6 @@ from xlstm_unet_lab.ops.words import tells_of_full_memory
 
 WINDOWS_AT_ONCE = {2: 4, 3: 1}  # by spatial dimensions
 LARGEST_PATCH = 2**27  # voxels: 512 a side, or 11,585 of a picture, whose logits fill a memory
-# What is known of networks that were trained or loaded here, for those who hand on the network alone. Networks of this
-# package carry it in their config, so that copies of them have it too; these are the others.
-_KNOWN: WeakKeyDictionary[nn.Module, dict] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -124,8 +120,7 @@ class Predictor:
     def known(cls, network: nn.Module, patch_size: Sequence[int]) -> Self:
         """The predictor of a network that was trained or loaded here; of another one, nothing more is known."""
         of_kind("model", network, nn.Module)
-        known = getattr(getattr(network, "config", None), "trained_on", None) or _KNOWN.get(network, {})
-        return cls(network, **{**known, "patch_size": patch_size})
+        return cls(network, **{**getattr(network, "_trained_on", {}), "patch_size": patch_size})
 
     @classmethod
     def from_json(cls, network: nn.Module, facts: Mapping, where: str) -> Self:
@@ -253,11 +248,7 @@ class Predictor:
 
     def remembered(self) -> Self:
         """Let `predict` know these facts when it is handed this network alone; returns the predictor."""
-        config: Any = getattr(self.network, "config", None)
-        if hasattr(config, "trained_on"):
-            self.network.config = replace(config, trained_on=self._facts())
-        else:
-            _KNOWN[self.network] = self._facts()
+        vars(self.network)["_trained_on"] = self._facts()  # copies of it have it too
         return self
 
     def _facts(self) -> dict[str, Any]:
@@ -297,7 +288,9 @@ class Predictor:
     def _boxes(self, image: np.ndarray, spacing: tuple[float, ...] | None, windows: Windows) -> Iterator[Box]:
         """Probabilities (channels, *box) of what the network is to see, (C, *spatial), box by box on its own grid."""
         image = self.as_prepared(image)
-        check_rank(image.shape, self.patch_size)
+        if image.ndim != len(self.patch_size) + 1:
+            words = f"image has shape {image.shape}, expected (C, *spatial) for patch_size={self.patch_size}"
+            raise ValueError(f"{words}: image[None] adds the channel axis, image[0] drops a batch axis")
         axes, size = self.mirrored_along(windows.mirror), image.shape[1:]
         working_size = self._working_size(size, spacing)
         if windows.device is not None:

@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from xlstm_unet_lab.data.cases import check_built
 from xlstm_unet_lab.data.normalise import Normalised
-from xlstm_unet_lab.data.patches import PAD_IMAGE, check_windows, padding
+from xlstm_unet_lab.data.patches import PAD_IMAGE, padding
 from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.data.resample import resized
-from xlstm_unet_lab.ops.checks import sizes, tracked
+from xlstm_unet_lab.ops.checks import tracked
 from xlstm_unet_lab.ops.tensors import widest
 
 Box = tuple[tuple[slice, ...], Tensor]  # where something lies in an image, and what, (*channels, *box)
@@ -77,12 +77,9 @@ def sliding_boxes(
     a part of one patch's rows, however many rows there are. Only windows travel to the network's device. Of a network
     with deep supervision the first output counts.
     `track` wraps the list of batches of windows, to draw a progress bar or, by raising, to stop between two of them.
-    Raises ValueError for an image of another rank or channel count, a patch size below 1, an overlap outside [0, 1),
-    and a network whose answer has another size than its window or is not finite.
+    Raises ValueError for an image of another channel count than the network was built for, and a network whose answer
+    has another size than its window or is not finite. What else a caller may get wrong the `Predictor` checks.
     """
-    patch_size = sizes("patch_size", patch_size, 2, 3)
-    check_windows(overlap, batch_size)
-    check_rank(image.shape, patch_size)
     given, *size = image.shape
     check_built(getattr(network, "config", None), {"in_channels": given}, "the image has")
     from monai.data.utils import compute_importance_map
@@ -181,10 +178,3 @@ def resized_boxes(boxes: Iterator[Box], size: Sequence[int], wanted: Sequence[in
         done = ready
         needed = min(int(above[done]), bottom) if done < len(above) else bottom
         kept, top = kept[:, needed - top :].clone(), needed
-
-
-def check_rank(shape: Sequence[int], patch_size: Sequence[int]) -> None:
-    """ValueError unless an image of this shape has a channel axis and as many spatial ones as the patch."""
-    if len(shape) != len(patch_size) + 1:
-        words = f"image has shape {tuple(shape)}, expected (C, *spatial) for patch_size={tuple(patch_size)}"
-        raise ValueError(f"{words}: image[None] adds the channel axis, image[0] drops a batch axis")
