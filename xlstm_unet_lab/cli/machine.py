@@ -92,6 +92,5 @@ def bench(
     """Run the measurements of a checkout and keep their results in its benchmarks/results/."""
     checkout = Path(__file__).resolve().parents[2]
     if not (checkout / "benchmarks" / "__main__.py").is_file():
-        needed = "they come with the repository, not with the installed package; clone it and run this there"
-        raise FileNotFoundError(f"no benchmarks beside {Path(__file__).parents[1]}: {needed}")
+        raise FileNotFoundError(f"{checkout} has no benchmarks: they come with a clone of the repository")
     raise typer.Exit(subprocess.run([sys.executable, "-m", "benchmarks", *(names or [])], cwd=checkout).returncode)

@@ -91,8 +91,7 @@ class KeptCases(Cases, ABC):
         except OSError as error:
             self._writes = False
             slow = f"cases beyond {self.memory:,} bytes are made anew for every patch, which is slow"
-            fix = "free disk space, or pass a larger cache_bytes to load_dataset"
-            warnings.warn(f"{place.folder} cannot be written ({error}): {slow}; {fix}", stacklevel=4)
+            warnings.warn(f"{place.folder} cannot be written ({error}): {slow}; take larger cache_bytes", stacklevel=4)
         return None
 
 

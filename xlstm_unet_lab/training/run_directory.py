@@ -143,8 +143,7 @@ class RunDirectory:
         with self._clear_errors(), suppress(filelock.Timeout):
             self._held.enter_context(lock.acquire(timeout=PATIENCE))
         if not lock.is_locked:
-            busy = f"another process is training in {self.path}"
-            raise BlockingIOError(f"{busy}: wait until it ends or stop it, or give another run_directory")
+            raise BlockingIOError(f"another process is training in {self.path}: wait until it ends, or stop it")
 
     def keep(self, record, state: TrainingState, progress: Progress, predictor: Predictor) -> None:
         """Log a step, keep its weights when they are the best so far, and write a checkpoint when one is due.
@@ -184,8 +183,7 @@ class RunDirectory:
         """
         rows = {number: line for number, line in self._rows(row).items() if 0 < number <= step}
         if lost := step - len(rows):
-            lines = f"{self.path / 'log.csv'} has lost the rows of {lost} of {step} steps"
-            warnings.warn(f"{lines}, the run itself nothing", stacklevel=4)
+            warnings.warn(f"the log in {self.path} lacks {lost} of {step} steps, the run itself nothing", stacklevel=4)
         return "".join([_as_csv(self.columns), *(rows[number] for number in sorted(rows))])
 
     def _rows(self, more: str = "") -> dict[int, str]:
@@ -217,8 +215,7 @@ class RunDirectory:
         there |= {"steps": facts["steps"]} if longer else {}
         other = [key for key in sorted(there.keys() | facts.keys()) if there.get(key) != facts.get(key)]
         if lines := [f"\n  {key}: {there.get(key)!r} there, {facts.get(key)!r} now" for key in other]:
-            advice = "give another run_directory, or go on with its settings"
-            raise ValueError(f"{self.path} holds another run: {advice}{''.join(lines)}")
+            raise ValueError(f"{self.path} holds another run: give another folder, or its settings{''.join(lines)}")
         return longer
 
     @contextmanager
