@@ -71,7 +71,7 @@ def test_a_finished_run_is_not_trained_again(trained, root):
     assert "dice mean" in call("train", *TRAIN, *SHORT, "--root", root, "--run-directory", run).stdout
 
 
-@pytest.mark.filterwarnings("ignore:the log in .* lacks")
+@pytest.mark.filterwarnings("ignore:.*log.csv lacks")
 @pytest.mark.parametrize("left", [0, 0.5, -5])
 def test_a_finished_run_whose_log_was_cut_still_says_how_it_ended(trained, root, left):
     run, result = trained

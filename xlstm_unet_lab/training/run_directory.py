@@ -183,7 +183,7 @@ class RunDirectory:
         """
         rows = {number: line for number, line in self._rows(row).items() if 0 < number <= step}
         if lost := step - len(rows):
-            warnings.warn(f"the log in {self.path} lacks {lost} of {step} steps, the run itself nothing", stacklevel=4)
+            warnings.warn(f"{self.path / 'log.csv'} lacks {lost} of {step} steps, the run itself nothing", stacklevel=4)
         return "".join([_as_csv(self.columns), *(rows[number] for number in sorted(rows))])
 
     def _rows(self, more: str = "") -> dict[int, str]:
