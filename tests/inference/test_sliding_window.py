@@ -10,7 +10,7 @@ from torch import nn
 from whole_image import sliding_window
 
 from xlstm_unet_lab.data.patches import sample_patch
-from xlstm_unet_lab.inference.sliding_window import sliding_boxes, whole_from
+from xlstm_unet_lab.inference.sliding_window import Windows, sliding_boxes, whole_from
 
 
 def network(spatial_dims, num_classes=3):
@@ -57,7 +57,7 @@ def test_an_image_smaller_than_the_patch_is_padded_as_in_training(sizes_and_marg
 
 def test_boxes_fill_the_image_and_are_no_larger_than_a_patch():
     filled = torch.zeros(50, 9, 21)
-    for place, values in sliding_boxes(network(3), torch.zeros(2, 50, 9, 21), patch_size=(8, 9, 10)):
+    for place, values in sliding_boxes(network(3), torch.zeros(2, 50, 9, 21), (8, 9, 10), Windows()):
         assert values.shape == (3, *filled[place].shape) and np.all(np.array(values.shape[1:]) <= (8, 9, 10))
         filled[place] += 1
     assert (filled == 1).all()
@@ -66,7 +66,7 @@ def test_boxes_fill_the_image_and_are_no_larger_than_a_patch():
 @pytest.mark.parametrize("stop_after", [0, 1])
 def test_a_caller_that_stops_leaves_the_network_in_its_mode(stop_after):
     model = network(2).train()
-    boxes = sliding_boxes(model, torch.zeros(2, 40, 8), patch_size=(8, 8))
+    boxes = sliding_boxes(model, torch.zeros(2, 40, 8), (8, 8), Windows(batch_size=1))
     for _ in range(stop_after):
         next(boxes)
     boxes.close()

@@ -22,42 +22,21 @@ from torch import Tensor, nn
 from xlstm_unet_lab.data.cases import check_built
 from xlstm_unet_lab.data.instance_labels import LABELS
 from xlstm_unet_lab.data.normalise import Normalised
-from xlstm_unet_lab.data.patches import check_windows
 from xlstm_unet_lab.data.pictures import in_eight_bits
-from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.data.resample import resampled_size, resized
 from xlstm_unet_lab.data.targets import Targets, check_label_values
 from xlstm_unet_lab.inference.mirror import Mirrored, checked_axes
-from xlstm_unet_lab.inference.sliding_window import Box, changed, resized_boxes, sliding_boxes, whole_from
+from xlstm_unet_lab.inference.sliding_window import Box, Windows, changed, resized_boxes, sliding_boxes, whole_from
 from xlstm_unet_lab.inference.trained import DONE, EIGHT_BITS, NORMALISATIONS, Z_SCORE
 from xlstm_unet_lab.models.presets import arguments_of
 from xlstm_unet_lab.models.weights import save_weights
 from xlstm_unet_lab.ops.checks import UNITS, as_array, checked_spacing, of_kind, one_of, sizes, tracked
-from xlstm_unet_lab.ops.devices import checked_device, with_values
+from xlstm_unet_lab.ops.devices import with_values
 from xlstm_unet_lab.ops.files import as_path
 from xlstm_unet_lab.ops.stored import check_fields
 from xlstm_unet_lab.ops.words import tells_of_full_memory
 
-WINDOWS_AT_ONCE = {2: 4, 3: 1}  # by spatial dimensions
 LARGEST_PATCH = 2**27  # voxels: 512 a side, or 11,585 of a picture, whose logits fill a memory
-
-
-@dataclass(frozen=True)
-class Windows:
-    """How windows cover an image, and how they are computed."""
-
-    overlap: float = 0.5  # share of their size that neighbours share; they weigh most in their middle
-    # Whether every window is predicted mirrored too, along each combination of axes, and the probabilities averaged: 2
-    # axes take 4 times as long, 3 take 8. True: along those where the data allows it; or axes, counted from 0.
-    mirror: bool | Sequence[int] = False
-    batch_size: int | None = None  # windows at once; None: 4 in 2-D, 1 in 3-D, which is work enough and memory is short
-    device: torch.device | str | None = None  # the network moves there and stays; None: where it is
-    track: Track = iter  # wraps the batches of windows, to draw a progress bar or, by raising, to stop between two
-
-    def __post_init__(self) -> None:
-        check_windows(self.overlap, 1 if self.batch_size is None else self.batch_size)
-        if self.device is not None:
-            checked_device(self.device)
 
 
 @dataclass(frozen=True)
@@ -300,10 +279,7 @@ class Predictor:
         is_done = self.normalisation == DONE and working_size == size  # resampling may change mean and deviation
         network = Mirrored(self.network, axes, self.exclusive) if axes else self.network
         seen = torch.from_numpy(image) if is_done else Normalised(image)
-        at_once = windows.batch_size or WINDOWS_AT_ONCE[len(size)]
-        boxes = sliding_boxes(
-            network, seen, patch_size=self.patch_size, overlap=windows.overlap, batch_size=at_once, track=windows.track
-        )
+        boxes = sliding_boxes(network, seen, self.patch_size, windows)
         probabilities = changed(boxes, lambda logits: self.targets_of(len(logits)).probabilities(logits))
         return probabilities if working_size == size else resized_boxes(probabilities, working_size, size)
 

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +14,31 @@ from xlstm_unet_lab.data.normalise import Normalised
 from xlstm_unet_lab.data.patches import PAD_IMAGE, padding
 from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.data.resample import resized
-from xlstm_unet_lab.ops.checks import tracked
+from xlstm_unet_lab.ops.checks import number, tracked, whole_number
+from xlstm_unet_lab.ops.devices import checked_device
 from xlstm_unet_lab.ops.tensors import widest
 
 Box = tuple[tuple[slice, ...], Tensor]  # where something lies in an image, and what, (*channels, *box)
+WINDOWS_AT_ONCE = {2: 4, 3: 1}  # by spatial dimensions
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How windows cover an image, and how they are computed; raises ValueError for what cannot be."""
+
+    overlap: float = 0.5  # share of their size that neighbours share; they weigh most in their middle
+    # Whether every window is predicted mirrored too, along each combination of axes, and the probabilities averaged: 2
+    # axes take 4 times as long, 3 take 8. True: along those where the data allows it; or axes, counted from 0.
+    mirror: bool | Sequence[int] = False
+    batch_size: int | None = None  # windows at once; None: 4 in 2-D, 1 in 3-D, which is work enough and memory is short
+    device: torch.device | str | None = None  # the network moves there and stays; None: where it is
+    track: Track = iter  # wraps the batches of windows, to draw a progress bar or, by raising, to stop between two
+
+    def __post_init__(self) -> None:
+        number("overlap", self.overlap, at_least=0, below=1, fix=": 0.5 lets windows share half their size")
+        whole_number("batch_size", 1 if self.batch_size is None else self.batch_size)
+        if self.device is not None:
+            checked_device(self.device)
 
 
 @contextmanager
@@ -61,13 +83,7 @@ def changed(boxes: Iterator[Box], how: Callable[[Tensor], Tensor]) -> Iterator[B
 # no_grad and not inference_mode: a tensor the network keeps for its next call must stay usable in training.
 @torch.no_grad()
 def sliding_boxes(
-    network: nn.Module,
-    image: Tensor | Normalised,
-    *,
-    patch_size: Sequence[int],
-    overlap: float = 0.5,
-    batch_size: int = 1,
-    track: Track = iter,
+    network: nn.Module, image: Tensor | Normalised, patch_size: Sequence[int], windows: Windows
 ) -> Iterator[Box]:
     """Logits of the image box by box, from windows that weigh most in their middle (Gaussian).
 
@@ -76,7 +92,7 @@ def sliding_boxes(
     Memory holds a few windows and, num_classes + 1 numbers a position, what windows to come share with those that were:
     a part of one patch's rows, however many rows there are. Only windows travel to the network's device. Of a network
     with deep supervision the first output counts.
-    `track` wraps the list of batches of windows, to draw a progress bar or, by raising, to stop between two of them.
+    Of `windows` overlap, batch_size and track count; the rest is the caller's.
     Raises ValueError for an image of another channel count than the network was built for, and a network whose answer
     has another size than its window or is not finite. What else a caller may get wrong the `Predictor` checks.
     """
@@ -89,13 +105,14 @@ def sliding_boxes(
     inside = tuple(slice(m, m + min(n, p)) for (m, _), n, p in zip(margins, size, patch_size, strict=True))
     dtype = widest(next(network.parameters(), torch.empty(0)))  # windows are added up in full precision
     weights = compute_importance_map(patch_size, mode="gaussian", dtype=dtype)[inside]
-    grid = [_starts(n, p, overlap) for n, p in zip(size, patch_size, strict=True)]
+    grid = [_starts(n, p, windows.overlap) for n, p in zip(size, patch_size, strict=True)]
     along = [[slice(start, start + n) for start in starts] for starts, n in zip(grid, weights.shape, strict=True)]
     places = list(itertools.product(*along))
-    batches = [places[first : first + batch_size] for first in range(0, len(places), batch_size)]
+    at_once = windows.batch_size or WINDOWS_AT_ONCE[len(size)]
+    batches = [places[first : first + at_once] for first in range(0, len(places), at_once)]
 
     def weighted() -> Iterator[Box]:
-        for batch in tracked(track, batches):
+        for batch in tracked(windows.track, batches):
             patches = torch.stack([torch.as_tensor(image[(slice(None), *place)]) for place in batch])
             logits = _logits(network, F.pad(patches, around, value=PAD_IMAGE)).to("cpu", dtype)
             logits = logits[(slice(None), slice(None), *inside)]
