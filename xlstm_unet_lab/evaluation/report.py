@@ -154,7 +154,7 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def summarise(table: pandas.DataFrame, *, samples: int = 2000, seed: int = 0) -> pandas.DataFrame:
+def summarise(table: pandas.DataFrame) -> pandas.DataFrame:
     """Mean and 95% interval over cases of every score of every label: label, score, cases, mean, low, high.
 
     table: as `evaluate_cases` gives it; where it has groups, intervals are those of whole groups and `groups` says how
@@ -165,7 +165,7 @@ def summarise(table: pandas.DataFrame, *, samples: int = 2000, seed: int = 0) ->
         for score in scores_in(part):
             scored = part.dropna(subset=score)
             values, groups = scored[score], groups_of(scored)
-            low, high = bootstrap_interval(values, groups=groups, samples=samples, seed=seed)
+            low, high = bootstrap_interval(values, groups=groups)
             shared = {"label": label, "score": score, "cases": len(values)}
             shared |= {"groups": groups.nunique()} if "group" in table else {}
             rows.append(shared | {"mean": values.mean(), "low": low, "high": high})
@@ -182,9 +182,7 @@ def scores_in(table: pandas.DataFrame) -> list[str]:
     return [score for score in SCORES if score in table and table[score].notna().any()]
 
 
-def compare(
-    table_a: pandas.DataFrame, table_b: pandas.DataFrame, *, score: str = "dice", samples: int = 2000, seed: int = 0
-) -> pandas.DataFrame:
+def compare(table_a: pandas.DataFrame, table_b: pandas.DataFrame, *, score: str = "dice") -> pandas.DataFrame:
     """Two models over the same cases, case by case: one row a label.
 
     Columns: label, cases, mean_a, mean_b, difference (mean of a minus b) with its 95% interval low and high, p_value
@@ -199,7 +197,7 @@ def compare(
     rows = []
     for label, part in both.groupby("label", sort=False):
         differences = (part["a"] - part["b"]).to_numpy()
-        low, high = bootstrap_interval(differences, groups=part["group"], samples=samples, seed=seed)
+        low, high = bootstrap_interval(differences, groups=part["group"])
         of_groups = (part["a"] - part["b"]).groupby(part["group"]).mean()
         row = {"label": label, "cases": len(part), "mean_a": part["a"].mean(), "mean_b": part["b"].mean()}
         row |= {"difference": differences.mean(), "low": low, "high": high}

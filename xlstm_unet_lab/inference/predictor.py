@@ -11,7 +11,7 @@ import re
 import reprlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -212,7 +212,7 @@ class Predictor:
 
     def to_json(self) -> dict:
         """All that is known beside the network's weights, as JSON can hold it, for `from_json`."""
-        facts = self._facts() | {"targets": self.targets and self.targets.to_json()}
+        facts = self._facts() | {"targets": self.targets and asdict(self.targets)}
         return json.loads(json.dumps({"build": arguments_of(self.network), "trained_on": facts}))
 
     def save(self, path: str | Path) -> Path:

@@ -45,8 +45,7 @@ def tracked(track: Callable, items: Sequence[Item]) -> Iterator[Item]:
         raise TypeError(f"track is {reprlib.repr(track)}, expected a function like tqdm or iter ({error})") from error
     for item in (*items, end):  # a bar is finished once it is asked for more
         if (step := next(steps, end)) is not item:
-            given = "ends before" if step is end else f"has {reprlib.repr(step)} where it is to hand on"
-            raise ValueError(f"what track gives {given} the {len(items)} items that it gets, each in its place")
+            raise ValueError(f"what track gives is not the {len(items)} items that it gets, each in its place")
         if item is not end:
             yield item  # type: ignore[misc]  # one of the items, as it is not the end
 
