@@ -225,9 +225,8 @@ class RunDirectory:
             yield
         except OSError as error:
             kept = "last checkpoint is whole" if (self.path / "last.safetensors").is_file() else "first is to come"
-            advice = "mend the cause or free space and call fit again with this run_directory, or give another one"
-            why = f"cannot be written ({error.strerror or error}); the {kept}"
-            raise OSError(*filter(None, (error.errno, f"the run directory {self.path} {why}: {advice}"))) from error
+            why = f"the run directory {self.path} cannot be written ({error.strerror or error}); the {kept}"
+            raise OSError(*filter(None, (error.errno, f"{why}: mend it and fit again, or give another one"))) from error
 
 
 def _as_json(facts: Mapping) -> bytes:
