@@ -44,7 +44,7 @@ def tracked(track: Callable, items: Sequence[Item]) -> Iterator[Item]:
     except TypeError as error:
         raise TypeError(f"track is {reprlib.repr(track)}, expected a function like tqdm or iter ({error})") from error
     for item in (*items, end):  # a bar is finished once it is asked for more
-        if (step := next(steps, end)) is not item:
+        if next(steps, end) is not item:
             raise ValueError(f"what track gives is not the {len(items)} items that it gets, each in its place")
         if item is not end:
             yield item  # type: ignore[misc]  # one of the items, as it is not the end
