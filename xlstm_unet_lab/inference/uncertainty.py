@@ -88,5 +88,5 @@ def _checked(probabilities: np.ndarray, exclusive: bool) -> np.ndarray:
     if not (low >= 0 and high <= 1 + TOLERANCE):  # NaN fails as well
         raise ValueError(f"probabilities run from {low:.3g} to {high:.3g}; expected 0 to 1, as softmax gives them")
     if exclusive and (len(probabilities) < 2 or np.abs(probabilities.sum(0) - 1).max() > TOLERANCE):
-        raise ValueError(f"{len(probabilities)} classes do not sum to 1: give all, or exclusive=False for regions")
+        raise ValueError(f"{len(probabilities)} exclusive classes do not sum to 1: give all, or say exclusive=False")
     return probabilities
