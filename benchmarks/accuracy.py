@@ -240,7 +240,7 @@ def measure(run: Run) -> dict:
         for name, value in task.score(probabilities, test, case).items():
             scores.setdefault(name, []).append(value)
     per_case = np.mean(list(scores.values()), axis=0)
-    low, high = bootstrap_interval(per_case, seed=run.seed)
+    low, high = bootstrap_interval(per_case)
     means = {name: float(np.mean(values)) for name, values in scores.items()} | {"mean": float(per_case.mean())}
     return {
         **dataclasses.asdict(run),

@@ -10,6 +10,7 @@ import pandas
 from xlstm_unet_lab.evaluation.metrics import dice, hausdorff95, instance_f1, surface_dice
 from xlstm_unet_lab.ops import checks
 
+LEVEL, SAMPLES = 0.95, 2000  # confidence of an interval, and how many sets of values are drawn for it
 LENIENT = 3.0  # mm
 FOREGROUND = "foreground"
 SCORES = ("dice", "surface_dice", "instance_f1")  # between 0 and 1, the more the better
@@ -120,37 +121,27 @@ def evaluate_cases(outcomes: Iterable[Outcome], *, labels: Mapping, **options) -
     return pandas.concat(tables.values(), ignore_index=True)
 
 
-def bootstrap_interval(
-    values: Sequence[float],
-    *,
-    groups: Sequence[Hashable] | None = None,
-    level: float = 0.95,
-    samples: int = 2000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """An interval (low, high) for the mean over all cases of this kind, of confidence `level`: percentile bootstrap.
+def bootstrap_interval(values: Sequence[float], *, groups: Sequence[Hashable] | None = None) -> tuple[float, float]:
+    """An interval (low, high) for the mean over all cases of this kind, of confidence LEVEL: percentile bootstrap.
 
-    `samples` sets of as many values are drawn with replacement, and the middle `level` of their means is given; with
+    SAMPLES sets of as many values are drawn with replacement, and the middle LEVEL of their means is given; with
     fewer than about 10 values it is too narrow. `groups` names the group of each value, such as the video of a frame:
     values of one group resemble each other, so whole groups are drawn, and it is their number that counts.
-    Raises TypeError for what are no numbers, ValueError for none or one that is not finite, groups of another number, a
-    level outside (0, 1) and fewer than 1 sample. Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap,
-    ch. 13; of groups: Davison and Hinkley 1997, Bootstrap Methods and their Application, sec. 3.8.
+    Raises TypeError for what are no numbers, ValueError for none or one that is not finite, and groups of another
+    number. The same values have the same interval every time. Source: Efron and Tibshirani 1993, An Introduction to the
+    Bootstrap, ch. 13; of groups: Davison and Hinkley 1997, Bootstrap Methods and their Application, sec. 3.8.
     """
     values = checks.array_of("values", values, "iuf", 1)
     if len(bad := values[~np.isfinite(values)]):
         raise ValueError(f"values holds {bad[:5]}, expected finite numbers, one a case: leave those cases out")
-    checks.number("level", level, above=0, below=1)
-    checks.whole_number("samples", samples, at_most=10**7)
     names = range(len(values)) if groups is None else checks.as_array("groups", groups).astype(str).ravel().tolist()
-    checks.whole_number("seed", seed, at_least=0)
     if len(names) != len(values):
         raise ValueError(f"groups name {len(names)} values, there are {len(values)}: give a group for each of them")
     places, _ = pandas.factorize(np.asarray(names))
     totals, counts = np.bincount(places, values), np.bincount(places)
-    drawn = np.random.default_rng(seed).integers(len(totals), size=(samples, len(totals)))
+    drawn = np.random.default_rng(0).integers(len(totals), size=(SAMPLES, len(totals)))
     means = totals[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
