@@ -83,7 +83,7 @@ def changed(boxes: Iterator[Box], how: Callable[[Tensor], Tensor]) -> Iterator[B
 # no_grad and not inference_mode: a tensor the network keeps for its next call must stay usable in training.
 @torch.no_grad()
 def sliding_boxes(
-    network: nn.Module, image: Tensor | Normalised, patch_size: Sequence[int], windows: Windows
+    network: nn.Module, image: Tensor | Normalised, patch_size: tuple[int, ...], windows: Windows
 ) -> Iterator[Box]:
     """Logits of the image box by box, from windows that weigh most in their middle (Gaussian).
 
