@@ -302,17 +302,17 @@ class Predictor:
         working_size = self._working_size(size, spacing)
         if windows.device is not None:
             self.network.to(windows.device)
-        if working_size != size:
+        resampled = working_size != size
+        if resampled:
             image = resized(torch.from_numpy(image.astype(np.float32)), working_size).numpy()
-        is_done = self.normalisation == DONE and working_size == size  # resampling may change mean and deviation
+        is_done = self.normalisation == DONE and not resampled  # resampling may change mean and deviation
         network = Mirrored(self.network, axes, self.exclusive) if axes else self.network
         seen = torch.from_numpy(image) if is_done else Normalised(image)
         at_once = windows.batch_size or WINDOWS_AT_ONCE[len(size)]
-        boxes = sliding_boxes(
-            network, seen, patch_size=self.patch_size, overlap=windows.overlap, batch_size=at_once, track=windows.track
-        )
+        known = {"patch_size": self.patch_size, "overlap": windows.overlap, "batch_size": at_once}
+        boxes = sliding_boxes(network, seen, **known, track=windows.track, row_by_row=resampled)
         probabilities = changed(boxes, lambda logits: self.targets_of(len(logits)).probabilities(logits))
-        return probabilities if working_size == size else resized_boxes(probabilities, working_size, size)
+        return resized_boxes(probabilities, working_size, size) if resampled else probabilities
 
     def _working_size(self, size: tuple[int, ...], spacing: tuple[float, ...] | None) -> tuple[int, ...]:
         """The grid size at which the image has the network's spacing."""
