@@ -3,6 +3,7 @@
 from xlstm_unet_lab.inference.sliding_window import Windows, sliding_boxes, whole_from
 
 
-def sliding_window(network, image, patch_size, **options):
+def sliding_window(network, image, patch_size, row_by_row=False, **options):
     """Logits of the whole image, (num_classes, *spatial), from overlapping windows: options are fields of `Windows`."""
-    return whole_from(sliding_boxes(network, image, patch_size, Windows(**options)), image.shape[1:])
+    boxes = sliding_boxes(network, image, patch_size, Windows(**options), row_by_row)
+    return whole_from(boxes, image.shape[1:])

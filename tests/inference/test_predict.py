@@ -245,7 +245,7 @@ def test_windows_travel_to_where_the_model_is():
     for device in ("cpu", "meta"):
         model.weight = nn.Parameter(model.weight.to(device))
         model.asked.clear()
-        boxes = [*sliding_boxes(model, image, (8, 8), Windows())]
+        boxes = [*sliding_boxes(model, image, (8, 8), Windows(), False)]
         filled = sum(values[0].numel() for _, values in boxes)
         assert model.asked == {(device, device)} and filled == np.prod(WHOLE[2])
 

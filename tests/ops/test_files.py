@@ -67,6 +67,30 @@ def test_a_link_laid_at_the_temporary_name_is_not_followed(tmp_path, monkeypatch
     assert victim.read_bytes() == b"precious" and (tmp_path / ".partial-foreseen").is_symlink()
 
 
+def test_what_a_killed_process_left_is_removed_a_day_later(tmp_path, monkeypatch):
+    (tmp_path / "of_others").write_bytes(b"precious")
+    old = {f".partial-{digits * 4}": digits != "zzzz" for digits in ("0af3", "9e11", "zzzz")}
+    for name in old:
+        (tmp_path / name).write_bytes(b"half")
+    (tmp_path / ".partial-0123456789abcdef").symlink_to(tmp_path / "of_others")
+    (tmp_path / ".partial-0123456789abcde0").mkdir()
+    kept = {"of_others", ".partial-0123456789abcdef", ".partial-0123456789abcde0"}
+
+    write_whole(tmp_path / "first", b"new")
+    assert {path.name for path in tmp_path.iterdir()} == {*old, *kept, "first"}, "what is young may still be written"
+
+    files._tidy.cache_clear()
+    today = files.time.time()
+    monkeypatch.setattr(files.time, "time", lambda: today + 2 * files.DAY)
+    write_whole(tmp_path / "second", b"new")
+    left = {name for name, is_ours in old.items() if not is_ours}
+    assert {path.name for path in tmp_path.iterdir()} == {*left, *kept, "first", "second"}
+
+    (tmp_path / ".partial-0af30af30af30af3").write_bytes(b"half")
+    write_whole(tmp_path / "third", b"new")
+    assert (tmp_path / ".partial-0af30af30af30af3").exists(), "a folder is looked through once"
+
+
 def test_temporary_names_are_never_the_same(tmp_path, monkeypatch):
     names, replace = [], os.replace
     monkeypatch.setattr(os, "replace", lambda old, new: names.append(os.fspath(old)) or replace(old, new))

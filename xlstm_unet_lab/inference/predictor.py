@@ -274,14 +274,15 @@ class Predictor:
         working_size = self._working_size(size, spacing)
         if windows.device is not None:
             self.network.to(windows.device)
-        if working_size != size:
+        resampled = working_size != size
+        if resampled:
             image = resized(torch.from_numpy(image.astype(np.float32)), working_size).numpy()
-        is_done = self.normalisation == DONE and working_size == size  # resampling may change mean and deviation
+        is_done = self.normalisation == DONE and not resampled  # resampling may change mean and deviation
         network = Mirrored(self.network, axes, self.exclusive) if axes else self.network
         seen = torch.from_numpy(image) if is_done else Normalised(image)
-        boxes = sliding_boxes(network, seen, self.patch_size, windows)
+        boxes = sliding_boxes(network, seen, self.patch_size, windows, row_by_row=resampled)
         probabilities = changed(boxes, lambda logits: self.targets_of(len(logits)).probabilities(logits))
-        return probabilities if working_size == size else resized_boxes(probabilities, working_size, size)
+        return resized_boxes(probabilities, working_size, size) if resampled else probabilities
 
     def _working_size(self, size: tuple[int, ...], spacing: tuple[float, ...] | None) -> tuple[int, ...]:
         """The grid size at which the image has the network's spacing."""

@@ -83,16 +83,17 @@ def changed(boxes: Iterator[Box], how: Callable[[Tensor], Tensor]) -> Iterator[B
 # no_grad and not inference_mode: a tensor the network keeps for its next call must stay usable in training.
 @torch.no_grad()
 def sliding_boxes(
-    network: nn.Module, image: Tensor | Normalised, patch_size: tuple[int, ...], windows: Windows
+    network: nn.Module, image: Tensor | Normalised, patch_size: tuple[int, ...], windows: Windows, row_by_row: bool
 ) -> Iterator[Box]:
     """Logits of the image box by box, from windows that weigh most in their middle (Gaussian).
 
     image (C, *spatial), normalised, 2-D or 3-D, on any device; smaller than the patch is padded with zeros and cut
     back. Yields boxes that fill the image, each with its place: (num_classes, *box) on the CPU, in at least float32.
     Memory holds a few windows and, num_classes + 1 numbers a position, what windows to come share with those that were:
-    a part of one patch's rows, however many rows there are. Only windows travel to the network's device. Of a network
-    with deep supervision the first output counts.
-    Of `windows` overlap, batch_size and track count; the rest is the caller's.
+    a part of one patch's rows, across the axis that is the most patches long. Only windows travel to the network's
+    device. Of a network with deep supervision the first output counts.
+    Of `windows` overlap, batch_size and track count; the rest is the caller's. row_by_row: let the boxes fill the image
+    along its first axis and not along that one.
     Raises ValueError for an image of another channel count than the network was built for, and a network whose answer
     has another size than its window or is not finite. What else a caller may get wrong the `Predictor` checks.
     """
@@ -107,7 +108,10 @@ def sliding_boxes(
     weights = compute_importance_map(patch_size, mode="gaussian", dtype=dtype)[inside]
     grid = [_starts(n, p, windows.overlap) for n, p in zip(size, patch_size, strict=True)]
     along = [[slice(start, start + n) for start in starts] for starts, n in zip(grid, weights.shape, strict=True)]
-    places = list(itertools.product(*along))
+    # Outermost first: the axis that is the most patches long, across which the least is shared.
+    order = sorted(range(len(size)), key=lambda axis: 0 if row_by_row else weights.shape[axis] / size[axis])
+    walks = itertools.product(*(along[axis] for axis in order))
+    places = [tuple(walk[order.index(axis)] for axis in range(len(size))) for walk in walks]
     at_once = windows.batch_size or WINDOWS_AT_ONCE[len(size)]
     batches = [places[first : first + at_once] for first in range(0, len(places), at_once)]
 
@@ -122,8 +126,8 @@ def sliding_boxes(
             del sums
 
     boxes = weighted()
-    for axis in reversed(range(len(size))):
-        boxes = _joined(boxes, axis, grid[axis], size)
+    for turn, axis in reversed([*enumerate(order)]):
+        boxes = _joined(boxes, axis, grid[axis], {later: size[later] for later in order[turn + 1 :]})
     with evaluation_mode(network):
         yield from changed(boxes, lambda sums: sums[:-1].div_(sums[-1]))  # by what the weights add up to
 
@@ -149,24 +153,24 @@ def _logits(network: nn.Module, patches: Tensor) -> Tensor:
 
 
 def _joined(
-    boxes: Iterator[Box], axis: int, starts: Mapping[int, tuple[int, int]], size: Sequence[int]
+    boxes: Iterator[Box], axis: int, starts: Mapping[int, tuple[int, int]], across: Mapping[int, int]
 ) -> Iterator[Box]:
     """Boxes that overlap along one axis, added up there: of each is given what no later one reaches, in its memory.
 
-    They come row by row along the later axes, in which they do not overlap any more; `size` is the image's.
+    They come in turn along the axes `across`, in which they do not overlap any more; of each the image's length.
     """
-    kept = torch.empty(0)  # what later boxes reach, everywhere along the later axes
+    kept = torch.empty(0)  # what later boxes reach, everywhere along the axes across
     for place, values in boxes:
         shared, done = starts[place[axis].start]
-        later, rest = place[axis + 1 :], values.shape[axis + 1] - done
+        rest = values.shape[axis + 1] - done
         if not kept.numel():
-            most = max(shared for shared, _ in starts.values())
-            kept = values.new_empty(*values.shape[: axis + 1], most, *size[axis + 1 :])
-        beside = kept[(*[slice(None)] * (axis + 2), *later)]
+            most = {axis: max(shared for shared, _ in starts.values()), **across}
+            kept = values.new_empty(len(values), *(most.get(at, values.shape[at + 1]) for at in range(len(place))))
+        beside = kept[(slice(None), *(where if at in across else slice(None) for at, where in enumerate(place)))]
         values.narrow(axis + 1, 0, shared).add_(beside.narrow(axis + 1, 0, shared))
         beside.narrow(axis + 1, 0, rest).copy_(values.narrow(axis + 1, done, rest))
         finished = slice(place[axis].start, place[axis].start + done)
-        yield (*place[:axis], finished, *later), values.narrow(axis + 1, 0, done)
+        yield (*place[:axis], finished, *place[axis + 1 :]), values.narrow(axis + 1, 0, done)
         del values
 
 

@@ -1,15 +1,20 @@
 """Files that are either whole or not there, and names out of files, which must lead nowhere else."""
 
 import os
+import re
 import secrets
 import stat
+import time
 from contextlib import suppress
+from functools import cache
 from pathlib import Path, PureWindowsPath
 from reprlib import repr as short
 from typing import TypeGuard
 
 from xlstm_unet_lab.ops.checks import of_kind
 
+PARTIAL = re.compile(r"\.partial-[0-9a-f]{16}")  # what is being written
+DAY = 24 * 60 * 60  # seconds; nothing here takes so long to write
 LONGEST_NAME = 240  # bytes; systems take 255, and endings and numbers of channels are added
 # Opened only if it is new: a link that was laid at the name is not followed. Not every system has all of these.
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
@@ -27,6 +32,7 @@ def write_whole(path: str | Path, content: bytes, like: Path | None = None) -> P
         raise IsADirectoryError(f"{path} is a folder, expected the name of a file to write")
     like = path if like is None else like
     mode = stat.S_IMODE(like.stat().st_mode) & 0o777 if like.is_file() else None
+    _tidy(path.parent.absolute())
     partial = path.with_name(f".partial-{secrets.token_hex(8)}")
     handle = os.open(partial, NEW, 0o666 if mode is None else mode)
     try:
@@ -40,6 +46,17 @@ def write_whole(path: str | Path, content: bytes, like: Path | None = None) -> P
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+@cache
+def _tidy(folder: Path) -> None:
+    """Remove files that a process left half-written when it was killed, a day or more ago; once for each process."""
+    for path in folder.glob(".partial-*"):
+        with suppress(OSError):  # another process was faster, or they are not ours to remove
+            facts = path.lstat()
+            # The time of the last change to the name: a link to an old file is new.
+            if PARTIAL.fullmatch(path.name) and stat.S_ISREG(facts.st_mode) and facts.st_ctime < time.time() - DAY:
+                path.unlink()
 
 
 def as_path(name: str, value: object) -> Path:
