@@ -68,7 +68,8 @@ class TrainConfig:
         if self.warmup_steps is not None and self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps={self.warmup_steps} must be below steps={self.steps}")
         if self.batch_size % (processes := self.devices * self.num_nodes):
-            raise ValueError(f"batch_size is {self.batch_size}, expected a multiple of all {processes} devices")
+            words = f"num_nodes={self.num_nodes} of devices={self.devices} cannot share batch_size={self.batch_size}"
+            raise ValueError(f"{words}: make it a multiple of {processes}")
 
 
 def learning_rate_at(step: int, config: TrainConfig) -> float:
