@@ -15,8 +15,6 @@ from xlstm_unet_lab.ops.tensors import FLOATS
 
 SIGN = "sha256:"  # what a checksum begins with
 AGAIN = "copy it again from where it is whole, or train it again"
-# What the kit writes into a header, "facts" alone nowadays; other programs have words of their own there.
-HEADER = {"facts": dict, "targets": object, "training_spacing": object}
 
 
 def save_weights(model: nn.Module, path: str | Path, facts: Mapping | None = None) -> Path:
@@ -102,5 +100,5 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     texts = {name: text for name, text in texts.items() if name not in stated}
     if stated and list(stated.values()) != [checksum(tensors, texts)]:
         raise ValueError(f"{path} is damaged, it does not have the checksum that it was saved with: {AGAIN}")
-    ours = HEADER.keys() & texts.keys()
-    return tensors, {name: parse_json(texts[name], f"{name!r} in the header of {path}", HEADER[name]) for name in ours}
+    ours = {"facts"} & texts.keys()  # other programs have words of their own there
+    return tensors, {name: parse_json(texts[name], f"{name!r} in the header of {path}") for name in ours}
