@@ -10,8 +10,7 @@ from torch import nn
 from xlstm_unet_lab.data.cases import Facts
 from xlstm_unet_lab.data.registry import get_recipe, recipe_of
 from xlstm_unet_lab.inference.predictor import Predictor
-from xlstm_unet_lab.models.rebuild import rebuild
-from xlstm_unet_lab.models.weights import load_tensors
+from xlstm_unet_lab.models.weights import load_tensors, rebuild
 from xlstm_unet_lab.ops.checks import one_of
 from xlstm_unet_lab.ops.files import as_path
 from xlstm_unet_lab.ops.stored import read_fields
@@ -40,7 +39,7 @@ def load_predictor(path: str | Path, which: str | None = None, root: str | Path 
     root: where the data lies that a run of an older version was trained on, which does not say itself what it is.
     Raises FileNotFoundError for what is not there, and ValueError, with the fix, for another `which`, for a damaged
     file or one without the facts of a predictor, and for a network that `build` did not make. Nothing that a file says
-    is trusted, and nothing is downloaded for it: see `models.rebuild`.
+    is trusted, and nothing is downloaded for it: see `models.weights.rebuild`.
     """
     path = as_path("path", path)
     weights = path if path.is_file() else _checkpoint(path, which)
