@@ -54,7 +54,7 @@ def run(root, tmp_path_factory):
 def predicted(run, root, tmp_path_factory):
     out = tmp_path_factory.mktemp("predicted")
     images = root / "Dataset901_phantom_abdomen" / "imagesTs"
-    call("predict", run, images, "--out", out, "--uncertainty", "--root", root, *PREDICT)
+    call("predict", run, images, "--out", out, "--uncertainty", *PREDICT)
     return out
 
 

@@ -154,7 +154,7 @@ def test_a_run_on_data_without_a_recipe(tmp_path, monkeypatch):
     (tmp_path / "model.json").write_text('{"build": null, "recipe": null}')
     assert facts_of_run(tmp_path) == Facts(None, 0, None) and facts_of_run(tmp_path).flip_axes is None
     unused = Predictor(nn.Identity(), (16, 16))
-    monkeypatch.setattr("xlstm_unet_lab.evaluation.cases.load_predictor", lambda path, which, root: unused)
+    monkeypatch.setattr("xlstm_unet_lab.evaluation.cases.load_predictor", lambda path, which: unused)
     with pytest.raises(ValueError, match="does not name its data set"):
         from_run(tmp_path)
 
@@ -163,7 +163,7 @@ def test_a_run_is_scored_on_its_own_fold_unless_another_is_named(tmp_path, monke
     """Another fold's validation cases are training cases of the run."""
     (tmp_path / "model.json").write_text('{"build": null, "recipe": "phantom_microscopy", "fold": 2}')
     unused = Predictor(nn.Identity(), (16, 16))
-    monkeypatch.setattr("xlstm_unet_lab.evaluation.cases.load_predictor", lambda path, which, root: unused)
+    monkeypatch.setattr("xlstm_unet_lab.evaluation.cases.load_predictor", lambda path, which: unused)
     wanted = {fold: load_dataset("phantom_microscopy", "val", fold=fold).names for fold in (1, 2)}
     assert wanted[1] != wanted[2]
     assert from_run(tmp_path, split="val").names == tuple(wanted[2])

@@ -109,7 +109,6 @@ def predict(
     uncertainty: Annotated[bool, typer.Option("--uncertainty", help="Also maps of how sure it is.")] = False,
     batch_size: Annotated[int | None, typer.Option(help="Windows at once.", show_default="4 in 2-D, 1 in 3-D")] = None,
     device: Device = None,
-    root: Root = None,
 ) -> None:
     """Predict image files with a trained run: NIfTI, PNG, JPEG, BMP or TIFF in, label files on the same grids out.
 
@@ -124,7 +123,7 @@ def predict(
     options = {"overlap": overlap, "mirror": mirror, "batch_size": batch_size, "device": chosen_device(device)}
     options |= {"coloured": coloured, "uncertainty": uncertainty}
     bars = {"track": bar_of_a_case, "track_cases": partial(bar, desc="predicting", unit="case")}
-    for path in load_predictor(run, which, root).files(inputs, out, **options, **bars):
+    for path in load_predictor(run, which).files(inputs, out, **options, **bars):
         say(path)
 
 

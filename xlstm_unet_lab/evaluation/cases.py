@@ -61,7 +61,7 @@ def from_run(
     """
     windows = Windows(**options)  # what is refused is refused before files are opened
     one_of("split", split, SPLITS)
-    predictor = load_predictor(run_directory, which, root)
+    predictor = load_predictor(run_directory, which)
     cases = cases_of_run(run_directory, split, fold, root)
     predictor.mirrored_along(windows.mirror)
     recipe, place = cases.recipe, {name: index for index, name in enumerate(cases.names)}

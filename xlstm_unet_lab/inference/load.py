@@ -31,12 +31,11 @@ def is_run(path: str | Path) -> bool:
     return (Path(path) / "model.json").is_file()
 
 
-def load_predictor(path: str | Path, which: str | None = None, root: str | Path | None = None) -> Predictor:
+def load_predictor(path: str | Path, which: str | None = None) -> Predictor:
     """The predictor in a run directory or in a file that `Predictor.save` wrote, on the CPU, in evaluation mode.
 
     which: of a run, the "best" or the "last" weights; None: the best, or the last where no validation chose, with a
     warning where one did and the best are gone.
-    root: where the data lies that a run of an older version was trained on, which does not say itself what it is.
     Raises FileNotFoundError for what is not there, and ValueError, with the fix, for another `which`, for a damaged
     file or one without the facts of a predictor, and for a network that `build` did not make. Nothing that a file says
     is trusted, and nothing is downloaded for it: see `models.weights.rebuild`.
