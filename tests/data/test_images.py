@@ -227,3 +227,33 @@ def test_an_error_names_its_file_once(tmp_path, name, content):
     with pytest.raises(ValueError) as refused:
         read_label(tmp_path / name)
     assert str(refused.value).count(name) == 1
+
+
+def test_slices_stored_in_two_ways_are_refused_and_not_half_of_them_read(tmp_path):
+    slices = np.stack([NUMBERS] * 5)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for part, compression in ((slices[:2], None), (slices[2:], "zlib")):
+            file.write(part, photometric="minisblack", compression=compression)
+    for read in (lambda path: read_case(path, spatial_dims=3), read_label):
+        with pytest.raises(ValueError, match=r"a\.tif cannot be read: it holds 2 pictures stored in different ways"):
+            read(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("read", [read_case, read_label])
+def test_a_bitmap_whose_bytes_would_be_taken_for_bits_is_refused(tmp_path, read):
+    image = Image.fromarray((NUMBERS > 1).astype(np.uint8), "P")
+    image.putpalette([0, 0, 0, 255, 255, 255])
+    image.save(tmp_path / "a.bmp")
+    with pytest.raises(ValueError, match="palette of black and white; save it as PNG"):
+        read(tmp_path / "a.bmp")
+
+
+@pytest.mark.parametrize("ending", [".png", ".bmp", ".jpg"])
+def test_a_tiff_is_known_by_what_it_holds(tmp_path, ending):
+    tifffile.imwrite(tmp_path / "a.tif", NUMBERS.astype(np.uint8), photometric="minisblack")
+    path = (tmp_path / "a.tif").rename(tmp_path / f"a{ending}")
+    assert np.array_equal(read_label(path)[0], NUMBERS)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(struct.pack("<HHII", 259, 3, 1, 1), struct.pack("<HHII", 259, 3, 1, 7)))
+    with pytest.raises(ValueError, match=r"compression .JPEG. may change the numbers"):
+        read_label(path)

@@ -193,7 +193,7 @@ def cut_short(path):
     ("name", "make", "message"),
     [
         ("a.tif", five_pages, r"holds uint8 \(5, 6, 9\), axes QYX; one picture"),
-        ("a.tif", pages_of_two_sizes, "holds 2 pictures of different shapes"),
+        ("a.tif", pages_of_two_sizes, "holds 2 pictures stored in different ways"),
         ("a.png", animation, "holds 2 pictures"),
         ("a.png", deep_colour_png, "16-bit colour PNG.*save it as TIFF"),
         ("a.tif", not_finite, "NaN or infinite"),

@@ -52,6 +52,8 @@ def test_through_json(targets):
         (((), ()), "at least one"),
         ((("a",), ((1,),), (1, 2)), "'painted': 2"),
         ((("a",), ((0, 1),), (1,)), "covers labels above 0"),
+        ((("a", "a"), ((0,), (1,))), "expected another each"),
+        ((("a", "mean"), ((0,), (1,))), "and none 'mean'"),
     ],
 )
 def test_bad_targets(arguments, message):

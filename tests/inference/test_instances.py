@@ -98,3 +98,9 @@ def shape_of(path):
 def test_bad_input(classes, error, message):
     with pytest.raises(error, match=message):
         instances_from_classes(classes)
+
+
+@pytest.mark.parametrize("smallest", [None, "a", [1, 2], float("nan"), -5, True, 2.0])
+def test_the_size_of_noise_is_a_whole_number(smallest):
+    with pytest.raises(ValueError, match=r"smallest is .*whole number"):
+        instances_from_classes(np.zeros((4, 4), int), smallest=smallest)

@@ -1,5 +1,6 @@
 """The decay matrix: what the recurrence says, written as one matrix."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -35,5 +36,8 @@ def test_known_values_and_axes():
 
 
 def test_gates_must_fit():
-    with pytest.raises(ValueError, match=r"i has shape \(3,\) and f \(2,\), expected the same"):
+    with pytest.raises(ValueError, match=r"f has shape \(2,\), expected \(3,\) to fit i"):
         mlstm.decay_matrix(torch.zeros(3), torch.zeros(2))
+    for odd in (None, 3, "1", [1.0], np.zeros(3), torch.zeros(()), torch.zeros(3).int(), torch.full((3,), torch.nan)):
+        with pytest.raises(ValueError, match=r"i (is a|has|holds) .*"):
+            mlstm.decay_matrix(odd, odd)

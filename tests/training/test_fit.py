@@ -179,6 +179,7 @@ def test_learning_rate_climbs_and_falls():
         {"devices": 0},
         {"num_nodes": 3, "batch_size": 4},
         {"workers": -1},
+        {"workers": 100_000},
         {"seed": -1},
         {"validate_every": 0},
         {"validation_cases": 0},

@@ -37,7 +37,8 @@ def files_by_name(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         ending = next((ending for ending in endings if path.name.lower().endswith(ending)), None)
-        if ending is None or path.name.startswith(".") or not path.is_file():
+        is_broken_link = path.is_symlink() and not path.exists()  # which is somebody's file that is missing
+        if ending is None or path.name.startswith(".") or not (path.is_file() or is_broken_link):
             continue
         name = unicodedata.normalize("NFC", path.name[: -len(ending)])  # macOS writes accents as letters of their own
         if name in found:

@@ -11,6 +11,7 @@ from xlstm_unet_lab.ops.checks import array_of, finite
 
 TIFF = (".tif", ".tiff")
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", *TIFF)
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 TRANSPARENCY = ((1,), (2,))  # what ExtraSamples of a TIFF say of a last channel that is alpha, associated or not
 PERCENTILES = (0.1, 99.9)  # of a deeper picture, which become 0 and 255
 ORIENTATION = 274  # the tag of EXIF and TIFF
@@ -36,7 +37,8 @@ def read_channels(path: Path, spatial_dims: int | None = None, *, stored: bool =
     what cannot be decoded; with stored also for a compression that changes numbers (JPEG, whatever the ending).
     """
     try:
-        is_tiff = path.suffix.lower() in TIFF
+        with path.open("rb") as file:
+            is_tiff = path.suffix.lower() in TIFF or file.read(4) in TIFF_STARTS
         array, orientation = _read_tiff(path, spatial_dims, stored) if is_tiff else _read_with_pillow(path, stored)
         if array.dtype == bool:
             array = array.astype(np.uint8) * np.uint8(1 if stored else 255)
@@ -67,6 +69,8 @@ def _read_with_pillow(path: Path, stored: bool) -> tuple[np.ndarray, int]:
             raise ValueError(f"it holds {pages} pictures; one a file is expected")
         if deep_colour:
             raise ValueError("it is a 16-bit colour PNG, of which 8 bits would be lost; save it as TIFF")
+        if kind == "BMP" and image.mode == "1" and _bits_of_bmp(path) != 1:  # Pillow reads bytes as bits
+            raise ValueError("it is a BMP file with a palette of black and white; save it as PNG")
         if stored and kind == "JPEG":
             raise ValueError("it is a JPEG file, whose compression changes the numbers; save it as PNG")
         image.load()
@@ -92,6 +96,11 @@ def _bits_of_png(path: Path) -> tuple[int, bool]:
     return depth, depth == 16 and colour_type != 0
 
 
+def _bits_of_bmp(path: Path) -> int:
+    with path.open("rb") as file:
+        return int.from_bytes(file.read(30)[28:], "little")
+
+
 def _numbers_of(indices: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """The label in a file with a palette (n, 3): indices where they stand for colours. Where all are grey the file is a
     grey one that was packed, in whatever order, and its numbers are the grey values."""
@@ -106,8 +115,8 @@ def _read_tiff(path: Path, spatial_dims: int | None, stored: bool) -> tuple[np.n
         series = file.series[0]
         page, axes = series.keyframe, series.get_axes(squeeze=True)
         as_stack = spatial_dims == 3 or (spatial_dims is None and len(set(axes) - set("CS")) > 2)
-        if not as_stack and len(file.series) != 1:
-            raise ValueError(f"it holds {len(file.series)} pictures of different shapes; one a file is expected")
+        if len(file.series) != 1:
+            raise ValueError(f"it holds {len(file.series)} pictures stored in different ways; one a file is expected")
         transparent = page.extrasamples in TRANSPARENCY
         if page.samplesperpixel - transparent not in (1, 3):  # asked before Pillow may read it, which drops the others
             raise ValueError(f"it holds {page.samplesperpixel} channels; save it as RGB, or the channels as grey files")

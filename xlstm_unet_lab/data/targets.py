@@ -39,8 +39,10 @@ class Targets:
             raise ValueError(f"targets need as many entries of each kind, and at least one: got {lengths}")
         if any(not values or (0 in values and not self.exclusive) for values in self.values):
             raise ValueError(f"values are {self.values}; no channel is without a label, a region covers labels above 0")
-        if len(set(self.names)) < len(self.names):
-            raise ValueError(f"names are {self.names}, expected another one for each channel")
+        if len({"mean", *self.names}) <= len(self.names):
+            raise ValueError(
+                f"names are {self.names}, expected another one for each channel, and none 'mean', as scores"
+            )
         if self.exclusive and len({values for values in self.values if len(values) == 1}) < len(self.values):
             raise ValueError(f"values are {self.values}, expected one of its own for each class, or what is painted")
 

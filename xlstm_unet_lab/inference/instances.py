@@ -7,7 +7,7 @@ from skimage.morphology import local_maxima, reconstruction
 from skimage.segmentation import relabel_sequential, watershed
 
 from xlstm_unet_lab.data.instance_labels import INTERIOR, LABELS
-from xlstm_unet_lab.ops.checks import array_of
+from xlstm_unet_lab.ops.checks import array_of, whole_number
 
 SMALLEST = 20  # pixels or voxels; what is smaller is taken for noise: none of 2,955 nuclei of 75 images is
 WAIST = 1.0  # pixels by which objects that touch are narrower where they meet
@@ -25,6 +25,7 @@ def instances_from_classes(classes: np.ndarray, *, smallest: int = SMALLEST) -> 
     Returns int32 (*spatial), 0 background, objects numbered from 1 without gaps.
     Raises ValueError for other values or shapes, TypeError for another dtype.
     """
+    whole_number("smallest", smallest, at_least=0)
     classes = array_of("classes", classes, "iub", 2, 3)
     if unknown := sorted(set(np.unique(classes).tolist()) - set(LABELS.values())):
         raise ValueError(f"classes holds {unknown[:5]}, expected the values of {LABELS}")

@@ -29,7 +29,7 @@ from xlstm_unet_lab.ops import mlstm_recurrence, mlstm_triton
 from xlstm_unet_lab.ops.checks import one_of, whole_number
 from xlstm_unet_lab.ops.mlstm_chunkwise import run_chunkwise
 from xlstm_unet_lab.ops.mlstm_recurrence import MLSTMState, compute_normaliser, computed, empty_state, step
-from xlstm_unet_lab.ops.tensors import gate_dtype, is_recorded
+from xlstm_unet_lab.ops.tensors import check_tensors, gate_dtype, is_recorded
 
 __all__ = ["MLSTMState", "chunkwise", "decay_matrix", "empty_state", "parallel", "recurrent", "run", "step"]
 
@@ -75,10 +75,10 @@ def decay_matrix(i: Tensor, f: Tensor) -> Tensor:
 
     i, f (..., S) -> (..., S, S) in the dtype of sums of gates: i_s + a_{s+1} + ... + a_t for s <= t, -inf beyond. From
     an empty memory its largest value in row t is m_t, and exp(decay - m_t) is the stabilised matrix. Raises ValueError
-    for shapes that differ. Source: arXiv 2405.04517, appendix A.3.
+    for shapes that differ, and for what is no floating-point tensor of finite values. Source: arXiv 2405.04517, appendix A.3.
     """
-    if i.ndim < 1 or i.shape != f.shape:
-        raise ValueError(f"i has shape {tuple(i.shape)} and f {tuple(f.shape)}, expected the same (..., S)")
+    shape = getattr(i, "shape", ())
+    check_tensors({"i": i, "f": f}, {"i": shape or (1,), "f": shape}, "(..., S)")
     length = i.shape[-1]
     a = F.logsigmoid(f.to(gate_dtype(f)))[..., :, None].expand(*f.shape, length)
     summed = a.tril(-1).cumsum(-2)  # column s from s + 1 on: no difference of sums, which a gate of -1e30 would spoil

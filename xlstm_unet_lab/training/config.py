@@ -13,7 +13,8 @@ from xlstm_unet_lab.ops.checks import checked_spacing, flag, number, of_kind, on
 RULES: dict[str, Callable[[str, object], object]] = {
     **dict.fromkeys(("batch_size", "devices", "num_nodes"), partial(whole_number, at_most=2**16)),
     **dict.fromkeys(("steps", "validate_every", "validation_cases", "save_every"), whole_number),
-    **dict.fromkeys(("workers", "seed", "warmup_steps"), partial(whole_number, at_least=0)),
+    **dict.fromkeys(("seed", "warmup_steps"), partial(whole_number, at_least=0)),
+    "workers": partial(whole_number, at_least=0, at_most=2**10),
     **dict.fromkeys(("learning_rate", "gradient_clip"), partial(number, above=0, at_most=1e30)),
     **dict.fromkeys(("weight_decay", "polynomial_power"), partial(number, at_least=0, at_most=1e30)),
     **dict.fromkeys(("channels_last", "compile"), flag),
