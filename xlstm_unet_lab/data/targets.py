@@ -41,7 +41,7 @@ class Targets:
             raise ValueError(f"values are {self.values}; no channel is without a label, a region covers labels above 0")
         if len({"mean", *self.names}) <= len(self.names):
             raise ValueError(
-                f"names are {self.names}, expected another one for each channel, and none 'mean', as scores"
+                f"names are {self.names}, expected another each, and none 'mean', which is a score"
             )
         if self.exclusive and len({values for values in self.values if len(values) == 1}) < len(self.values):
             raise ValueError(f"values are {self.values}, expected one of its own for each class, or what is painted")

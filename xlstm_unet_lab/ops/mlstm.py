@@ -75,7 +75,8 @@ def decay_matrix(i: Tensor, f: Tensor) -> Tensor:
 
     i, f (..., S) -> (..., S, S) in the dtype of sums of gates: i_s + a_{s+1} + ... + a_t for s <= t, -inf beyond. From
     an empty memory its largest value in row t is m_t, and exp(decay - m_t) is the stabilised matrix. Raises ValueError
-    for shapes that differ, and for what is no floating-point tensor of finite values. Source: arXiv 2405.04517, appendix A.3.
+    for shapes that differ, and for what is no floating-point tensor of finite values. Source: arXiv 2405.04517,
+    appendix A.3.
     """
     shape = getattr(i, "shape", ())
     check_tensors({"i": i, "f": f}, {"i": shape or (1,), "f": shape}, "(..., S)")
