@@ -240,7 +240,7 @@ def measure(run: Run) -> dict:
         for name, value in task.score(probabilities, test, case).items():
             scores.setdefault(name, []).append(value)
     per_case = np.mean(list(scores.values()), axis=0)
-    low, high = bootstrap_interval(per_case, seed=run.seed)
+    low, high = bootstrap_interval(per_case)
     means = {name: float(np.mean(values)) for name, values in scores.items()} | {"mean": float(per_case.mean())}
     return {
         **dataclasses.asdict(run),
@@ -271,11 +271,12 @@ def main(which: str | None = None, only: str | None = None, again: bool = False)
     for name in [which] if which else list(SETS):
         path = RESULTS / f"accuracy_{name}{'_gpu' if torch.cuda.is_available() else ''}.json"
         rows = json.loads(path.read_text())["rows"] if path.exists() and not again else []
-        done = {(row["task"], row["model"], row["minutes"], row["seed"]) for row in rows}
+        here = torch.backends.cpu.get_cpu_capability()  # equal minutes are other steps on another kind of processor
+        done = {(row["task"], row["model"], row["minutes"], row["seed"], row["processor"]) for row in rows}
         for run in SETS[name]:
-            if (run.task, run.model, run.minutes, run.seed) in done or only not in (None, run.task):
+            if (run.task, run.model, run.minutes, run.seed, here) in done or only not in (None, run.task):
                 continue
-            row = measure(run)
+            row = measure(run) | {"processor": here}
             rows.append(row)
             keep(f"accuracy_{name}", {"rows": rows})
             shown = [run.task, run.model, run.minutes, run.seed, row["steps"], *row["interval of the mean, 95%"]]

@@ -18,9 +18,9 @@ import xlstm_unet_lab as lab
 from benchmarks.measure import in_fresh_process, keep, peak_of_process, table
 from xlstm_unet_lab.data.normalise import normalise
 
-SIZE, PATCH, CLASSES = (400, 512, 512), (16, 64, 64), 14
+SIZE, PATCH, CLASSES = (400, 512, 512), (32, 96, 96), 14
 OVERLAP = 0.25  # less than usual: fewer windows to wait for
-FEATURES = (8, 16)  # a small network on small windows: the memory in question is that of what is added up of them
+FEATURES = (4, 8)  # a small network on small windows: the memory in question is that of what is added up of them
 TARGET = 4.0  # bytes a voxel
 
 

@@ -54,7 +54,8 @@ def accuracy_rows(result: dict) -> list[list[str]]:
         mean = f"{row['scores']['mean']:.3f} [{low:.3f}, {high:.3f}]"
         goals = ", ".join(f"{goal}: {'reached' if met else 'missed'}" for goal, met in goals_met(row).items())
         network = f"{row['members']} x {row['model']}" if row["members"] > 1 else row["model"]
-        rows.append([row["task"], network, size, f"{row['minutes']:g}", str(row["steps"]), mean, said, goals])
+        where = [row["task"], network, size, row["processor"], f"{row['minutes']:g}", str(row["steps"])]
+        rows.append([*where, mean, said, goals])
     return rows
 
 
@@ -62,16 +63,17 @@ def comparison_rows(result: dict) -> list[list[str]]:
     """One row a data set and network: mean over seeds and cases, its interval over cases, and every seed's own mean."""
     together: dict[tuple, list[dict]] = {}
     for row in result["rows"]:
-        together.setdefault((row["task"], row["minutes"], row["model"]), []).append(row)
+        together.setdefault((row["task"], row["processor"], row["minutes"], row["model"]), []).append(row)
     ranked = []
-    for (task, minutes, model), rows in together.items():
+    for (task, processor, minutes, model), rows in together.items():
         means = [row["scores"]["mean"] for row in rows]
         by_case = np.mean([[row["by case"][name] for name in rows[0]["by case"]] for row in rows], axis=0)
         low, high = bootstrap_interval(by_case)
         size, steps = f"{rows[0]['parameters'] / 1e6:.2f} M", f"{np.mean([row['steps'] for row in rows]):.0f}"
         score = f"{np.mean(means):.3f} [{low:.3f}, {high:.3f}]"
         seeds = ", ".join(f"{mean:.3f}" for mean in means)
-        ranked.append((task, -np.mean(means), [task, model, size, f"{minutes:g}", steps, score, seeds]))
+        line = [task, model, size, processor, f"{minutes:g}", steps, score, seeds]
+        ranked.append((task, processor, -np.mean(means), line))
     return [line for *_, line in sorted(ranked)]
 
 
@@ -176,7 +178,7 @@ def comparison() -> str:
     """The section on several networks in equal time; nothing as long as that has not been measured."""
     if not (RESULTS / "accuracy_comparison.json").exists():
         return ""
-    header = ["data", "network", "weights", "minutes", "steps", "mean score", "every seed"]
+    header = ["data", "network", "weights", "processor", "minutes", "steps", "mean score", "every seed"]
     return COMPARISON.format(table=markdown(header, comparison_rows(read("accuracy_comparison"))))
 
 
@@ -198,7 +200,7 @@ def figures() -> str:
     mlstm, step, lesson, imports = (read(name) for name in ("mlstm", "training_step", "first_lesson", "import_time"))
     machine = mlstm["machine"]
     runs = [(r["recipe"], f"{r['seconds'] / 60:.1f} min", f"{r['mean foreground Dice']:.3f}") for r in lesson["runs"]]
-    trained = ["data", "network", "weights", "minutes", "steps", "mean score", "scores", "goal"]
+    trained = ["data", "network", "weights", "processor", "minutes", "steps", "mean score", "scores", "goal"]
     forms = ["shape", "chunkwise here", "best chunkwise of mlstm_kernels", "fastest S x S form"]
     return TEXT.format(
         processor=machine["processor"],

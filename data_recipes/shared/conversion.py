@@ -6,11 +6,12 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from xlstm_unet_lab.data.files import fingerprint, whole_folder
+from xlstm_unet_lab.data.files import fingerprint, sync_tree
 from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.ops.checks import tracked
 from xlstm_unet_lab.ops.files import plain_name
@@ -75,3 +76,21 @@ def _link(file: Path, target: Path) -> None:
         if target.exists():
             raise
         shutil.copyfile(file, target)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill beside its place, which it takes when it is filled and on the disk: whole, or not at all.
+
+    What lay there goes, and so does what a killed process left. One process at a time may do so for a place.
+    """
+    partial = folder.with_name(f".partial-{folder.name}")
+    for stale in (folder, partial):
+        shutil.rmtree(stale, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        sync_tree(partial)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -280,7 +280,8 @@ def test_names_that_others_chose_are_no_orders_to_a_terminal(tmp_path):
     wrong = call("prepare", name, code=2)
     told = call("evaluate", tmp_path / name, tmp_path / name, code=1)
     usage = call("evaluate", tmp_path / name, code=2)
-    for result in (wrong, told, usage):
+    command, option = call(name, code=2), call("evaluate", f"--{name}", code=2)
+    for result in (wrong, told, usage, command, option):
         assert "\x1b[31mred" not in result.stderr and "Traceback" not in result.stderr
         assert not any(line.startswith("latin") for line in result.stderr.splitlines())
     table = pd.DataFrame({"case": [name], "dice": [np.float32(0.5)], "none": [np.nan]})

@@ -71,7 +71,7 @@ def test_a_finished_run_is_not_trained_again(trained, root):
     assert "dice mean" in call("train", *TRAIN, *SHORT, "--root", root, "--run-directory", run).stdout
 
 
-@pytest.mark.filterwarnings("ignore:.*has lost the rows")
+@pytest.mark.filterwarnings("ignore:.*log.csv lacks")
 @pytest.mark.parametrize("left", [0, 0.5, -5])
 def test_a_finished_run_whose_log_was_cut_still_says_how_it_ended(trained, root, left):
     run, result = trained
@@ -249,4 +249,4 @@ def test_train_says_how_far_it_is_in_plain_lines(monkeypatch, root, tmp_path):
     monkeypatch.setattr(progress, "PATIENCE", 0)
     short = ("--steps", 2, "--batch-size", 1, "--accelerator", "cpu", "--setting", "validation_cases=1")
     said = call("train", *TRAIN, *short, "--root", root, "--run-directory", tmp_path / "run").stderr
-    assert "\r" not in said and "training: 2 of 2 step" in said and "validating: 0 of 1 part" in said
+    assert "\r" not in said and "training: 2 of 2 steps" in said and "validating: 0 of 1 parts" in said

@@ -15,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_pairs import random_source
+from safetensors.torch import save
 from torch.utils.data import Subset
 
 from data_recipes.shared.writing import write_case, write_volume
@@ -55,7 +56,8 @@ def open_set(folder, cache_bytes=0):
 
 
 def kept_in(folder):
-    return sorted(path.name for path in (folder.path.parent / "kept" / "Dataset999_toy").glob("*/*") if path.is_dir())
+    kept = folder.path.parent / "kept" / "Dataset999_toy"
+    return sorted(path.parent.name for path in kept.glob(f"*/*/{kept_cases.FILE}"))
 
 
 def same(one, other):
@@ -93,15 +95,15 @@ def test_files_are_read_once(folder, monkeypatch):
     assert all(same(one, other) for one, other in zip(first, open_set(folder), strict=True))
 
 
-def spoilt_array(kept):
-    (kept / "image.npy").write_bytes((kept / "image.npy").read_bytes()[:-50])
+def cut_short(kept):
+    (kept / kept_cases.FILE).write_bytes((kept / kept_cases.FILE).read_bytes()[:-50])
 
 
-def half_removed(kept):
-    (kept / "case.json").unlink()
+def another_file(kept):
+    (kept / kept_cases.FILE).write_bytes(save({"image": torch.zeros(3)}))
 
 
-@pytest.mark.parametrize("spoil", [spoilt_array, half_removed, shutil.rmtree, None])
+@pytest.mark.parametrize("spoil", [cut_short, another_file, shutil.rmtree, None])
 def test_what_is_spoilt_or_outdated_is_made_anew(folder, spoil):
     before = list(open_set(folder))
     label = next((folder.path / "labelsTr").glob("case_0.*"))
@@ -156,7 +158,9 @@ def test_where_the_data_may_not_be_written_the_cache_is_used(folder, monkeypatch
     monkeypatch.setattr(dataset_module.os, "access", lambda path, mode: path != folder.path.parent)
     monkeypatch.setenv("LAB_DATA", str(folder.path.parent.parent / "mine"))
     assert same(open_set(folder)[0], open_set(folder, 2**30)[0]) and kept_in(folder) == []
-    assert (folder.path.parent.parent / "mine" / "kept" / "Dataset999_toy" / "Tr" / "case_0" / "case.json").is_file()
+    assert (
+        folder.path.parent.parent / "mine" / "kept" / "Dataset999_toy" / "Tr" / "case_0" / kept_cases.FILE
+    ).is_file()
 
 
 def test_several_at_once_and_another_process(folder):

@@ -1,6 +1,7 @@
 """Classes and regions: what the channels of an output mean."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ def test_one_hot_and_back(targets):
 
 @pytest.mark.parametrize("targets", [CLASSES, REGIONS])
 def test_through_json(targets):
-    assert Targets.from_json(json.loads(json.dumps(targets.to_json()))) == targets
+    assert Targets.from_json(json.loads(json.dumps(asdict(targets)))) == targets
 
 
 @pytest.mark.parametrize(

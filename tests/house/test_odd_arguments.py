@@ -65,7 +65,7 @@ SETTINGS |= {"augment": True, "warmup_steps": None, "spacing": None, "targets": 
 FACTS = {"patch_size": (8, 8), "spacing": (1, 1), "targets": None, "channel_names": ("MRI",), "slice_axis": None}
 FACTS |= {"colours": {1: "#0072B2"}, "label_numbers": {}, "mirror_axes": None, "normalisation": "z-score"}
 SCORED = PAIR | {"spacing": (1.0, 2.0), "labels": {"a": 1}, "tolerance": 1.0, "unit": "mm", "labelled_slices_only": ()}
-RESAMPLED = {"values": [1.0, 0.5], "groups": None, "level": 0.95, "samples": 9, "seed": 0}
+RESAMPLED = {"values": [1.0, 0.5], "groups": None}
 OPENED = {"recipe": "hippocampus", "split": "train", "root": None, "fold": 0, "cache_bytes": 0}
 CASES = [{"image": torch.zeros(1, 8, 8), "label": torch.zeros(8, 8, dtype=torch.long), "spacing": (1.0, 1.0)}]
 SHORT, PREDICTOR = lab.TrainConfig((8, 8), steps=1, batch_size=1, accelerator="cpu"), lab.Predictor(NETWORK, (8, 8))

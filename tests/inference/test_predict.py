@@ -14,7 +14,7 @@ from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.evaluation.metrics import dice
 from xlstm_unet_lab.inference.predict import predict, predict_probabilities
 from xlstm_unet_lab.inference.predictor import Predictor
-from xlstm_unet_lab.inference.sliding_window import sliding_boxes
+from xlstm_unet_lab.inference.sliding_window import Windows, sliding_boxes
 
 WHOLE = {2: (13, 18), 3: (9, 11, 7)}
 
@@ -245,7 +245,7 @@ def test_windows_travel_to_where_the_model_is():
     for device in ("cpu", "meta"):
         model.weight = nn.Parameter(model.weight.to(device))
         model.asked.clear()
-        boxes = [*sliding_boxes(model, image, patch_size=(8, 8))]
+        boxes = [*sliding_boxes(model, image, (8, 8), Windows(), False)]
         filled = sum(values[0].numel() for _, values in boxes)
         assert model.asked == {(device, device)} and filled == np.prod(WHOLE[2])
 

@@ -175,7 +175,7 @@ def test_frames_in_colour_are_cases_however_they_are_numbered(tmp_path):
 def predict_names(model, folder):
     """The cases that would be predicted, without predicting them."""
     found = []
-    with pytest.raises(ValueError, match="what track gives ends before"):
+    with pytest.raises(ValueError, match="what track gives is not the"):
         next(predict_files(of_pictures(model), folder, folder / "out", track_cases=lambda all: found.extend(all) or ()))
     return [name for name, _ in found]
 

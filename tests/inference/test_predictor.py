@@ -3,7 +3,7 @@
 import copy
 import json
 import pickle
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 
 import numpy as np
 import pytest
@@ -96,7 +96,7 @@ def test_runs_of_before_predictors_are_read(tmp_path):
     """Their checkpoints hold spacing and targets alone; the rest follows from the recipe that the run names."""
     model = network(num_classes=3)
     targets = Targets.classes({"background": 0, "interior": 1, "boundary": 2})
-    header = {"facts": {}, "training_spacing": [1.5, 1.0], "targets": targets.to_json()}
+    header = {"facts": {}, "training_spacing": [1.5, 1.0], "targets": asdict(targets)}
     save_tensors(model.state_dict(), tmp_path / "last.safetensors", header)
     build = {"name": "unet", "spatial_dims": 2, "in_channels": 1, "num_classes": 3, "patch_size": [16, 16]}
     (tmp_path / "model.json").write_text(

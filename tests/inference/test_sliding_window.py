@@ -10,7 +10,7 @@ from torch import nn
 from whole_image import sliding_window
 
 from xlstm_unet_lab.data.patches import sample_patch
-from xlstm_unet_lab.inference.sliding_window import sliding_boxes, whole_from
+from xlstm_unet_lab.inference.sliding_window import Windows, sliding_boxes, whole_from
 
 
 def network(spatial_dims, num_classes=3):
@@ -25,14 +25,16 @@ def network(spatial_dims, num_classes=3):
     st.lists(st.tuples(st.integers(1, 11), st.integers(2, 6)), min_size=2, max_size=3),
     st.sampled_from([0.0, 0.25, 0.5, 0.7]),
     st.integers(1, 5),
+    st.booleans(),
 )
-def test_boxes_are_the_whole(sizes, overlap, batch_size):
+def test_boxes_are_the_whole(sizes, overlap, batch_size, row_by_row):
     size, patch_size = zip(*sizes, strict=True)
     model = network(len(size))
     image = torch.randn(2, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         wanted = sliding_window_inference(image[None], patch_size, 1, model, overlap=overlap, mode="gaussian")[0]
-    got = sliding_window(model, image, patch_size=patch_size, overlap=overlap, batch_size=batch_size)
+    known = {"patch_size": patch_size, "overlap": overlap, "batch_size": batch_size, "row_by_row": row_by_row}
+    got = sliding_window(model, image, **known)
     np.testing.assert_allclose(got.numpy(), wanted.numpy(), rtol=0, atol=1e-12)
 
 
@@ -57,16 +59,27 @@ def test_an_image_smaller_than_the_patch_is_padded_as_in_training(sizes_and_marg
 
 def test_boxes_fill_the_image_and_are_no_larger_than_a_patch():
     filled = torch.zeros(50, 9, 21)
-    for place, values in sliding_boxes(network(3), torch.zeros(2, 50, 9, 21), patch_size=(8, 9, 10)):
+    for place, values in sliding_boxes(network(3), torch.zeros(2, 50, 9, 21), (8, 9, 10), Windows(), False):
         assert values.shape == (3, *filled[place].shape) and np.all(np.array(values.shape[1:]) <= (8, 9, 10))
         filled[place] += 1
     assert (filled == 1).all()
 
 
+@pytest.mark.parametrize(
+    ("row_by_row", "patch_size", "axis"),
+    [(True, (8, 8, 8), 0), (False, (8, 8, 8), 1), (False, (4, 8, 8), 0), (False, (4, 20, 4), 2)],
+)
+def test_boxes_fill_the_image_along_the_axis_of_most_patches_or_its_first(row_by_row, patch_size, axis):
+    size = (20, 30, 25)
+    boxes = sliding_boxes(network(3), torch.zeros(2, *size), patch_size, Windows(), row_by_row)
+    starts = [place[axis].start for place, _ in boxes]
+    assert starts == sorted(starts) and len(set(starts)) > 2
+
+
 @pytest.mark.parametrize("stop_after", [0, 1])
 def test_a_caller_that_stops_leaves_the_network_in_its_mode(stop_after):
     model = network(2).train()
-    boxes = sliding_boxes(model, torch.zeros(2, 40, 8), patch_size=(8, 8))
+    boxes = sliding_boxes(model, torch.zeros(2, 40, 8), (8, 8), Windows(batch_size=1), False)
     for _ in range(stop_after):
         next(boxes)
     boxes.close()

@@ -28,6 +28,16 @@ def test_a_file_keeps_its_permissions(tmp_path, mode):
 
 
 @posix
+def test_a_copy_has_the_permissions_of_what_it_is_a_copy_of(tmp_path):
+    (tmp_path / "file").write_bytes(b"secret")
+    (tmp_path / "file").chmod(0o600)
+    for _ in range(2):
+        write_whole(tmp_path / "copy", b"secret", like=tmp_path / "file")
+        assert stat.S_IMODE((tmp_path / "copy").stat().st_mode) == 0o600
+        (tmp_path / "copy").chmod(0o644)
+
+
+@posix
 def test_a_new_file_has_the_permissions_of_new_files(tmp_path):
     (tmp_path / "usual").touch()
     write_whole(tmp_path / "file", b"new")
@@ -55,6 +65,30 @@ def test_a_link_laid_at_the_temporary_name_is_not_followed(tmp_path, monkeypatch
     with pytest.raises(FileExistsError):
         write_whole(tmp_path / "file", b"new")
     assert victim.read_bytes() == b"precious" and (tmp_path / ".partial-foreseen").is_symlink()
+
+
+def test_what_a_killed_process_left_is_removed_a_day_later(tmp_path, monkeypatch):
+    (tmp_path / "of_others").write_bytes(b"precious")
+    old = {f".partial-{digits * 4}": digits != "zzzz" for digits in ("0af3", "9e11", "zzzz")}
+    for name in old:
+        (tmp_path / name).write_bytes(b"half")
+    (tmp_path / ".partial-0123456789abcdef").symlink_to(tmp_path / "of_others")
+    (tmp_path / ".partial-0123456789abcde0").mkdir()
+    kept = {"of_others", ".partial-0123456789abcdef", ".partial-0123456789abcde0"}
+
+    write_whole(tmp_path / "first", b"new")
+    assert {path.name for path in tmp_path.iterdir()} == {*old, *kept, "first"}, "what is young may still be written"
+
+    files._tidy.cache_clear()
+    today = files.time.time()
+    monkeypatch.setattr(files.time, "time", lambda: today + 2 * files.DAY)
+    write_whole(tmp_path / "second", b"new")
+    left = {name for name, is_ours in old.items() if not is_ours}
+    assert {path.name for path in tmp_path.iterdir()} == {*left, *kept, "first", "second"}
+
+    (tmp_path / ".partial-0af30af30af30af3").write_bytes(b"half")
+    write_whole(tmp_path / "third", b"new")
+    assert (tmp_path / ".partial-0af30af30af30af3").exists(), "a folder is looked through once"
 
 
 def test_temporary_names_are_never_the_same(tmp_path, monkeypatch):

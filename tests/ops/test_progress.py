@@ -59,7 +59,14 @@ def test_a_pipe_gets_plain_lines_an_interval_apart_and_the_last_one(printed, mon
     monkeypatch.setattr(progress, "INTERVAL", interval)
     text = printed(os.pipe, lambda: work(leave))
     assert "\r" not in text and "\x1b" not in text
-    assert [line.split(",")[0] for line in text.splitlines()] == [f"working: {count} of 5 case" for count in counts]
+    assert [line.split(",")[0] for line in text.splitlines()] == [f"working: {count} of 5 cases" for count in counts]
+
+
+@pytest.mark.parametrize("ends", [pty.openpty, os.pipe])
+def test_names_in_a_caption_give_a_terminal_no_orders(printed, ends, monkeypatch):
+    monkeypatch.setattr(progress, "PATIENCE", 0)
+    text = printed(ends, lambda: list(progress.bar(range(2), desc="unpacking \x1b[31ma\nb.zip", unit="file")))
+    assert "\x1b[31m" not in text and "unpacking \\x1b[31ma\\nb.zip:" in text
 
 
 def test_bars_within_bars_are_lines_too(printed, monkeypatch):
@@ -82,4 +89,4 @@ def test_a_bar_that_is_updated_by_hand(printed, monkeypatch):
 
     monkeypatch.setattr(progress, "PATIENCE", 0)
     lines = printed(os.pipe, by_hand).splitlines()
-    assert "training: 40 of 100 step" in lines[-1] and "loss=0.5" in lines[-1]
+    assert "training: 40 of 100 steps" in lines[-1] and "loss=0.5" in lines[-1]

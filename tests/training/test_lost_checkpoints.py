@@ -1,19 +1,16 @@
-"""A run directory whose checkpoints are gone, or kept by a file system that knows no second name for a file."""
+"""A run directory whose checkpoints are gone, spoilt, or those of another network."""
 
-import errno
-import os
 import shutil
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
-from test_resume import SETTINGS, logged, run, same, small_network, spoilt, weights
+from test_resume import SETTINGS, run, same, small_network, spoilt, weights
 from tiny_problem import Tiny, cases, config
 
 from xlstm_unet_lab.inference.load import load_predictor
 from xlstm_unet_lab.models.weights import load_tensors, save_tensors
-from xlstm_unet_lab.ops import files
 from xlstm_unet_lab.training.fit import fit
 
 KEPT = {"model.json", "config.json", ".lock"}
@@ -92,44 +89,6 @@ def test_an_optimiser_of_another_network_is_passed_over(tmp_path):
         save_tensors(tensors | {"optimizer.0.step": torch.tensor(value)}, path)
         with pytest.warns(UserWarning, match=r"last.safetensors in .* cannot be read(?s:.)*goes on from step 4"):
             assert [record.step for record in run(tmp_path)] == [5, 6]
-
-
-@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV])
-def test_where_files_have_one_name_alone_the_checkpoint_before_is_a_copy(tmp_path, monkeypatch, number):
-    linked, copied = tmp_path / "linked", tmp_path / "copied"
-    run(linked)
-
-    def refused(*_):
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(os, "link", refused)
-    run(copied)
-    assert sorted(contents(copied)) == sorted(contents(linked)) and logged(copied)[-1][0] == "6"
-    for name in ("last.safetensors", "previous.safetensors", "optimizer-4.safetensors"):
-        assert same(weights(copied / name), weights(linked / name))
-
-
-def test_a_full_disk_is_no_reason_for_a_copy(tmp_path, monkeypatch):
-    source, target = tmp_path / "a", tmp_path / "b"
-    source.write_bytes(b"new")
-    target.write_bytes(b"old")
-
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "link", full)
-    with pytest.raises(OSError, match="No space left"):
-        files.link_whole(source, target)
-    assert target.read_bytes() == b"old" and sorted(os.listdir(tmp_path)) == ["a", "b"]
-
-
-def test_two_names_of_one_file_leave_nothing_behind(tmp_path):
-    source, target = tmp_path / "a", tmp_path / "b"
-    source.write_bytes(b"one")
-    for _ in range(2):
-        files.link_whole(source, target)
-    files.write_whole(source, b"two")
-    assert target.read_bytes() == b"one" and sorted(os.listdir(tmp_path)) == ["a", "b"]
 
 
 @pytest.mark.parametrize("stop_at", [4, None])

@@ -327,8 +327,8 @@ def test_a_spoilt_log_is_mended_and_what_is_lost_is_said(tmp_path, spoil, lost):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         assert run(tmp_path) == []
-    assert [str(one.message).partition("lost")[2] for one in caught if "log.csv" in str(one.message)] == (
-        [f" the rows of {lost} of 6 steps, the run itself nothing"] if lost else []
+    assert [str(one.message).partition("log.csv")[2] for one in caught if "log.csv" in str(one.message)] == (
+        [f" lacks {lost} of 6 steps, the run itself nothing"] if lost else []
     )
     assert len(logged(tmp_path)) == 7 - lost and logged(tmp_path)[-1] == whole[-1]
     assert all(row in whole for row in logged(tmp_path))

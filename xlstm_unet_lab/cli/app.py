@@ -20,6 +20,7 @@ ORDER = ("doctor", "prepare", "models", "train", "predict", "evaluate", "report"
 # What the library raises on purpose, for what cannot be as it was asked for and for what goes wrong on the way;
 # anything else is a bug and keeps its traceback.
 WRONG_USAGE = (ValueError, KeyError, TypeError)
+MISUSED = typer.BadParameter.__base__  # UsageError, of click or of the copy of it in newer versions of typer
 EXPECTED = (*WRONG_USAGE, OSError, FloatingPointError, ImportError)
 
 
@@ -32,7 +33,7 @@ class Commands(TyperGroup):
     def invoke(self, context):
         try:
             return super().invoke(context)
-        except typer.BadParameter as error:
+        except MISUSED as error:
             error.message = printable(error.message)
             raise
         except (*EXPECTED, MemoryError, RuntimeError) as error:

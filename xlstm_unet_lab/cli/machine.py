@@ -1,7 +1,5 @@
 """Commands about this machine, its data and its nnU-Net: doctor, models, prepare, nnunet, bench."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+import xlstm_unet_lab as lab
 from xlstm_unet_lab.cli.app import app, parse_sizes, print_json, print_table, say
 from xlstm_unet_lab.cli.options import Json, Root
 
@@ -45,8 +44,6 @@ def models(
 
     With --patch-size also parameters and multiply-adds of the first.
     """
-    import xlstm_unet_lab as lab
-
     if not trained:
         sizes = parse_sizes("--patch-size", patch_size)
         print_table(lab.list_models(in_channels=in_channels, num_classes=num_classes, patch_size=sizes), as_json)
@@ -69,7 +66,6 @@ def prepare(
     Beside them (as errors go, so that folders can be handed on) it prints
     what was found: labels, sizes, spacings, intensities.
     """
-    import xlstm_unet_lab as lab
     from xlstm_unet_lab.data.registry import found_in
 
     if show_list:
@@ -105,6 +101,5 @@ def bench(
     """Run the measurements of a checkout and keep their results in its benchmarks/results/."""
     checkout = Path(__file__).resolve().parents[2]
     if not (checkout / "benchmarks" / "__main__.py").is_file():
-        needed = "they come with the repository, not with the installed package; clone it and run this there"
-        raise FileNotFoundError(f"no benchmarks beside {Path(__file__).parents[1]}: {needed}")
+        raise FileNotFoundError(f"{checkout} has no benchmarks: they come with a clone of the repository")
     raise typer.Exit(subprocess.run([sys.executable, "-m", "benchmarks", *(names or [])], cwd=checkout).returncode)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import xlstm_unet_lab as lab
 from xlstm_unet_lab.cli.app import app, chosen_device, parse_pairs, parse_sizes, print_facts, print_table, room_for, say
 from xlstm_unet_lab.cli.options import Device, Fold, Json, Mirror, Paths, Recipe, Root, RunFold, Split, Which, pairs
 from xlstm_unet_lab.ops.progress import bar
@@ -56,7 +57,6 @@ def train(
     """
     import torch
 
-    import xlstm_unet_lab as lab
     from xlstm_unet_lab.data.slices import SliceDataset
     from xlstm_unet_lab.ops.checks import one_of
 
@@ -119,12 +119,9 @@ def predict(
     probability, entropy and (where the data allows) disagreement of mirror
     images where --uncertainty asks for them.
     """
-    import xlstm_unet_lab as lab
-
     run, inputs = (None, paths) if trained else (paths[0], paths[1:])
     if not inputs or (trained and (which or root)):
         raise typer.BadParameter("expected a run and images; or images and --trained NAME, without --which and --root")
-
     options = {"overlap": overlap, "mirror": mirror, "batch_size": batch_size, "device": chosen_device(device)}
     options |= {"coloured": coloured, "uncertainty": uncertainty}
     bars = {"track": bar_of_a_case, "track_cases": partial(bar, desc="predicting", unit="case")}

@@ -1,7 +1,5 @@
 """The command that shows a case: in napari, or in a picture."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

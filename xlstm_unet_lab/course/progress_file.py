@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from xlstm_unet_lab.course.checks import all_exercises
 from xlstm_unet_lab.ops.checks import one_of
-from xlstm_unet_lab.ops.files import link_whole, write_whole
+from xlstm_unet_lab.ops.files import write_whole
 
 VARIABLE = "LAB_PROGRESS"
 FORMAT = 1
@@ -123,7 +123,7 @@ def note(
                 after = replace(after, right=now, how=PACKAGE if not own else REVEALED if before.reveals else OWN)
             if after != before:
                 if path.exists():
-                    link_whole(path, _copy_of(path))
+                    write_whole(_copy_of(path), path.read_bytes(), like=path)
                 write_whole(path, _to_bytes(kept | {number: after}))
     except OSError as error:
         return f"Your progress was not kept: {error.strerror or error}. Set {VARIABLE} to a file that can be written."

@@ -1,7 +1,5 @@
 """Vary patches at random, reproducibly: every draw comes from a generator that the caller hands in."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What every data set is to those who train and predict: named cases that can be looked into, and facts about them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -125,8 +123,7 @@ def check_cases(name: str, cases: Cases, patch_size: Sequence[int], network_conf
     image, label = first["image"], first["label"]
     if image.ndim != len(patch_size) + 1 or image.shape[1:] != label.shape:
         found = f"the first case of {name} has image {tuple(image.shape)} and label {tuple(label.shape)}"
-        needs = f"needs (C, *spatial) and (*spatial) with {len(patch_size)} spatial dimensions"
-        raise ValueError(f"{found}; patch_size={tuple(patch_size)} {needs}")
+        raise ValueError(f"{found}; patch_size={tuple(patch_size)} needs (C, *spatial) and (*spatial) of as many axes")
     checked_spacing(first.get("spacing"), len(patch_size), f" in the first case of {name}")
     needed = {"spatial_dims": len(patch_size), "in_channels": len(image)}
     if targets is not None:

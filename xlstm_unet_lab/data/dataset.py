@@ -1,7 +1,5 @@
 """Read a prepared data set: normalised tensors for training, arrays as stored for looking at."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +27,7 @@ class SegmentationDataset(KeptCases):
 
     dataset[i] is a dict: image float32 tensor (C, *spatial), normalised; label int64 tensor (*spatial); spacing, a
     tuple in (z, y, x) order, in `recipe.spacing_unit`; name. Cases stay in memory until they fill `cache_bytes`
-    (in each worker process); the others are kept as .npy files in a folder "kept" beside the prepared set (in
+    (in each worker process); the others are kept as files in a folder "kept" beside the prepared set (in
     `data_root()` where that may not be written), which may be deleted at any time, and are mapped into memory.
     `fold` says which of the five splits the cases come from. Raises ValueError when image and label differ in shape, or
     a label value or channel count is not the recipe's,

@@ -1,7 +1,5 @@
 """Fetch files over the network, and unpack archives that nobody vouches for."""
 
-from __future__ import annotations
-
 import bz2
 import functools
 import gzip
@@ -223,23 +221,19 @@ def unpack(archive: Path, folder: Path, progress: bool = False) -> None:
     written for a refused member; what came before it stays.
     """
     try:
-        _unpack(archive, folder, progress)
+        folder.mkdir(parents=True, exist_ok=True)
+        members = _zip_members(archive) if zipfile.is_zipfile(archive) else _tar_members(archive)
+        packed, total = archive.stat().st_size, 0
+        members = bar(members, desc=f"unpacking {archive.name}", unit="file", disable=not progress)
+        for count, (name, size, problem, extract) in enumerate(members, start=1):
+            total += size
+            if problem := problem or _problem_with(name, count, total, packed):
+                raise Refused(f"{archive.name}: member {name!r} {problem}; the archive is refused")
+            extract(folder)
     except Exception as error:  # whatever Python's readers raise when bytes make no sense to them
         if isinstance(error, Refused | MemoryError) or getattr(error, "errno", None) is not None:  # a full disk, say
             raise
         raise ValueError(f"{archive} is damaged or packed in an unknown way ({error}): get it again") from error
-
-
-def _unpack(archive: Path, folder: Path, progress: bool) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    members = _zip_members(archive) if zipfile.is_zipfile(archive) else _tar_members(archive)
-    packed, total = archive.stat().st_size, 0
-    members = bar(members, desc=f"unpacking {archive.name}", unit="file", disable=not progress)
-    for count, (name, size, problem, extract) in enumerate(members, start=1):
-        total += size
-        if problem := problem or _problem_with(name, count, total, packed):
-            raise Refused(f"{archive.name}: member {name!r} {problem}; the archive is refused")
-        extract(folder)
 
 
 def _problem_with(name: str, count: int, total: int, packed: int) -> str | None:
@@ -268,16 +262,14 @@ def _zip_members(archive: Path) -> Iterator[tuple]:
 def _extract(bundle: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -> None:
     """Write one member, unless a file of its size and checksum is there: reading takes less time than unpacking."""
     there = folder / member.filename
-    if not (there.is_file() and there.stat().st_size == member.file_size and _crc32_of(there) == member.CRC):
+    is_there = there.is_file() and there.stat().st_size == member.file_size
+    if not (is_there and _crc32_of(there) == member.CRC):
         bundle.extract(member, folder)
 
 
 def _crc32_of(path: Path) -> int:
-    checksum = 0
     with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            checksum = zlib.crc32(block, checksum)
-    return checksum
+        return functools.reduce(lambda found, block: zlib.crc32(block, found), iter(lambda: file.read(BLOCK), b""), 0)
 
 
 def _tar_members(archive: Path) -> Iterator[tuple]:

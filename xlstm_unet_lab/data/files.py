@@ -1,12 +1,10 @@
-"""Folders: whole or not there, written to disk for certain, and their files by name."""
+"""Folders written to disk for certain, and their files by name."""
 
 import itertools
 import os
 import re
-import shutil
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 
@@ -20,24 +18,6 @@ def sync_tree(folder: Path, recurse: bool = True) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill beside its place, which it takes when it is filled and on the disk: whole, or not at all.
-
-    What lay there goes, and so does what a killed process left. One process at a time may do so for a place.
-    """
-    partial = folder.with_name(f".partial-{folder.name}")
-    for stale in (folder, partial):
-        shutil.rmtree(stale, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        sync_tree(partial)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def fingerprint(file: Path) -> list:

@@ -1,7 +1,5 @@
 """What a prepared data set holds, in two tables: so that a wrong file is seen before anything is trained on it."""
 
-from __future__ import annotations
-
 import glob
 from collections import Counter, defaultdict
 from pathlib import Path

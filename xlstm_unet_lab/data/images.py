@@ -1,23 +1,20 @@
 """The one reader of image and label files, NIfTI, pictures and TIFF; and labels back into files of an image's kind."""
 
-from __future__ import annotations
-
 import gzip
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import tifffile
+from nibabel import Nifti1Image
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
 from xlstm_unet_lab.data import pictures
 from xlstm_unet_lab.data.volumes import check_grid, load_volume, spacing_of, voxels
 from xlstm_unet_lab.ops.files import write_whole
-
-if TYPE_CHECKING:
-    import nibabel
 
 VOLUMES = (".nii.gz", ".nii")
 ENDINGS = (*VOLUMES, *pictures.ENDINGS)
@@ -120,8 +117,6 @@ def ending(path: Path) -> str:
 
 
 def _read_volumes(files: Sequence[Path], kind: str) -> Case:
-    from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
-
     volumes = [load_volume(file) for file in files]
     for file, volume in zip(files, volumes, strict=True):
         check_grid(str(file), volume, volumes[0])
@@ -134,9 +129,7 @@ def _read_volumes(files: Sequence[Path], kind: str) -> Case:
     return Case(parts, spacing, "mm", kind, partial(_nifti, volume=first, turn=turn, packed=kind == ".nii.gz"))
 
 
-def _nifti(label: np.ndarray, volume: nibabel.Nifti1Image, turn: np.ndarray, packed: bool) -> bytes:
-    from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
-
+def _nifti(label: np.ndarray, volume: Nifti1Image, turn: np.ndarray, packed: bool) -> bytes:
     header = volume.header.copy()
     header["cal_min"] = header["cal_max"] = 0  # the input's window of brightness means nothing for labels
     header.set_data_dtype(label.dtype)
@@ -155,8 +148,6 @@ def _read_pictures(files: Sequence[Path], kind: str, spatial_dims: int | None, s
 
 
 def _tiff(found: np.ndarray, **spaced) -> bytes:
-    import tifffile
-
     content, axes = io.BytesIO(), {"axes": "ZYX"[-found.ndim :]}
     tifffile.imwrite(content, found, photometric="minisblack", compression="zlib", metadata=axes, **spaced)
     return content.getvalue()

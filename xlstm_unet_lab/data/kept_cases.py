@@ -1,7 +1,5 @@
 """Cases made ready once and then read piece by piece: in memory while they fit, beyond that in files on disk."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import warnings
@@ -10,15 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
 from xlstm_unet_lab.data.cases import Cases
-from xlstm_unet_lab.data.files import whole_folder
 from xlstm_unet_lab.data.patches import Foreground
-from xlstm_unet_lab.ops.stored import read_json
+from xlstm_unet_lab.ops.files import write_whole
+from xlstm_unet_lab.ops.stored import parse_json
 
-FACTS = "case.json"
+FILE = "case.safetensors"
 SPARE_DISK = 4 * 2**30  # bytes that are left free, for checkpoints and for other people
 
 
@@ -93,8 +92,7 @@ class KeptCases(Cases, ABC):
         except OSError as error:
             self._writes = False
             slow = f"cases beyond {self.memory:,} bytes are made anew for every patch, which is slow"
-            fix = "free disk space, or pass a larger cache_bytes to load_dataset"
-            warnings.warn(f"{place.folder} cannot be written ({error}): {slow}; {fix}", stacklevel=4)
+            warnings.warn(f"{place.folder} cannot be written ({error}): {slow}; take larger cache_bytes", stacklevel=4)
         return None
 
 
@@ -105,34 +103,25 @@ def _tensors(case: dict) -> dict[str, torch.Tensor]:
 def _opened(place: Place) -> dict | None:
     """The case kept there, its tensors mapped so that only what is touched is read; None for none made of the same."""
     try:
-        facts = read_json(place.folder / FACTS)
+        with safe_open(place.folder / FILE, framework="pt") as file:
+            facts = parse_json(file.metadata()["facts"], str(place.folder))
+            # Private to this process: a change stays with whoever makes it and never reaches the file.
+            image, label, places = map(file.get_tensor, ("image", "label", "places"))
         if facts["made_of"] != place.made_of:
             return None
-        # "c": a change stays with whoever makes it and never reaches the file
-        arrays = [np.load(place.folder / f"{name}.npy", mmap_mode="c") for name in ("image", "label", "places")]
-        image, label, places = map(torch.from_numpy, arrays)
         foreground = Foreground(tuple(facts["classes"]), tuple(facts["ends"]), places)
         own = {"name": facts["name"], "spacing": tuple(facts["spacing"])}
-    except (OSError, ValueError, KeyError, TypeError):  # not there, or spoilt: it is made anew
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):  # not there, or spoilt: it is made anew
         return None
     return own | {"image": image, "label": label, "foreground": foreground, "place": place}
 
 
 def _write(case: dict, place: Place, size: int) -> None:
-    """Write a case whole or not at all; of several processes that want to, one does."""
-    import filelock
-
-    beside = place.folder.parent
-    beside.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(beside / f".{place.folder.name}.lock"):
-        if _opened(place):
-            return
-        shutil.rmtree(place.folder, ignore_errors=True)
-        if shutil.disk_usage(beside).free < size + SPARE_DISK:
-            raise OSError(f"less than {SPARE_DISK:,} bytes would be left free")
-        with whole_folder(place.folder) as folder:
-            for name, tensor in _tensors(case).items():
-                np.save(folder / f"{name}.npy", tensor.numpy(), allow_pickle=False)
-            facts = {"name": case["name"], "spacing": case["spacing"], "made_of": place.made_of}
-            facts |= {"classes": case["foreground"].classes, "ends": case["foreground"].ends}
-            (folder / FACTS).write_text(json.dumps(facts))
+    """Write a case, whole or not at all."""
+    place.folder.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(place.folder).free < size + SPARE_DISK:
+        raise OSError(f"less than {SPARE_DISK:,} bytes would be left free")
+    facts = {"name": case["name"], "spacing": case["spacing"], "made_of": place.made_of}
+    facts |= {"classes": case["foreground"].classes, "ends": case["foreground"].ends}
+    tensors = {name: tensor.contiguous() for name, tensor in _tensors(case).items()}
+    write_whole(place.folder / FILE, save(tensors, {"facts": json.dumps(facts)}))

@@ -1,10 +1,10 @@
 """Whether numbers that nobody declared are labels: what their places and the other files of a folder say."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Set
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from scipy import ndimage
 
 FEWEST = 2  # numbers found on edges only that are taken for shades: one may be a class of borders
 THIN = 0.05  # of the places of a number: if fewer lie inside of it, it is as thin as an edge
@@ -51,8 +51,6 @@ def _shades(label: np.ndarray) -> list[int]:
     place to place as well, where a layer of cells, however thin, keeps its number, and noise falls and rises again. Of
     compression, they lie beside every number, a small step off (`_beside_edges`).
     """
-    from scipy import ndimage
-
     numbers = np.unique(label)
     lowest, highest = (take(label, size=3) for take in (ndimage.minimum_filter, ndimage.maximum_filter))
     thin = (ndimage.mean(lowest == highest, label, numbers) < THIN) & (numbers > 0)
@@ -69,12 +67,10 @@ def _shades(label: np.ndarray) -> list[int]:
 def _broken(label: np.ndarray, soft: np.ndarray) -> int:
     """How many of these numbers rise or fall along every axis at most of their places (MOST_PLACES are looked at), with
     fewer than two places around that have the same number."""
-    from scipy import ndimage
-    from skimage.util import view_as_windows
-
     places = np.argwhere(np.isin(label, soft))
     places = places[:: len(places) // MOST_PLACES + 1]
-    around = view_as_windows(np.pad(label, 1, mode="edge"), 3)[tuple(places.T)].reshape(len(places), -1)
+    windows = sliding_window_view(np.pad(label, 1, mode="edge"), (3,) * label.ndim)
+    around = windows[tuple(places.T)].reshape(len(places), -1)
     middle = around.shape[1] // 2
     own, steps = around[:, middle], 3 ** np.arange(label.ndim)
     sides = around[:, middle - steps], around[:, middle + steps]
@@ -86,8 +82,6 @@ def _broken(label: np.ndarray, soft: np.ndarray) -> int:
 def _beside_edges(label: np.ndarray, numbers: np.ndarray, thin: np.ndarray, between: np.ndarray) -> list[int]:
     """Of numbers painted to be seen, those that compression makes: no further off an edge than BLOCK, a small step off
     their neighbours, and such ones beside every number."""
-    from scipy import ndimage
-
     filters = ndimage.minimum_filter, ndimage.maximum_filter
     lowest, highest, floor, ceiling = (take(label, size=size) for size in (3, BLOCK) for take in filters)
     if numbers[-1] < 32 or np.mean(lowest == highest) < FLAT:
@@ -116,9 +110,7 @@ def _is_jpeg(label: np.ndarray) -> bool:
 
 def _edge_blocks(label: np.ndarray, start: int) -> np.ndarray:
     """Blocks of 8 x 8 that hold an edge, at most MOST_BLOCKS, one below the other; the first begins at start, start."""
-    from skimage.util import view_as_windows
-
-    blocks = np.unique(view_as_windows(label[start:, start:], 8, 8).reshape(-1, 64), axis=0)
+    blocks = np.unique(sliding_window_view(label[start:, start:], (8, 8))[::8, ::8].reshape(-1, 64), axis=0)
     blocks = blocks[np.ptp(blocks, axis=1) > 0]
     return blocks[:: len(blocks) // MOST_BLOCKS + 1].reshape(-1, 8)
 

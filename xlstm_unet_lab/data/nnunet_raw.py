@@ -4,8 +4,6 @@ The layout is the one of nnU-Net v2's documentation (dataset format). Instance m
 beside it in instancesTr and instancesTs and do not disturb it. Recipes write the cases.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The intensities of an image as a network sees them: every channel with mean 0 and standard deviation 1."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -25,8 +23,7 @@ class Normalised:
     def __init__(self, image: np.ndarray):
         of_kind("image", image, np.ndarray, fix=" of NumPy's")
         if array_of("image", image, "iuf").ndim not in (3, 4) or image.size == 0:
-            words = "give (C, y, x) or (C, z, y, x), for one channel image[None]"
-            raise ValueError(f"image has shape {image.shape}; {words}")
+            raise ValueError(f"image has shape {image.shape}; give (C, y, x) or (C, z, y, x), as image[None] does")
         self.image, self.shape = finite("image", image), image.shape
         scales = np.array([_scale(channel) for channel in image])
         self.largest, self.mean, self.deviation = scales.T.reshape(3, len(image), *[1] * (image.ndim - 1))

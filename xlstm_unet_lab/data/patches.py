@@ -1,15 +1,13 @@
 """Cut patches for training."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xlstm_unet_lab.ops.checks import number, sizes, whole_number
+from xlstm_unet_lab.ops.checks import number, sizes
 
 Pair = tuple[Tensor, Tensor]  # an image (C, *spatial) and its label (*spatial)
 PAD_IMAGE = 0.0  # the mean of a normalised image, and what sliding-window prediction pads with
@@ -24,7 +22,7 @@ class Foreground(NamedTuple):
     places: Tensor  # positions in the flattened label, ascending within a class
 
     @classmethod
-    def of(cls, label: Tensor) -> Foreground:
+    def of(cls, label: Tensor) -> Self:
         """Look through a label (*spatial), integers from 0 on."""
         flat = label.flatten()
         places = flat.nonzero().flatten()
@@ -112,9 +110,3 @@ def cut_box(tensor: Tensor, box: Sequence[tuple[int, int]], fill: float) -> Tens
     beyond = [(-low, high - size) for (low, high), size in zip(box, tensor.shape[-len(box) :], strict=True)]
     # F.pad begins at the last axis, cuts off where a side is negative, and copies in any case.
     return F.pad(tensor, [side for sides in reversed(beyond) for side in sides], value=fill)
-
-
-def check_windows(overlap: float, batch_size: int) -> None:
-    """ValueError for windows that overlap by a share outside [0, 1), and for fewer than 1 of them at once."""
-    number("overlap", overlap, at_least=0, below=1, fix=": 0.5 lets windows share half their size")
-    whole_number("batch_size", batch_size)

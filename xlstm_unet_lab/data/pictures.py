@@ -1,18 +1,18 @@
 """Pictures and TIFF stacks: read what their files hold, and bring them to 8 bits."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import tifffile
 
 from xlstm_unet_lab.data.files import without_path
-from xlstm_unet_lab.ops.checks import array_of, finite, number
+from xlstm_unet_lab.ops.checks import array_of, finite
 
 TIFF = (".tif", ".tiff")
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", *TIFF)
 TRANSPARENCY = ((1,), (2,))  # what ExtraSamples of a TIFF say of a last channel that is alpha, associated or not
+PERCENTILES = (0.1, 99.9)  # of a deeper picture, which become 0 and 255
 ORIENTATION = 274  # the tag of EXIF and TIFF
 # Its values, and how the rows and columns stored become those shown: whether they change places, then the step along
 # each. Source: TIFF 6.0, section 8 (Orientation).
@@ -49,8 +49,6 @@ def read_channels(path: Path, spatial_dims: int | None = None, *, stored: bool =
 
 def resolution_of(path: Path) -> dict:
     """The resolution of a TIFF file, of the picture turned upright, as keyword arguments of `tifffile.imwrite`."""
-    import tifffile
-
     with tifffile.TiffFile(path) as file:
         page = file.pages.first
         swapped, *_ = TURNS.get(page.tags.valueof(ORIENTATION), TURNS[1])
@@ -104,8 +102,6 @@ def _numbers_of(indices: np.ndarray, palette: np.ndarray) -> np.ndarray:
 
 def _read_tiff(path: Path, spatial_dims: int | None, stored: bool) -> tuple[np.ndarray, int]:
     """Channels as stored, (C, *spatial), and the orientation."""
-    import tifffile
-
     with tifffile.TiffFile(path) as file:
         series = file.series[0]
         page, axes = series.keyframe, series.get_axes(squeeze=True)
@@ -152,21 +148,17 @@ def _channels(array: np.ndarray, axes: str, as_stack: bool = False) -> np.ndarra
     return array
 
 
-def to_uint8(
-    picture: np.ndarray, low: float = 0.1, high: float = 99.9
-) -> tuple[np.ndarray, tuple[float, float] | None]:
-    """A picture in 8 bits, and the values that became 0 and 255: its percentiles `low` and `high`.
+def to_uint8(picture: np.ndarray) -> tuple[np.ndarray, tuple[float, float] | None]:
+    """A picture in 8 bits, and the values that became 0 and 255: those at its `PERCENTILES`.
 
     A uint8 picture is returned as it is, with None. All channels are scaled alike, so that colours stay. Where the two
     percentiles are equal (few bright dots on black) the extremes are taken; a constant picture becomes 0.
-    Raises ValueError for percentiles out of order or range, and for NaN or infinity in the picture.
+    Raises ValueError for NaN or infinity in the picture.
     """
-    high = number("high", high, above=0, at_most=100, fix=", a percentile")
-    low = number("low", low, at_least=0, below=high, fix=", a percentile")
     if picture.dtype == np.uint8:
         return picture, None
     finite("the picture", picture)
-    bottom, top = (float(value) for value in np.percentile(picture, (low, high)))
+    bottom, top = (float(value) for value in np.percentile(picture, PERCENTILES))
     if bottom == top:
         bottom, top = float(picture.min()), float(picture.max())
     scaled = (picture.astype(np.result_type(picture, np.float32)) - bottom) / ((top - bottom) or 1.0)

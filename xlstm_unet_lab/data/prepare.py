@@ -1,7 +1,5 @@
 """Make a data set ready: download or take its files, unpack, convert, describe; go on where an earlier call stopped."""
 
-from __future__ import annotations
-
 import functools
 import json
 import os

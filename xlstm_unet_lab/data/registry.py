@@ -1,21 +1,18 @@
 """Find and list data sets: one `Recipe` a module in `data_recipes`, and those prepared from users' own files."""
 
-from __future__ import annotations
-
 import importlib
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
+
+import pandas
 
 from xlstm_unet_lab.data.normalise import NORMALISED
 from xlstm_unet_lab.data.recipe import Recipe, data_root
 from xlstm_unet_lab.ops.checks import did_you_mean, of_kind, one_of
 from xlstm_unet_lab.ops.stored import check_fields, read_fields
-
-if TYPE_CHECKING:
-    import pandas
 
 MARKER = "recipe.json"  # written last; a folder without it is not finished, or not ours
 MAKE_ROOM = "move or delete it, or pass another root="  # what to do with a folder that is in the way
@@ -67,8 +64,6 @@ def recipe_in(folder: Path, root: str | Path | None = None) -> Recipe | None:
 
 def found_in(folder: Path) -> list[pandas.DataFrame]:
     """The tables of `found.look_over` that `prepare` kept of a folder; none of one that older versions prepared."""
-    import pandas
-
     return [pandas.DataFrame(rows) for rows in (read_fields(folder / MARKER, Marker)["found"] or {}).values()]
 
 
@@ -134,8 +129,6 @@ def list_recipes(root: str | Path | None = None) -> pandas.DataFrame:
 
     A folder whose own description cannot be read is listed too, with the reason as its title.
     """
-    import pandas
-
     own, unreadable = _recorded(root)
     rows = []
     for recipe in [*map(get_recipe, recipe_names()), *own.values()]:

@@ -1,7 +1,5 @@
 """Bring the cases of a data set to one spacing, so that a voxel means the same length everywhere."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 

@@ -1,7 +1,5 @@
 """The slices of a 3-D data set, as a 2-D data set."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

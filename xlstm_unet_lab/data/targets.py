@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -51,15 +51,11 @@ class Targets:
 
     @classmethod
     def from_json(cls, facts: Mapping) -> Targets:
-        """The targets that `to_json` described; ValueError for facts that are none."""
+        """The targets that `dataclasses.asdict` made these facts of; ValueError for facts that are none."""
         check_fields(cls, facts)
         if missing := {"names", "values", "painted"} - facts.keys():
             raise ValueError(f"targets say nothing of {', '.join(sorted(missing))}")
         return cls(tuple(facts["names"]), tuple(map(tuple, facts["values"])), tuple(facts["painted"]))
-
-    def to_json(self) -> dict:
-        """Lists and numbers that JSON can hold."""
-        return asdict(self)
 
     @property
     def exclusive(self) -> bool:

@@ -1,19 +1,16 @@
 """NIfTI volumes: open them, take their voxels, and hold their grids against each other."""
 
-from __future__ import annotations
-
 import gzip
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
+from nibabel import Nifti1Image, load
+from nibabel.affines import apply_affine, voxel_sizes
+from nibabel.arrayproxy import ArrayProxy
 
 from xlstm_unet_lab.data.files import without_path
 from xlstm_unet_lab.ops.checks import VOXELS, finite, is_number
-
-if TYPE_CHECKING:
-    from nibabel import Nifti1Image
-    from nibabel.arrayproxy import ArrayProxy
 
 SAME_GRID = 0.1  # voxels that two grids may lie apart and still be one: headers are rounded
 
@@ -24,19 +21,17 @@ def load_volume(path: Path) -> Nifti1Image:
     Raises FileNotFoundError, and ValueError, naming the file, for what is none, has an unknown code in its header, or
     has no sizes of its voxels there, which nibabel would make up.
     """
-    import nibabel
-
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} is missing")
     try:
-        volume = cast("Nifti1Image", nibabel.load(path))
+        volume = cast(Nifti1Image, load(path))
         volume.header.get_xyzt_units()  # fails for another format, and for a code of a unit that there is not
         with next(iter(volume.file_map.values())).get_prepare_fileobj() as file:
             stored = type(volume.header).from_fileobj(file, check=False)  # as it was before nibabel mended it
     except Exception as error:  # nibabel has its own for every kind of fault in a header
         why = f"{type(error).__name__}: {without_path(error, path)}"
         raise ValueError(f"{path} is not a NIfTI file that can be read ({why}); get it again") from error
-    header, begin = volume.header, cast("ArrayProxy", volume.dataobj).offset
+    header, begin = volume.header, cast(ArrayProxy, volume.dataobj).offset
     if header.is_single and begin < header.single_vox_offset:  # nibabel would take the header for voxels
         expected = f"{header.single_vox_offset} or more is expected: write it again with the program it comes from"
         raise ValueError(f"{path} says that its voxels begin at byte {begin} (vox_offset); {expected}")
@@ -48,14 +43,12 @@ def load_volume(path: Path) -> Nifti1Image:
 
 def spacing_of(affine: np.ndarray) -> tuple[float, ...]:
     """The sizes of a voxel along the three axes, in mm. Headers hold 32-bit numbers, of which six digits are meant."""
-    from nibabel.affines import voxel_sizes
-
     return tuple(float(f"{size:.6g}") for size in voxel_sizes(affine))
 
 
 def voxels(what: str, volume: Nifti1Image) -> np.ndarray:
     """The voxels of a volume as stored, (x, y, z); ValueError for a file that breaks off or holds no finite numbers."""
-    path, stored = Path(str(volume.get_filename())), cast("ArrayProxy", volume.dataobj)
+    path, stored = Path(str(volume.get_filename())), cast(ArrayProxy, volume.dataobj)
     try:
         array = _unpacked(path, stored) if path.suffix.lower() == ".gz" else np.asarray(stored)
     except Exception as error:  # of the disk, of gzip, of nibabel
@@ -67,8 +60,6 @@ def voxels(what: str, volume: Nifti1Image) -> np.ndarray:
 
 def _unpacked(path: Path, stored: ArrayProxy) -> np.ndarray:
     """The voxels of a packed file, which is read once and to its end: nibabel stops before the checksum there."""
-    from nibabel.arrayproxy import ArrayProxy
-
     layout = (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter)
     with gzip.open(path) as file:
         array = np.asarray(ArrayProxy(file, layout, mmap=False))  # to map it, NumPy would look for its end first
@@ -80,8 +71,6 @@ def _unpacked(path: Path, stored: ArrayProxy) -> np.ndarray:
 def check_grid(what: str, volume: Nifti1Image, reference: Nifti1Image, first: str = "the first image") -> None:
     """ValueError unless `volume` is three-dimensional, has voxels of some size, and lies on the grid of `reference`,
     which the words call `first`."""
-    from nibabel.affines import apply_affine
-
     sizes, unit = spacing_of(volume.affine), volume.header.get_xyzt_units()[0]
     if len(volume.shape) != 3 or 0 in volume.shape:
         raise ValueError(f"{what} has shape {volume.shape}; one three-dimensional volume is expected")

@@ -1,15 +1,14 @@
 """What was predicted beside what is true, case by case: from folders of files, or from a run on its own data set."""
 
-from __future__ import annotations
-
 import functools
 import zlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas
+from nibabel import as_closest_canonical
 
 from xlstm_unet_lab.data.colours import label_colours
 from xlstm_unet_lab.data.dataset import SPLITS, SegmentationDataset, load_dataset
@@ -25,9 +24,6 @@ from xlstm_unet_lab.inference.instances import instances_from_classes
 from xlstm_unet_lab.inference.load import facts_of_run, load_predictor
 from xlstm_unet_lab.inference.predictor import Windows
 from xlstm_unet_lab.ops.checks import one_of
-
-if TYPE_CHECKING:
-    import pandas
 
 
 @dataclass(frozen=True)
@@ -159,8 +155,6 @@ def _outcome(
 def _check_same_grid(prediction: Path, truth: Path) -> None:
     """ValueError unless the voxels of two NIfTI files, in whatever order of axes, lie in the same places."""
     if all(ending(path).startswith(".nii") for path in (prediction, truth)):
-        from nibabel import as_closest_canonical
-
         volumes = [as_closest_canonical(load_volume(path)) for path in (prediction, truth)]
         check_grid(str(prediction), *volumes, str(truth))
 

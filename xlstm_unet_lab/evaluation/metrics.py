@@ -85,8 +85,8 @@ def instance_f1(prediction: np.ndarray, truth: np.ndarray, *, iou: float = 0.5, 
     """Count instances that overlap a partner with at least `iou` (one partner each, as many pairs as possible).
 
     Label images of integers, 0 for background, any equal shape. Instances that touch the outer `drop_border` pixels
-    are removed from both images first; 0 keeps them. Raises ValueError for unequal shapes, labels that are not
-    integers or are negative, an `iou` outside (0, 1] and a negative border.
+    are removed from both images first; 0 keeps them. Raises TypeError for labels that are not integers, ValueError for
+    unequal shapes, negative labels, an `iou` outside (0, 1] and a negative border.
     """
     _check_same_shape(prediction, truth)
     number("iou", iou, above=0, at_most=1, fix=": 0.5 is the usual threshold")
@@ -146,9 +146,7 @@ def _checked_mask(name: str, mask: np.ndarray) -> np.ndarray:
 
 
 def _checked_labels(name: str, labels: np.ndarray) -> np.ndarray:
-    labels = as_array(name, labels)
-    if labels.dtype.kind not in "iu":
-        raise ValueError(f"{name} has dtype {labels.dtype}; instance labels must be integers, 0 for background")
+    labels = array_of(name, labels, "iu")
     if labels.size and labels.min() < 0:
         raise ValueError(f"{name} holds {labels.min()}; instance labels must be 0 (background) or above")
     return labels

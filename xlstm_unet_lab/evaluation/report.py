@@ -1,20 +1,16 @@
 """Scores as tables: of one case, of many, with intervals, and of two models side by side."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas
 
 from xlstm_unet_lab.evaluation.metrics import dice, hausdorff95, instance_f1, surface_dice
 from xlstm_unet_lab.ops import checks
 
-if TYPE_CHECKING:
-    import pandas
-
+LEVEL, SAMPLES = 0.95, 2000  # confidence of an interval, and how many sets of values are drawn for it
 LENIENT = 3.0  # mm
 FOREGROUND = "foreground"
 SCORES = ("dice", "surface_dice", "instance_f1")  # between 0 and 1, the more the better
@@ -55,12 +51,10 @@ def evaluate(
     Columns: label, value (none for regions of several and the foreground), dice, surface_dice, tolerance_mm, hd95_mm,
     volume_truth_mm3 and volume_prediction_mm3; for images area_truth_mm2 and area_prediction_mm2; the unit "pixel"
     changes the names.
-    Raises ValueError for another unit, unequal shapes, values without a label, a label without a tolerance, a name in
-    labelled_slices_only that is no label, and as the metrics do.
+    Raises TypeError for labels that are no integers, ValueError for another unit, unequal shapes, values without a
+    label, a label without a tolerance, a name in labelled_slices_only that is no label, and as the metrics do.
     """
-    from pandas import DataFrame
-
-    prediction, truth = checks.as_array("prediction", prediction), checks.as_array("truth", truth)
+    prediction, truth = checks.array_of("prediction", prediction, "iub"), checks.array_of("truth", truth, "iub")
     spacing = checks.checked_spacing(spacing, truth.ndim)
     checks.one_of("unit", unit, checks.UNITS)
     checks.of_kind("labels", labels, Mapping, fix=": name -> label value, as in {'liver': 1}")
@@ -71,8 +65,6 @@ def evaluate(
         raise ValueError(f"labels={dict(labels)} names no label above 0: there is nothing to score")
     known = tuple(sorted({value for values in foreground.values() for value in values}))
     for what, array in (("prediction", prediction), ("truth", truth)):
-        if array.dtype.kind not in "iub":
-            raise ValueError(f"{what} has dtype {array.dtype}; expected integer labels, as {what}.astype(int) gives")
         if unknown := sorted(set(np.unique(array).tolist()) - {0, *known}):
             raise ValueError(f"{what} holds {unknown[:5]}, which no label has: known are {dict(labels)} and 0")
     if FOREGROUND in foreground and len(foreground) > 1:
@@ -98,7 +90,7 @@ def evaluate(
         row |= {f"tolerance_{unit}": tolerances[name], f"hd95_{unit}": hausdorff95(found, wanted, spacing=spacing)}
         named = zip(("truth", "prediction"), sizes, strict=True)
         rows.append(row | {f"{size_name}_{which}_{unit}{truth.ndim}": size for which, size in named})
-    return DataFrame(rows).astype({"value": "Int64"})
+    return pandas.DataFrame(rows).astype({"value": "Int64"})
 
 
 def evaluate_cases(outcomes: Iterable[Outcome], *, labels: Mapping, **options) -> pandas.DataFrame:
@@ -109,8 +101,6 @@ def evaluate_cases(outcomes: Iterable[Outcome], *, labels: Mapping, **options) -
     instance_f1 (matched at IoU 0.5, objects at the border left out). Where cases have a group, so has the table, as its
     second column. Raises ValueError for no case, two cases of one name, and, naming the case, as `evaluate` does.
     """
-    import pandas
-
     tables = {}
     for outcome in outcomes:
         if outcome.name in tables:
@@ -120,8 +110,8 @@ def evaluate_cases(outcomes: Iterable[Outcome], *, labels: Mapping, **options) -
             if outcome.predicted_instances is not None and outcome.true_instances is not None:
                 for what, value in instance_f1(outcome.predicted_instances, outcome.true_instances)._asdict().items():
                     table.loc[table["label"] == FOREGROUND, f"instance_{what}"] = value
-        except ValueError as error:
-            raise ValueError(f"case {outcome.name}: {error}") from error
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"case {outcome.name}: {error}") from error
         table.insert(0, "case", outcome.name)
         if outcome.group is not None:
             table.insert(1, "group", outcome.group)
@@ -131,59 +121,46 @@ def evaluate_cases(outcomes: Iterable[Outcome], *, labels: Mapping, **options) -
     return pandas.concat(tables.values(), ignore_index=True)
 
 
-def bootstrap_interval(
-    values: Sequence[float],
-    *,
-    groups: Sequence[Hashable] | None = None,
-    level: float = 0.95,
-    samples: int = 2000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """An interval (low, high) for the mean over all cases of this kind, of confidence `level`: percentile bootstrap.
+def bootstrap_interval(values: Sequence[float], *, groups: Sequence[Hashable] | None = None) -> tuple[float, float]:
+    """An interval (low, high) for the mean over all cases of this kind, of confidence LEVEL: percentile bootstrap.
 
-    `samples` sets of as many values are drawn with replacement, and the middle `level` of their means is given; with
+    SAMPLES sets of as many values are drawn with replacement, and the middle LEVEL of their means is given; with
     fewer than about 10 values it is too narrow. `groups` names the group of each value, such as the video of a frame:
     values of one group resemble each other, so whole groups are drawn, and it is their number that counts.
-    Raises TypeError for what are no numbers, ValueError for none or one that is not finite, groups of another number, a
-    level outside (0, 1) and fewer than 1 sample. Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap,
-    ch. 13; of groups: Davison and Hinkley 1997, Bootstrap Methods and their Application, sec. 3.8.
+    Raises TypeError for what are no numbers, ValueError for none or one that is not finite, and groups of another
+    number. The same values have the same interval every time. Source: Efron and Tibshirani 1993, An Introduction to the
+    Bootstrap, ch. 13; of groups: Davison and Hinkley 1997, Bootstrap Methods and their Application, sec. 3.8.
     """
     values = checks.array_of("values", values, "iuf", 1)
     if len(bad := values[~np.isfinite(values)]):
         raise ValueError(f"values holds {bad[:5]}, expected finite numbers, one a case: leave those cases out")
-    checks.number("level", level, above=0, below=1)
-    checks.whole_number("samples", samples, at_most=10**7)
     names = range(len(values)) if groups is None else checks.as_array("groups", groups).astype(str).ravel().tolist()
-    checks.whole_number("seed", seed, at_least=0)
     if len(names) != len(values):
         raise ValueError(f"groups name {len(names)} values, there are {len(values)}: give a group for each of them")
-    place = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    places = [place[name] for name in names]
+    places, _ = pandas.factorize(np.asarray(names))
     totals, counts = np.bincount(places, values), np.bincount(places)
-    drawn = np.random.default_rng(seed).integers(len(totals), size=(samples, len(totals)))
+    drawn = np.random.default_rng(0).integers(len(totals), size=(SAMPLES, len(totals)))
     means = totals[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
-def summarise(table: pandas.DataFrame, *, samples: int = 2000, seed: int = 0) -> pandas.DataFrame:
+def summarise(table: pandas.DataFrame) -> pandas.DataFrame:
     """Mean and 95% interval over cases of every score of every label: label, score, cases, mean, low, high.
 
     table: as `evaluate_cases` gives it; where it has groups, intervals are those of whole groups and `groups` says how
     many there are. Distances are left out: their mean is infinite once a prediction is empty.
     """
-    from pandas import DataFrame
-
     rows = []
     for label, part in table.groupby("label", sort=False):
         for score in scores_in(part):
             scored = part.dropna(subset=score)
             values, groups = scored[score], groups_of(scored)
-            low, high = bootstrap_interval(values, groups=groups, samples=samples, seed=seed)
+            low, high = bootstrap_interval(values, groups=groups)
             shared = {"label": label, "score": score, "cases": len(values)}
             shared |= {"groups": groups.nunique()} if "group" in table else {}
             rows.append(shared | {"mean": values.mean(), "low": low, "high": high})
-    return DataFrame(rows)
+    return pandas.DataFrame(rows)
 
 
 def groups_of(table: pandas.DataFrame) -> pandas.Series:
@@ -196,9 +173,7 @@ def scores_in(table: pandas.DataFrame) -> list[str]:
     return [score for score in SCORES if score in table and table[score].notna().any()]
 
 
-def compare(
-    table_a: pandas.DataFrame, table_b: pandas.DataFrame, *, score: str = "dice", samples: int = 2000, seed: int = 0
-) -> pandas.DataFrame:
+def compare(table_a: pandas.DataFrame, table_b: pandas.DataFrame, *, score: str = "dice") -> pandas.DataFrame:
     """Two models over the same cases, case by case: one row a label.
 
     Columns: label, cases, mean_a, mean_b, difference (mean of a minus b) with its 95% interval low and high, p_value
@@ -207,21 +182,20 @@ def compare(
     whole groups and the test compares their mean differences. Raises ValueError for a score without values,
     cases or labels that only one table has, and values that are not finite.
     """
-    from pandas import DataFrame
-    from scipy.stats import wilcoxon
+    from scipy.stats import wilcoxon  # half a second
 
     both = paired(table_a, table_b, score)
     rows = []
     for label, part in both.groupby("label", sort=False):
         differences = (part["a"] - part["b"]).to_numpy()
-        low, high = bootstrap_interval(differences, groups=part["group"], samples=samples, seed=seed)
+        low, high = bootstrap_interval(differences, groups=part["group"])
         of_groups = (part["a"] - part["b"]).groupby(part["group"]).mean()
         row = {"label": label, "cases": len(part), "mean_a": part["a"].mean(), "mean_b": part["b"].mean()}
         row |= {"difference": differences.mean(), "low": low, "high": high}
         row |= {"p_value": float(wilcoxon(of_groups).pvalue) if of_groups.any() else 1.0}
         counts = {"wins": differences > 0, "ties": differences == 0, "losses": differences < 0}
         rows.append(row | {what: int(which.sum()) for what, which in counts.items()})
-    return DataFrame(rows)
+    return pandas.DataFrame(rows)
 
 
 def paired(table_a: pandas.DataFrame, table_b: pandas.DataFrame, score: str) -> pandas.DataFrame:

@@ -1,7 +1,5 @@
 """Image files to predict, and all that is predicted for them in files that lie on the same grids."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence

@@ -11,10 +11,9 @@ import re
 import reprlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -23,45 +22,21 @@ from torch import Tensor, nn
 from xlstm_unet_lab.data.cases import check_built
 from xlstm_unet_lab.data.instance_labels import LABELS
 from xlstm_unet_lab.data.normalise import Normalised
-from xlstm_unet_lab.data.patches import check_windows
 from xlstm_unet_lab.data.pictures import in_eight_bits
-from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.data.resample import resampled_size, resized
 from xlstm_unet_lab.data.targets import Targets, check_label_values
 from xlstm_unet_lab.inference.mirror import Mirrored, checked_axes
-from xlstm_unet_lab.inference.sliding_window import Box, changed, check_rank, resized_boxes, sliding_boxes, whole_from
+from xlstm_unet_lab.inference.sliding_window import Box, Windows, changed, resized_boxes, sliding_boxes, whole_from
 from xlstm_unet_lab.inference.trained import DONE, EIGHT_BITS, NORMALISATIONS, Z_SCORE
 from xlstm_unet_lab.models.presets import arguments_of
 from xlstm_unet_lab.models.weights import save_weights
 from xlstm_unet_lab.ops.checks import UNITS, as_array, checked_spacing, of_kind, one_of, sizes, tracked
-from xlstm_unet_lab.ops.devices import checked_device, with_values
+from xlstm_unet_lab.ops.devices import with_values
 from xlstm_unet_lab.ops.files import as_path
 from xlstm_unet_lab.ops.stored import check_fields
 from xlstm_unet_lab.ops.words import tells_of_full_memory
 
-WINDOWS_AT_ONCE = {2: 4, 3: 1}  # by spatial dimensions
 LARGEST_PATCH = 2**27  # voxels: 512 a side, or 11,585 of a picture, whose logits fill a memory
-# What is known of networks that were trained or loaded here, for those who hand on the network alone. Networks of this
-# package carry it in their config, so that copies of them have it too; these are the others.
-_KNOWN: WeakKeyDictionary[nn.Module, dict] = WeakKeyDictionary()
-
-
-@dataclass(frozen=True)
-class Windows:
-    """How windows cover an image, and how they are computed."""
-
-    overlap: float = 0.5  # share of their size that neighbours share; they weigh most in their middle
-    # Whether every window is predicted mirrored too, along each combination of axes, and the probabilities averaged: 2
-    # axes take 4 times as long, 3 take 8. True: along those where the data allows it; or axes, counted from 0.
-    mirror: bool | Sequence[int] = False
-    batch_size: int | None = None  # windows at once; None: 4 in 2-D, 1 in 3-D, which is work enough and memory is short
-    device: torch.device | str | None = None  # the network moves there and stays; None: where it is
-    track: Track = iter  # wraps the batches of windows, to draw a progress bar or, by raising, to stop between two
-
-    def __post_init__(self) -> None:
-        check_windows(self.overlap, 1 if self.batch_size is None else self.batch_size)
-        if self.device is not None:
-            checked_device(self.device)
 
 
 @dataclass(frozen=True)
@@ -124,8 +99,7 @@ class Predictor:
     def known(cls, network: nn.Module, patch_size: Sequence[int]) -> Self:
         """The predictor of a network that was trained or loaded here; of another one, nothing more is known."""
         of_kind("model", network, nn.Module)
-        known = getattr(getattr(network, "config", None), "trained_on", None) or _KNOWN.get(network, {})
-        return cls(network, **{**known, "patch_size": patch_size})
+        return cls(network, **{**getattr(network, "_trained_on", {}), "patch_size": patch_size})
 
     @classmethod
     def from_json(cls, network: nn.Module, facts: Mapping, where: str) -> Self:
@@ -238,7 +212,7 @@ class Predictor:
 
     def to_json(self) -> dict:
         """All that is known beside the network's weights, as JSON can hold it, for `from_json`."""
-        facts = self._facts() | {"targets": self.targets and self.targets.to_json()}
+        facts = self._facts() | {"targets": self.targets and asdict(self.targets)}
         return json.loads(json.dumps({"build": arguments_of(self.network), "trained_on": facts}))
 
     def save(self, path: str | Path) -> Path:
@@ -253,11 +227,7 @@ class Predictor:
 
     def remembered(self) -> Self:
         """Let `predict` know these facts when it is handed this network alone; returns the predictor."""
-        config: Any = getattr(self.network, "config", None)
-        if hasattr(config, "trained_on"):
-            self.network.config = replace(config, trained_on=self._facts())
-        else:
-            _KNOWN[self.network] = self._facts()
+        vars(self.network)["_trained_on"] = self._facts()  # copies of it have it too
         return self
 
     def _facts(self) -> dict[str, Any]:
@@ -297,22 +267,22 @@ class Predictor:
     def _boxes(self, image: np.ndarray, spacing: tuple[float, ...] | None, windows: Windows) -> Iterator[Box]:
         """Probabilities (channels, *box) of what the network is to see, (C, *spatial), box by box on its own grid."""
         image = self.as_prepared(image)
-        check_rank(image.shape, self.patch_size)
+        if image.ndim != len(self.patch_size) + 1:
+            words = f"image has shape {image.shape}, expected (C, *spatial) for patch_size={self.patch_size}"
+            raise ValueError(f"{words}: image[None] adds the channel axis, image[0] drops a batch axis")
         axes, size = self.mirrored_along(windows.mirror), image.shape[1:]
         working_size = self._working_size(size, spacing)
         if windows.device is not None:
             self.network.to(windows.device)
-        if working_size != size:
+        resampled = working_size != size
+        if resampled:
             image = resized(torch.from_numpy(image.astype(np.float32)), working_size).numpy()
-        is_done = self.normalisation == DONE and working_size == size  # resampling may change mean and deviation
+        is_done = self.normalisation == DONE and not resampled  # resampling may change mean and deviation
         network = Mirrored(self.network, axes, self.exclusive) if axes else self.network
         seen = torch.from_numpy(image) if is_done else Normalised(image)
-        at_once = windows.batch_size or WINDOWS_AT_ONCE[len(size)]
-        boxes = sliding_boxes(
-            network, seen, patch_size=self.patch_size, overlap=windows.overlap, batch_size=at_once, track=windows.track
-        )
+        boxes = sliding_boxes(network, seen, self.patch_size, windows, row_by_row=resampled)
         probabilities = changed(boxes, lambda logits: self.targets_of(len(logits)).probabilities(logits))
-        return probabilities if working_size == size else resized_boxes(probabilities, working_size, size)
+        return resized_boxes(probabilities, working_size, size) if resampled else probabilities
 
     def _working_size(self, size: tuple[int, ...], spacing: tuple[float, ...] | None) -> tuple[int, ...]:
         """The grid size at which the image has the network's spacing."""

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,13 +11,34 @@ from torch.nn import functional as F
 
 from xlstm_unet_lab.data.cases import check_built
 from xlstm_unet_lab.data.normalise import Normalised
-from xlstm_unet_lab.data.patches import PAD_IMAGE, check_windows, padding
+from xlstm_unet_lab.data.patches import PAD_IMAGE, padding
 from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.data.resample import resized
-from xlstm_unet_lab.ops.checks import sizes, tracked
+from xlstm_unet_lab.ops.checks import number, tracked, whole_number
+from xlstm_unet_lab.ops.devices import checked_device
 from xlstm_unet_lab.ops.tensors import widest
 
 Box = tuple[tuple[slice, ...], Tensor]  # where something lies in an image, and what, (*channels, *box)
+WINDOWS_AT_ONCE = {2: 4, 3: 1}  # by spatial dimensions
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How windows cover an image, and how they are computed; raises ValueError for what cannot be."""
+
+    overlap: float = 0.5  # share of their size that neighbours share; they weigh most in their middle
+    # Whether every window is predicted mirrored too, along each combination of axes, and the probabilities averaged: 2
+    # axes take 4 times as long, 3 take 8. True: along those where the data allows it; or axes, counted from 0.
+    mirror: bool | Sequence[int] = False
+    batch_size: int | None = None  # windows at once; None: 4 in 2-D, 1 in 3-D, which is work enough and memory is short
+    device: torch.device | str | None = None  # the network moves there and stays; None: where it is
+    track: Track = iter  # wraps the batches of windows, to draw a progress bar or, by raising, to stop between two
+
+    def __post_init__(self) -> None:
+        number("overlap", self.overlap, at_least=0, below=1, fix=": 0.5 lets windows share half their size")
+        whole_number("batch_size", 1 if self.batch_size is None else self.batch_size)
+        if self.device is not None:
+            checked_device(self.device)
 
 
 @contextmanager
@@ -61,28 +83,20 @@ def changed(boxes: Iterator[Box], how: Callable[[Tensor], Tensor]) -> Iterator[B
 # no_grad and not inference_mode: a tensor the network keeps for its next call must stay usable in training.
 @torch.no_grad()
 def sliding_boxes(
-    network: nn.Module,
-    image: Tensor | Normalised,
-    *,
-    patch_size: Sequence[int],
-    overlap: float = 0.5,
-    batch_size: int = 1,
-    track: Track = iter,
+    network: nn.Module, image: Tensor | Normalised, patch_size: tuple[int, ...], windows: Windows, row_by_row: bool
 ) -> Iterator[Box]:
     """Logits of the image box by box, from windows that weigh most in their middle (Gaussian).
 
     image (C, *spatial), normalised, 2-D or 3-D, on any device; smaller than the patch is padded with zeros and cut
     back. Yields boxes that fill the image, each with its place: (num_classes, *box) on the CPU, in at least float32.
     Memory holds a few windows and, num_classes + 1 numbers a position, what windows to come share with those that were:
-    a part of one patch's rows, however many rows there are. Only windows travel to the network's device. Of a network
-    with deep supervision the first output counts.
-    `track` wraps the list of batches of windows, to draw a progress bar or, by raising, to stop between two of them.
-    Raises ValueError for an image of another rank or channel count, a patch size below 1, an overlap outside [0, 1),
-    and a network whose answer has another size than its window or is not finite.
+    a part of one patch's rows, across the axis that is the most patches long. Only windows travel to the network's
+    device. Of a network with deep supervision the first output counts.
+    Of `windows` overlap, batch_size and track count; the rest is the caller's. row_by_row: let the boxes fill the image
+    along its first axis and not along that one.
+    Raises ValueError for an image of another channel count than the network was built for, and a network whose answer
+    has another size than its window or is not finite. What else a caller may get wrong the `Predictor` checks.
     """
-    patch_size = sizes("patch_size", patch_size, 2, 3)
-    check_windows(overlap, batch_size)
-    check_rank(image.shape, patch_size)
     given, *size = image.shape
     check_built(getattr(network, "config", None), {"in_channels": given}, "the image has")
     from monai.data.utils import compute_importance_map
@@ -92,13 +106,17 @@ def sliding_boxes(
     inside = tuple(slice(m, m + min(n, p)) for (m, _), n, p in zip(margins, size, patch_size, strict=True))
     dtype = widest(next(network.parameters(), torch.empty(0)))  # windows are added up in full precision
     weights = compute_importance_map(patch_size, mode="gaussian", dtype=dtype)[inside]
-    grid = [_starts(n, p, overlap) for n, p in zip(size, patch_size, strict=True)]
+    grid = [_starts(n, p, windows.overlap) for n, p in zip(size, patch_size, strict=True)]
     along = [[slice(start, start + n) for start in starts] for starts, n in zip(grid, weights.shape, strict=True)]
-    places = list(itertools.product(*along))
-    batches = [places[first : first + batch_size] for first in range(0, len(places), batch_size)]
+    # Outermost first: the axis that is the most patches long, across which the least is shared.
+    order = sorted(range(len(size)), key=lambda axis: 0 if row_by_row else weights.shape[axis] / size[axis])
+    walks = itertools.product(*(along[axis] for axis in order))
+    places = [tuple(walk[order.index(axis)] for axis in range(len(size))) for walk in walks]
+    at_once = windows.batch_size or WINDOWS_AT_ONCE[len(size)]
+    batches = [places[first : first + at_once] for first in range(0, len(places), at_once)]
 
     def weighted() -> Iterator[Box]:
-        for batch in tracked(track, batches):
+        for batch in tracked(windows.track, batches):
             patches = torch.stack([torch.as_tensor(image[(slice(None), *place)]) for place in batch])
             logits = _logits(network, F.pad(patches, around, value=PAD_IMAGE)).to("cpu", dtype)
             logits = logits[(slice(None), slice(None), *inside)]
@@ -108,8 +126,8 @@ def sliding_boxes(
             del sums
 
     boxes = weighted()
-    for axis in reversed(range(len(size))):
-        boxes = _joined(boxes, axis, grid[axis], size)
+    for turn, axis in reversed([*enumerate(order)]):
+        boxes = _joined(boxes, axis, grid[axis], {later: size[later] for later in order[turn + 1 :]})
     with evaluation_mode(network):
         yield from changed(boxes, lambda sums: sums[:-1].div_(sums[-1]))  # by what the weights add up to
 
@@ -135,24 +153,24 @@ def _logits(network: nn.Module, patches: Tensor) -> Tensor:
 
 
 def _joined(
-    boxes: Iterator[Box], axis: int, starts: Mapping[int, tuple[int, int]], size: Sequence[int]
+    boxes: Iterator[Box], axis: int, starts: Mapping[int, tuple[int, int]], across: Mapping[int, int]
 ) -> Iterator[Box]:
     """Boxes that overlap along one axis, added up there: of each is given what no later one reaches, in its memory.
 
-    They come row by row along the later axes, in which they do not overlap any more; `size` is the image's.
+    They come in turn along the axes `across`, in which they do not overlap any more; of each the image's length.
     """
-    kept = torch.empty(0)  # what later boxes reach, everywhere along the later axes
+    kept = torch.empty(0)  # what later boxes reach, everywhere along the axes across
     for place, values in boxes:
         shared, done = starts[place[axis].start]
-        later, rest = place[axis + 1 :], values.shape[axis + 1] - done
+        rest = values.shape[axis + 1] - done
         if not kept.numel():
-            most = max(shared for shared, _ in starts.values())
-            kept = values.new_empty(*values.shape[: axis + 1], most, *size[axis + 1 :])
-        beside = kept[(*[slice(None)] * (axis + 2), *later)]
+            most = {axis: max(shared for shared, _ in starts.values()), **across}
+            kept = values.new_empty(len(values), *(most.get(at, values.shape[at + 1]) for at in range(len(place))))
+        beside = kept[(slice(None), *(where if at in across else slice(None) for at, where in enumerate(place)))]
         values.narrow(axis + 1, 0, shared).add_(beside.narrow(axis + 1, 0, shared))
         beside.narrow(axis + 1, 0, rest).copy_(values.narrow(axis + 1, done, rest))
         finished = slice(place[axis].start, place[axis].start + done)
-        yield (*place[:axis], finished, *later), values.narrow(axis + 1, 0, done)
+        yield (*place[:axis], finished, *place[axis + 1 :]), values.narrow(axis + 1, 0, done)
         del values
 
 
@@ -181,10 +199,3 @@ def resized_boxes(boxes: Iterator[Box], size: Sequence[int], wanted: Sequence[in
         done = ready
         needed = min(int(above[done]), bottom) if done < len(above) else bottom
         kept, top = kept[:, needed - top :].clone(), needed
-
-
-def check_rank(shape: Sequence[int], patch_size: Sequence[int]) -> None:
-    """ValueError unless an image of this shape has a channel axis and as many spatial ones as the patch."""
-    if len(shape) != len(patch_size) + 1:
-        words = f"image has shape {tuple(shape)}, expected (C, *spatial) for patch_size={tuple(patch_size)}"
-        raise ValueError(f"{words}: image[None] adds the channel axis, image[0] drops a batch axis")

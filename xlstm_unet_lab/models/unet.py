@@ -44,8 +44,6 @@ class NetworkConfig:
     num_classes: int
     patch_size: tuple[int, ...]  # the size trained on; most networks take others too
     built_by: Mapping | None = field(default=None, compare=False, repr=False, kw_only=True)  # arguments of `build`
-    # What a `Predictor` knows of it:
-    trained_on: Mapping | None = field(default=None, compare=False, repr=False, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -73,8 +71,7 @@ class UNetConfig(NetworkConfig):
         checked |= {name: whole_number(name, getattr(self, name)) for name in ("in_channels", "num_classes")}
         checked |= {name: checked_per_stage(name, getattr(self, name), self.spatial_dims) for name in PER_STAGE}
         checked |= {name: flag(name, getattr(self, name)) for name in FLAGS}
-        for name, value in checked.items():  # a configuration shares no list with its caller
-            object.__setattr__(self, name, value)
+        vars(self).update(checked)  # as the class is frozen; a configuration shares no list with its caller
         check_stages(self)
         one_of("vil_version", self.vil_version, VERSIONS)
         one_of("directions", self.directions, DIRECTIONS)

@@ -14,35 +14,26 @@ from xlstm_unet_lab.nn.layers import CausalConvolution
 from xlstm_unet_lab.ops.checks import whole_number
 from xlstm_unet_lab.ops.selective_scan import selective_scan
 
+STATE_SIZE, KERNEL_SIZE, EXPANSION = 16, 4, 2  # N, tokens that the convolution sees, E beside the width: as published
 STEP_SIZES = (1e-3, 1e-1)  # range of delta at initialisation, log-uniform over the channels
 
 
 class MambaLayer(nn.Module):
     """Mix tokens with a selective scan: input projection, causal convolution, scan, gate, output projection.
 
-    Tokens (B, S, width) -> (B, S, width). The inner width E is expansion * width; time_rank None gives
-    ceil(width / 16). Raises ValueError for sizes below 1 and tokens of another rank or width.
+    Tokens (B, S, width) -> (B, S, width). The inner width E is twice the width, R a sixteenth of it, rounded up.
+    Raises ValueError for a width below 1 and tokens of another rank or width.
     """
 
-    def __init__(
-        self,
-        width: int,
-        *,
-        state_size: int = 16,
-        kernel_size: int = 4,
-        expansion: int = 2,
-        time_rank: int | None = None,
-    ):
+    def __init__(self, width: int):
         super().__init__()
-        inner = whole_number("expansion", expansion) * whole_number("width", width)
-        rank = math.ceil(width / 16) if time_rank is None else whole_number("time_rank", time_rank)
-        whole_number("state_size", state_size)
-        self.sizes = (rank, state_size, state_size)
+        inner, rank = EXPANSION * whole_number("width", width), math.ceil(width / 16)
+        self.sizes = (rank, STATE_SIZE, STATE_SIZE)
         self.input_projection = nn.Linear(width, 2 * inner, bias=False)
-        self.convolution = CausalConvolution(inner, kernel_size)
+        self.convolution = CausalConvolution(inner, KERNEL_SIZE)
         self.parameter_projection = nn.Linear(inner, sum(self.sizes), bias=False)  # to the token's own delta, B, C
         self.step_projection = nn.Linear(rank, inner)
-        self.log_decay = nn.Parameter(torch.empty(inner, state_size))  # A = -exp(log_decay)
+        self.log_decay = nn.Parameter(torch.empty(inner, STATE_SIZE))  # A = -exp(log_decay)
         self.skip = nn.Parameter(torch.empty(inner))  # D
         self.output_projection = nn.Linear(inner, width, bias=False)
         self.reset_parameters()
@@ -75,13 +66,12 @@ class MambaLayer(nn.Module):
 class MambaBlock(nn.Module):
     """Layer norm, then a Mamba layer, over a sequence of tokens: (B, S, width) -> the same shape.
 
-    With `residual` the layer adds to its input; in U-Mamba's code it replaces it. Further keywords and the errors
-    raised are those of MambaLayer.
+    With `residual` the layer adds to its input; in U-Mamba's code it replaces it. Errors are those of MambaLayer.
     """
 
-    def __init__(self, width: int, *, residual: bool = True, **layer_options):
+    def __init__(self, width: int, *, residual: bool = True):
         super().__init__()
-        self.layer = MambaLayer(width, **layer_options)
+        self.layer = MambaLayer(width)
         self.norm = nn.LayerNorm(width)
         self.residual = residual
 

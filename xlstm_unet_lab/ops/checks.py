@@ -42,12 +42,10 @@ def tracked(track: Callable, items: Sequence[Item]) -> Iterator[Item]:
     try:
         steps = iter(track(items))
     except TypeError as error:
-        wanted = "a function from a list to its items, such as tqdm or iter"
-        raise TypeError(f"track is {reprlib.repr(track)}, expected {wanted} ({error})") from error
+        raise TypeError(f"track is {reprlib.repr(track)}, expected a function like tqdm or iter ({error})") from error
     for item in (*items, end):  # a bar is finished once it is asked for more
-        if (step := next(steps, end)) is not item:
-            given = "ends before" if step is end else f"has {reprlib.repr(step)} where it is to hand on"
-            raise ValueError(f"what track gives {given} the {len(items)} items that it gets, each in its place")
+        if next(steps, end) is not item:
+            raise ValueError(f"what track gives is not the {len(items)} items that it gets, each in its place")
         if item is not end:
             yield item  # type: ignore[misc]  # one of the items, as it is not the end
 
@@ -173,5 +171,4 @@ def checked_spacing(spacing: object, dimensions: int, where: str = "") -> tuple[
     values = list(spacing) if isinstance(spacing, np.ndarray) and spacing.ndim else spacing
     if isinstance(values, list | tuple) and len(values) == dimensions and all(is_number(x, **VOXELS) for x in values):
         return tuple(number("spacing", value) for value in values)
-    wanted = f"{dimensions} finite numbers above 0, one a spatial axis, from 1e-6 to 1e6"
-    raise ValueError(f"spacing{where} is {spacing!r}, expected {wanted}")
+    raise ValueError(f"spacing{where} is {spacing!r}, expected {dimensions} finite numbers above 0, from 1e-6 to 1e6")

@@ -1,34 +1,38 @@
 """Files that are either whole or not there, and names out of files, which must lead nowhere else."""
 
-import errno
 import os
+import re
 import secrets
 import stat
+import time
 from contextlib import suppress
+from functools import cache
 from pathlib import Path, PureWindowsPath
 from reprlib import repr as short
 from typing import TypeGuard
 
 from xlstm_unet_lab.ops.checks import of_kind
 
+PARTIAL = re.compile(r"\.partial-[0-9a-f]{16}")  # what is being written
+DAY = 24 * 60 * 60  # seconds; nothing here takes so long to write
 LONGEST_NAME = 240  # bytes; systems take 255, and endings and numbers of channels are added
 # Opened only if it is new: a link that was laid at the name is not followed. Not every system has all of these.
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
-# What file systems without second names for a file say, of memory cards, over networks and in containers.
-NO_LINKS = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK, errno.EINVAL)
 
-
-def write_whole(path: str | Path, content: bytes) -> Path:
+def write_whole(path: str | Path, content: bytes, like: Path | None = None) -> Path:
     """Write beside the place, flush to the disk, then rename: a crash leaves the old file or the new one.
 
-    A file that is replaced leaves its permissions to the new one. Of several that write at once all succeed, and the
-    last counts. Returns the path. Raises OSError when the disk refuses; nothing half-written stays behind.
+    The new file has the permissions of `like`, by default of the one it replaces. Of several that write at once all
+    succeed, and the last counts. Returns the path. Raises OSError when the disk refuses; nothing half-written stays
+    behind.
     """
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, expected the name of a file to write")
-    mode = stat.S_IMODE(path.stat().st_mode) & 0o777 if path.is_file() else None
+    like = path if like is None else like
+    mode = stat.S_IMODE(like.stat().st_mode) & 0o777 if like.is_file() else None
+    _tidy(path.parent.absolute())
     partial = path.with_name(f".partial-{secrets.token_hex(8)}")
     handle = os.open(partial, NEW, 0o666 if mode is None else mode)
     try:
@@ -44,21 +48,15 @@ def write_whole(path: str | Path, content: bytes) -> Path:
     return path
 
 
-def link_whole(source: Path, path: Path) -> None:
-    """Let `path` name the file that `source` names, in one step; where the system cannot, it becomes a copy.
-
-    For files that are only ever replaced whole: what is written into one stands in the other. Errors as `write_whole`.
-    """
-    partial = path.with_name(f".partial-{secrets.token_hex(8)}")
-    try:
-        os.link(source, partial)
-        partial.replace(path)
-    except OSError as error:
-        if error.errno not in NO_LINKS:
-            raise
-        write_whole(path, source.read_bytes())
-    finally:
-        partial.unlink(missing_ok=True)  # two names of one file are not renamed into each other
+@cache
+def _tidy(folder: Path) -> None:
+    """Remove files that a process left half-written when it was killed, a day or more ago; once for each process."""
+    for path in folder.glob(".partial-*"):
+        with suppress(OSError):  # another process was faster, or they are not ours to remove
+            facts = path.lstat()
+            # The time of the last change to the name: a link to an old file is new.
+            if PARTIAL.fullmatch(path.name) and stat.S_ISREG(facts.st_mode) and facts.st_ctime < time.time() - DAY:
+                path.unlink()
 
 
 def as_path(name: str, value: object) -> Path:

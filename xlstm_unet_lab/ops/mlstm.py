@@ -112,9 +112,8 @@ def chunkwise(q, k, v, i, f, chunk_size=None, *, initial_state=None, return_stat
 
 def _must_not_be_recorded(form: str) -> None:
     if is_recorded():
-        tools = "torch.export, torch.jit.trace, the export to ONNX and torch.func cannot follow"
-        advice = 'use form="parallel" (in build mlstm_form="parallel"), or "auto"'
-        raise ValueError(f"form {form!r} has a gradient written by hand, which {tools}: {advice}")
+        tools = "a gradient written by hand, which torch.export, torch.jit.trace, ONNX and torch.func cannot follow"
+        raise ValueError(f'form {form!r} has {tools}: use form="parallel" (in build mlstm_form="parallel"), or "auto"')
 
 
 def run(q, k, v, i, f, form="auto", *, initial_state=None, return_state=False, check_values=True):

@@ -4,9 +4,11 @@ import math
 import sys
 import time
 
+from xlstm_unet_lab.ops.words import printable
+
 PATIENCE = 2  # seconds without a sign of life that nobody minds
 INTERVAL = 30  # seconds between lines, in the log of a job that runs for hours
-LINE = "{desc}: {n_fmt} of {total_fmt} {unit}, {elapsed} so far, {remaining} to go{postfix}"
+LINE = "{desc}: {n_fmt} of {total_fmt} {unit}s, {elapsed} so far, {remaining} to go{postfix}"
 
 
 class Lines:
@@ -33,7 +35,7 @@ def bar(items=None, *, desc: str, unit: str, **options):
     """
     from tqdm.auto import tqdm
 
-    shown = {"desc": desc, "unit": unit, "delay": PATIENCE} | options
+    shown = {"desc": printable(desc), "unit": unit, "delay": PATIENCE} | options
     in_notebook = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     if not (sys.stderr.isatty() or in_notebook):
         shown |= {"file": Lines(), "bar_format": LINE, "mininterval": PATIENCE, "position": 0}

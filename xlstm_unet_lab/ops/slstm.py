@@ -116,5 +116,4 @@ def _check(z, i, f, o, recurrent_weights, state, layout: str, check_values: bool
     axes = f"z, i, f, o are {layout}, recurrent_weights (H, 4, D, D), every part of a state (B, H, D)"
     tensors.check_tensors(given, expected, axes, check_values)
     if check_values and parts and has_values(z) and ((parts["state.n"] <= 0) & (parts["state.m"] > -torch.inf)).any():
-        wanted = "values above 0 wherever state.m is above -inf: pass None to start from an empty state"
-        raise ValueError(f"state.n goes down to {float(parts['state.n'].min())}, expected {wanted}")
+        raise ValueError(f"state.n goes down to {parts['state.n'].min()}, expected values above 0 where m is finite")

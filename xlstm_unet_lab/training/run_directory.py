@@ -31,7 +31,7 @@ from xlstm_unet_lab.inference.predictor import Predictor
 from xlstm_unet_lab.models.presets import arguments_of
 from xlstm_unet_lab.models.weights import load_tensors, load_weights, save_tensors, save_weights
 from xlstm_unet_lab.ops.checks import is_whole
-from xlstm_unet_lab.ops.files import as_path, link_whole, write_whole
+from xlstm_unet_lab.ops.files import as_path, write_whole
 from xlstm_unet_lab.ops.stored import read_json
 from xlstm_unet_lab.training.config import TrainConfig
 from xlstm_unet_lab.training.state import Progress, TrainingState
@@ -143,8 +143,7 @@ class RunDirectory:
         with self._clear_errors(), suppress(filelock.Timeout):
             self._held.enter_context(lock.acquire(timeout=PATIENCE))
         if not lock.is_locked:
-            busy = f"another process is training in {self.path}"
-            raise BlockingIOError(f"{busy}: wait until it ends or stop it, or give another run_directory")
+            raise BlockingIOError(f"another process is training in {self.path}: wait until it ends, or stop it")
 
     def keep(self, record, state: TrainingState, progress: Progress, predictor: Predictor) -> None:
         """Log a step, keep its weights when they are the best so far, and write a checkpoint when one is due.
@@ -172,7 +171,7 @@ class RunDirectory:
                 save_tensors(tensors, self.path / f"optimizer-{progress.step}.safetensors")
                 sync_tree(self.path, recurse=False)
                 if (last := self.path / "last.safetensors").exists():
-                    link_whole(last, self.path / "previous.safetensors")
+                    write_whole(self.path / "previous.safetensors", last.read_bytes())
                 save_weights(predictor.network, self.path / "last.safetensors", facts)
                 sync_tree(self.path, recurse=False)  # the new name must be safe before the old optimiser's file goes
                 self._tidy(progress.step)
@@ -184,8 +183,7 @@ class RunDirectory:
         """
         rows = {number: line for number, line in self._rows(row).items() if 0 < number <= step}
         if lost := step - len(rows):
-            lines = f"{self.path / 'log.csv'} has lost the rows of {lost} of {step} steps"
-            warnings.warn(f"{lines}, the run itself nothing", stacklevel=4)
+            warnings.warn(f"{self.path / 'log.csv'} lacks {lost} of {step} steps, the run itself nothing", stacklevel=4)
         return "".join([_as_csv(self.columns), *(rows[number] for number in sorted(rows))])
 
     def _rows(self, more: str = "") -> dict[int, str]:
@@ -217,8 +215,7 @@ class RunDirectory:
         there |= {"steps": facts["steps"]} if longer else {}
         other = [key for key in sorted(there.keys() | facts.keys()) if there.get(key) != facts.get(key)]
         if lines := [f"\n  {key}: {there.get(key)!r} there, {facts.get(key)!r} now" for key in other]:
-            advice = "give another run_directory, or go on with its settings"
-            raise ValueError(f"{self.path} holds another run: {advice}{''.join(lines)}")
+            raise ValueError(f"{self.path} holds another run: give another folder, or its settings{''.join(lines)}")
         return longer
 
     @contextmanager
@@ -228,9 +225,8 @@ class RunDirectory:
             yield
         except OSError as error:
             kept = "last checkpoint is whole" if (self.path / "last.safetensors").is_file() else "first is to come"
-            advice = "mend the cause or free space and call fit again with this run_directory, or give another one"
-            why = f"cannot be written ({error.strerror or error}); the {kept}"
-            raise OSError(*filter(None, (error.errno, f"the run directory {self.path} {why}: {advice}"))) from error
+            why = f"the run directory {self.path} cannot be written ({error.strerror or error}); the {kept}"
+            raise OSError(*filter(None, (error.errno, f"{why}: mend it and fit again, or give another one"))) from error
 
 
 def _as_json(facts: Mapping) -> bytes:
