@@ -10,6 +10,7 @@ import argparse
 import copy
 import dataclasses
 import importlib
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -26,6 +27,7 @@ from data_recipes.shared.phantom_physics import spacing_of
 from xlstm_unet_lab.data.augment import Augmentation
 from xlstm_unet_lab.data.cases import Cases, Listed
 from xlstm_unet_lab.data.normalise import normalise
+from xlstm_unet_lab.data.registry import get_recipe
 from xlstm_unet_lab.evaluation import metrics
 from xlstm_unet_lab.evaluation.report import bootstrap_interval
 from xlstm_unet_lab.inference import shipped
@@ -36,6 +38,7 @@ LARGEST = 1_500_000  # bytes of a file
 HEADER = 10_000  # bytes of it, about, that are no weights
 SHOWN_EVERY = 50  # steps
 FIRST_SCENE = 10_000  # beyond the seed of a phantom's data set
+PAGE = Path(__file__).parents[1] / "docs" / "trained_networks.md"
 MEAN_DICE, INSTANCE_F1 = "mean Dice", "instance F1"  # Dice: over the labels of a case, and over cases
 
 
@@ -212,10 +215,27 @@ def main(names: list[str] | None = None) -> int:
     return int(missed > 0)
 
 
+def page_rows() -> str:
+    """The table of `PAGE`: a line a network, from its card."""
+    rows = []
+    for name in lab.list_trained()["name"]:
+        card = lab.trained(name).card
+        data = f"{get_recipe(name).title}: {card['training cases']} cases"
+        scores = ", ".join(f"{score} {value:.3f}" for score, value in card["scores"].items())
+        rows.append(f"| `{name}` | {data} | {scores} | {card['held-out cases']} | {card['licence']} |\n")
+    return "".join(rows)
+
+
+def write_page() -> None:
+    """Put the table of the networks that are there into the guide."""
+    PAGE.write_text(re.sub(r"(?<=\|\n)(\| `.*\n)+", lambda _: page_rows(), PAGE.read_text(), count=1))
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m benchmarks.trained", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"all when none is given: {', '.join(TRAININGS)}")
-    given = parser.parse_args().names
-    if unknown := [name for name in given if name not in TRAININGS]:
+    parser.add_argument("--page", action="store_true", help="only write the table of docs/trained_networks.md anew")
+    given = parser.parse_args()
+    if unknown := [name for name in given.names if name not in TRAININGS]:
         parser.error(f"no network is named {unknown[0]!r}; there are {', '.join(TRAININGS)}")
-    sys.exit(main(given))
+    sys.exit(write_page() if given.page else main(given.names))

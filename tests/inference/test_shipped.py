@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 
 import xlstm_unet_lab as lab
+from benchmarks import trained
 from data_recipes import phantom_abdomen, phantom_brain, phantom_endoscopy, phantom_microscopy
 from data_recipes.shared.instances import interior_and_boundary
 from xlstm_unet_lab.data.registry import get_recipe
@@ -98,3 +99,7 @@ def test_a_damaged_file_is_refused(tmp_path, monkeypatch):
     for call in (lambda: lab.trained(whole.stem), lab.list_trained):
         with pytest.raises(ValueError, match="is damaged"):
             call()
+
+
+def test_the_guide_has_their_scores_and_licences():
+    assert trained.page_rows() in trained.PAGE.read_text(encoding="utf-8")
