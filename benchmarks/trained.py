@@ -176,7 +176,7 @@ def card(name: str, training: Training, predictor: lab.Predictor, test: Cases, c
         "modality": recipe.modality,
         "measure": training.measure,
         "score": means["scores"][training.measure],
-        "interval, 95%": [round(end, 4) for end in bootstrap_interval(by_case[training.measure], seed=SEED)],
+        "interval, 95%": [round(end, 4) for end in bootstrap_interval(by_case[training.measure])],
         **means,
         "training cases": cases,
         "held-out cases": len(test),
