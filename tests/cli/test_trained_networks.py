@@ -42,7 +42,7 @@ def test_predict_with_a_network_that_ships(image, tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (("predict", "x.png"), "expected a run and images"),
-        (("predict", "--trained", "nuclei", "x.png", "--which", "best"), "--trained NAME, without --which and --root"),
+        (("predict", "--trained", "nuclei", "x.png", "--which", "best"), "--trained NAME, without --which"),
         (("predict", "--trained", "nuclie", "x.png"), "no trained network is named 'nuclie'"),
     ],
 )

@@ -151,43 +151,23 @@ def test_refused(folders, tmp_path):
 
 
 def test_a_run_on_data_without_a_recipe(tmp_path, monkeypatch):
-    (tmp_path / "config.json").write_text('{"patch_size": [16, 8]}')
     (tmp_path / "model.json").write_text('{"build": null, "recipe": null}')
     assert facts_of_run(tmp_path) == Facts(None, 0, None) and facts_of_run(tmp_path).flip_axes is None
     unused = Predictor(nn.Identity(), (16, 16))
-    monkeypatch.setattr("xlstm_unet_lab.evaluation.cases.load_predictor", lambda path, which, root: unused)
+    monkeypatch.setattr("xlstm_unet_lab.evaluation.cases.load_predictor", lambda path, which: unused)
     with pytest.raises(ValueError, match="does not name its data set"):
         from_run(tmp_path)
 
 
 def test_a_run_is_scored_on_its_own_fold_unless_another_is_named(tmp_path, monkeypatch):
     """Another fold's validation cases are training cases of the run."""
-    (tmp_path / "config.json").write_text('{"patch_size": [16, 16]}')
     (tmp_path / "model.json").write_text('{"build": null, "recipe": "phantom_microscopy", "fold": 2}')
     unused = Predictor(nn.Identity(), (16, 16))
-    monkeypatch.setattr("xlstm_unet_lab.evaluation.cases.load_predictor", lambda path, which, root: unused)
+    monkeypatch.setattr("xlstm_unet_lab.evaluation.cases.load_predictor", lambda path, which: unused)
     wanted = {fold: load_dataset("phantom_microscopy", "val", fold=fold).names for fold in (1, 2)}
     assert wanted[1] != wanted[2]
     assert from_run(tmp_path, split="val").names == tuple(wanted[2])
     assert from_run(tmp_path, split="val", fold=1).names == tuple(wanted[1])
-
-
-@pytest.mark.parametrize(
-    ("recipe", "patch", "axis", "slice_axis", "mirror"),
-    [
-        ("phantom_abdomen", [16, 16], None, 0, ()),  # none is recorded where slices are across z
-        ("hippocampus", [16, 16], 0, 0, (1,)),
-        ("hippocampus", [16, 16], 1, 1, (1,)),
-        ("hippocampus", [16, 16], 2, 2, ()),
-        ("hippocampus", [8, 16, 16], None, None, (2,)),
-        ("nuclei", [16, 16], None, None, None),
-    ],
-)
-def test_a_network_for_images_on_a_data_set_of_volumes_sees_slices(tmp_path, recipe, patch, axis, slice_axis, mirror):
-    (tmp_path / "config.json").write_text(json.dumps({"patch_size": patch}))
-    (tmp_path / "model.json").write_text(json.dumps({"recipe": recipe, "fold": 3, "slice_axis": axis}))
-    facts = facts_of_run(tmp_path)
-    assert facts == Facts(get_recipe(recipe), 3, slice_axis) and facts.flip_axes == mirror
 
 
 def test_frames_of_one_video_are_one_group(folders):

@@ -5,7 +5,7 @@ import timm
 
 import xlstm_unet_lab as lab
 from xlstm_unet_lab.models.presets import MODELS, arguments_of
-from xlstm_unet_lab.models.rebuild import rebuild
+from xlstm_unet_lab.models.weights import rebuild
 
 SWIN = {"feature_size": 12, "num_heads": (1, 2, 4, 8), "window_size": 4}
 
@@ -87,6 +87,6 @@ def test_a_window_that_the_file_has_no_pairs_of_positions_for_takes_no_memory(mo
     network = lab.build("swin_unetr", spatial_dims=dims, in_channels=1, num_classes=2, patch_size=(64,) * dims, **SWIN)
     arguments, tensors = arguments_of(network), network.state_dict()
     rebuild(arguments, tensors, "file")
-    monkeypatch.setattr("xlstm_unet_lab.models.rebuild.build", None)  # it is not even tried
+    monkeypatch.setattr("xlstm_unet_lab.models.weights.build", None)  # it is not even tried
     with pytest.raises(ValueError, match=r"file: no network can be built with .*(window|type)"):
         rebuild(arguments | {"window_size": window}, tensors, "file")

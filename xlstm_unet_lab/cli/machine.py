@@ -101,5 +101,5 @@ def bench(
     """Run the measurements of a checkout and keep their results in its benchmarks/results/."""
     checkout = Path(__file__).resolve().parents[2]
     if not (checkout / "benchmarks" / "__main__.py").is_file():
-        raise FileNotFoundError(f"{checkout} has no benchmarks: they come with a clone of the repository")
+        raise FileNotFoundError(f"{checkout} has no benchmarks: they come with the repository: clone it")
     raise typer.Exit(subprocess.run([sys.executable, "-m", "benchmarks", *(names or [])], cwd=checkout).returncode)

@@ -109,7 +109,6 @@ def predict(
     uncertainty: Annotated[bool, typer.Option("--uncertainty", help="Also maps of how sure it is.")] = False,
     batch_size: Annotated[int | None, typer.Option(help="Windows at once.", show_default="4 in 2-D, 1 in 3-D")] = None,
     device: Device = None,
-    root: Root = None,
 ) -> None:
     """Predict image files with a run, or a network that ships: NIfTI, PNG, JPEG, BMP or TIFF in, label files out.
 
@@ -120,12 +119,12 @@ def predict(
     images where --uncertainty asks for them.
     """
     run, inputs = (None, paths) if trained else (paths[0], paths[1:])
-    if not inputs or (trained and (which or root)):
-        raise typer.BadParameter("expected a run and images; or images and --trained NAME, without --which and --root")
+    if not inputs or (trained and which):
+        raise typer.BadParameter("expected a run and images; or images and --trained NAME, without --which")
     options = {"overlap": overlap, "mirror": mirror, "batch_size": batch_size, "device": chosen_device(device)}
     options |= {"coloured": coloured, "uncertainty": uncertainty}
     bars = {"track": bar_of_a_case, "track_cases": partial(bar, desc="predicting", unit="case")}
-    predictor = lab.trained(trained) if trained else lab.load_predictor(run, which, root)
+    predictor = lab.trained(trained) if trained else lab.load_predictor(run, which)
     for path in predictor.files(inputs, out, **options, **bars):
         say(path)
 

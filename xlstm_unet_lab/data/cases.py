@@ -123,7 +123,7 @@ def check_cases(name: str, cases: Cases, patch_size: Sequence[int], network_conf
     image, label = first["image"], first["label"]
     if image.ndim != len(patch_size) + 1 or image.shape[1:] != label.shape:
         found = f"the first case of {name} has image {tuple(image.shape)} and label {tuple(label.shape)}"
-        raise ValueError(f"{found}; patch_size={tuple(patch_size)} needs (C, *spatial) and (*spatial) of as many axes")
+        raise ValueError(f"{found}; patch_size={tuple(patch_size)} needs {len(patch_size)} spatial dimensions, alike")
     checked_spacing(first.get("spacing"), len(patch_size), f" in the first case of {name}")
     needed = {"spatial_dims": len(patch_size), "in_channels": len(image)}
     if targets is not None:

@@ -61,7 +61,7 @@ def from_run(
     """
     windows = Windows(**options)  # what is refused is refused before files are opened
     one_of("split", split, SPLITS)
-    predictor = load_predictor(run_directory, which, root)
+    predictor = load_predictor(run_directory, which)
     cases = cases_of_run(run_directory, split, fold, root)
     predictor.mirrored_along(windows.mirror)
     recipe, place = cases.recipe, {name: index for index, name in enumerate(cases.names)}
@@ -84,7 +84,7 @@ def cases_of_run(
     run_directory: str | Path, split: str = "test", fold: int | None = None, root: str | Path | None = None
 ) -> SegmentationDataset:
     """A split of the data set that a run was trained on; errors as `from_run`."""
-    facts = facts_of_run(run_directory, root)
+    facts = facts_of_run(run_directory)
     recipe = facts.recipe
     if recipe is None:
         raise ValueError(f"{run_directory} does not name its data set: predict its files, then compare two folders")

@@ -8,27 +8,22 @@ from typing import Any, TypedDict
 from torch import nn
 
 from xlstm_unet_lab.data.cases import Facts
-from xlstm_unet_lab.data.recipe import Recipe
 from xlstm_unet_lab.data.registry import get_recipe, recipe_of
-from xlstm_unet_lab.data.targets import Targets
 from xlstm_unet_lab.inference.predictor import Predictor
-from xlstm_unet_lab.inference.trained import known_of
-from xlstm_unet_lab.models.rebuild import rebuild
-from xlstm_unet_lab.models.weights import load_tensors
-from xlstm_unet_lab.ops.checks import one_of, sizes
+from xlstm_unet_lab.models.weights import load_tensors, rebuild
+from xlstm_unet_lab.ops.checks import one_of
 from xlstm_unet_lab.ops.files import as_path
-from xlstm_unet_lab.ops.stored import read_fields, read_json
+from xlstm_unet_lab.ops.stored import read_fields
 
 CHECKPOINTS = ("best", "last")
 
 
 class Written(TypedDict):
-    """What is read of a run's model.json beside the arguments of its network; older ones lack some of it."""
+    """What is read of a run's model.json beside the arguments of its network."""
 
     own: Mapping[str, Any] | None  # the recipe of a user's own files
     recipe: str | None
     fold: int | None
-    slice_axis: int | None
 
 
 def is_run(path: str | Path) -> bool:
@@ -36,15 +31,14 @@ def is_run(path: str | Path) -> bool:
     return (Path(path) / "model.json").is_file()
 
 
-def load_predictor(path: str | Path, which: str | None = None, root: str | Path | None = None) -> Predictor:
+def load_predictor(path: str | Path, which: str | None = None) -> Predictor:
     """The predictor in a run directory or in a file that `Predictor.save` wrote, on the CPU, in evaluation mode.
 
     which: of a run, the "best" or the "last" weights; None: the best, or the last where no validation chose, with a
     warning where one did and the best are gone.
-    root: where the data lies that a run of an older version was trained on, which does not say itself what it is.
     Raises FileNotFoundError for what is not there, and ValueError, with the fix, for another `which`, for a damaged
     file or one without the facts of a predictor, and for a network that `build` did not make. Nothing that a file says
-    is trusted, and nothing is downloaded for it: see `models.rebuild`.
+    is trusted, and nothing is downloaded for it: see `models.weights.rebuild`.
     """
     path = as_path("path", path)
     weights = path if path.is_file() else _checkpoint(path, which)
@@ -53,10 +47,8 @@ def load_predictor(path: str | Path, which: str | None = None, root: str | Path 
     match facts:
         case {"progress": {"best": float()}} if which is None and path != weights == path / "last.safetensors":
             warnings.warn(f"{path} had best weights, and they are gone: these are its last ones", stacklevel=2)
-    if "trained_on" not in facts and weights != path:
-        facts = _facts_of_older_run(path, header, root)
     if "trained_on" not in facts:
-        raise ValueError(f"{weights} holds weights alone: build their network and use load_weights(network, path)")
+        raise ValueError(f"{weights} holds weights alone: train it again, or build its network and use load_weights")
     if facts.get("build") is None:
         raise ValueError(f"{path} does not say how its model was built: build it and load_weights(model, {weights})")
     network = rebuild(facts["build"], tensors, str(weights))
@@ -68,19 +60,16 @@ def load_run(run_directory: str | Path, which: str = "best") -> nn.Module:
     return load_predictor(_checkpoint(as_path("run_directory", run_directory), which).parent, which).network
 
 
-def facts_of_run(run_directory: str | Path, root: str | Path | None = None) -> Facts:
-    """What data a run was trained on. Of a user's own data set the run itself says what it is; one trained before runs
-    did needs `root`, where that is prepared. Raises KeyError for a recipe that is not there."""
+def facts_of_run(run_directory: str | Path) -> Facts:
+    """What data a run was trained on: recipe and fold. Of a user's own data set the run itself says what it is.
+
+    Raises KeyError for a recipe that is not there, ValueError, naming the file, for facts that are none.
+    """
     path = Path(run_directory) / "model.json"
     written = read_fields(path, Written)
-    recipe: Recipe | None = recipe_of(written["own"], str(path)) if written["own"] else None
-    if recipe is None and written["recipe"]:
-        recipe = get_recipe(written["recipe"], root)
-    if recipe is None or recipe.spatial_dims == len(_patch_size(path.parent)):
-        return Facts(recipe, written["fold"] or 0)
-    if (axis := written["slice_axis"] or 0) not in range(3):
-        raise ValueError(f"{path}: slice_axis is {axis}, expected 0, 1 or 2")
-    return Facts(recipe, written["fold"] or 0, axis)
+    own, name = written["own"], written["recipe"]
+    recipe = recipe_of(own, str(path)) if own else get_recipe(name) if name else None
+    return Facts(recipe, written["fold"] or 0)
 
 
 def _checkpoint(folder: Path, which: str | None) -> Path:
@@ -94,15 +83,3 @@ def _checkpoint(folder: Path, which: str | None) -> Path:
         other = f"{there}: use which={there[0]!r}, in a shell --which {there[0]}" if there else "no checkpoint yet"
         raise FileNotFoundError(f"{folder} has no {which}.safetensors; it has {other}")
     return folder / f"{which}.safetensors"
-
-
-def _facts_of_older_run(folder: Path, header: Mapping, root: str | Path | None) -> dict:
-    """What `Predictor.to_json` gives now, of a run whose checkpoints do not hold it yet."""
-    known = known_of(facts_of_run(folder, root), header.get("targets") and Targets.from_json(header["targets"]))
-    described = Predictor(nn.Identity(), _patch_size(folder), **known).to_json()
-    described["trained_on"]["spacing"] = header.get("training_spacing")
-    return described | {"build": read_json(folder / "model.json").get("build")}
-
-
-def _patch_size(folder: Path) -> tuple[int, ...]:
-    return sizes(f"patch_size in {folder / 'config.json'}", read_json(folder / "config.json").get("patch_size"), 2, 3)

@@ -131,7 +131,7 @@ def read_as_stored(files: Sequence[Path], spatial_dims: int | None = None) -> Ca
     return Case(parts, spacing_of(affine)[::-1], case.unit, case.ending, encode)
 
 
-def load_predictor(path: str | Path, which: str | None = None, root: str | Path | None = None) -> Predictor:
+def load_predictor(path: str | Path, which: str | None = None) -> Predictor:
     """The predictor in a run directory, in a file that `Predictor.save` wrote, or in an nnU-Net results folder.
 
     A results folder (DatasetNNN_NAME/TRAINER__PLANS__CONFIGURATION) gives all its folds as one; a fold, fold_N, or a
@@ -141,7 +141,7 @@ def load_predictor(path: str | Path, which: str | None = None, root: str | Path 
     """
     path = as_path("path", path)
     home = None if load.is_run(path) else home_of_results(path)
-    return load.load_predictor(path, which, root) if home is None else _of_results(path, home, which)
+    return load.load_predictor(path, which) if home is None else _of_results(path, home, which)
 
 
 def home_of_results(path: Path) -> Path | None:

@@ -1,28 +1,30 @@
-"""The training loop: it changes the model in place, yields a record a step and prints nothing."""
+"""The training loop: it changes the model in place, yields a record a step, validates in between and prints nothing."""
 
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from xlstm_unet_lab.data.augment import Augmentation, PatchDataset
-from xlstm_unet_lab.data.cases import Cases, as_cases, check_cases, median_spacing
+from xlstm_unet_lab.data.cases import Cases, as_cases, check_cases, evenly_spaced, median_spacing
 from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.data.registry import own_facts
 from xlstm_unet_lab.data.resample import ResampledDataset
 from xlstm_unet_lab.data.targets import Targets
+from xlstm_unet_lab.evaluation.metrics import dice
 from xlstm_unet_lab.inference.predictor import Predictor
 from xlstm_unet_lab.inference.sliding_window import modes_kept
-from xlstm_unet_lab.inference.trained import known_of
-from xlstm_unet_lab.ops.checks import of_kind
+from xlstm_unet_lab.inference.trained import DONE, known_of
+from xlstm_unet_lab.ops.checks import of_kind, tracked
 from xlstm_unet_lab.ops.devices import with_values
 from xlstm_unet_lab.training import machine
 from xlstm_unet_lab.training.config import TrainConfig, learning_rate_at
@@ -30,7 +32,8 @@ from xlstm_unet_lab.training.losses import deep_supervision_loss
 from xlstm_unet_lab.training.not_finite import bad_gradient, bad_in_forward, not_finite
 from xlstm_unet_lab.training.run_directory import RunDirectory, recorded_settings
 from xlstm_unet_lab.training.state import Progress, TrainingState
-from xlstm_unet_lab.training.validation import Scored, foreground, validate
+
+Scored = Mapping[str, tuple[int, ...]]  # what is scored: name -> the label values that belong to it
 
 
 @dataclass(frozen=True)
@@ -179,3 +182,35 @@ def _train_step(
     if state.average is not None:
         state.average.update_parameters(model)
     return mean_loss
+
+
+def validate(
+    fabric, predictor: Predictor, val: Cases, scored: Scored, config: TrainConfig, track: Track
+) -> dict[str, float]:
+    """Dice of everything scored, averaged over the validation cases, and the "mean" of these; devices share the cases.
+
+    Scored are the labels of the predictor, given each case's spacing, in the precision of training. Something that a
+    case neither holds nor is given counts 1 there.
+    """
+    predict = replace(predictor, normalisation=DONE)
+    cases = evenly_spaced(len(val), config.validation_cases)
+    totals = torch.zeros(len(scored))
+    for case in tracked(track, cases[fabric.global_rank :: fabric.world_size]):
+        item = val.view(case)
+        with fabric.autocast():
+            prediction = predict(item["image"].numpy(), item["spacing"], batch_size=config.batch_size, track=track)
+        truth = item["label"].numpy()
+        totals += torch.tensor([dice(np.isin(prediction, v), np.isin(truth, v)) for v in scored.values()])
+    means = (fabric.all_reduce(totals, reduce_op="sum") / len(cases)).tolist()
+    return dict(zip(scored, means, strict=True)) | {"mean": sum(means) / len(means)}
+
+
+def foreground(val: Cases, targets: Targets | None, config: TrainConfig) -> Scored:
+    """What to score: the targets' foreground, or without targets every label that occurs; ValueError for none."""
+    if targets is not None:
+        return targets.foreground
+    cases = evenly_spaced(len(val), config.validation_cases)
+    values = {value for case in cases for value in val.view(case)["label"].unique().tolist()} - {0}
+    if not values:
+        raise ValueError("val holds background only, so that there is nothing to score: pass val=None or other cases")
+    return {f"label {value}": (value,) for value in sorted(values)}

@@ -34,9 +34,8 @@ def bad_in_forward(fabric, model: nn.Module, image: Tensor, outputs: list[Tensor
 
     with register_module_forward_hook(note), torch.no_grad(), fabric.autocast():
         model(image)
-    if bad:
-        return f"the output of {bad[0]}"
-    return first_bad((f"output {level}", output) for level, output in enumerate(outputs)) or "the loss"
+    bad_output = first_bad((f"output {level}", output) for level, output in enumerate(outputs))
+    return f"the output of {bad[0]}" if bad else bad_output or "the loss"
 
 
 def bad_gradient(model: nn.Module) -> str:
