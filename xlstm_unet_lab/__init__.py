@@ -36,6 +36,8 @@ _HOME = {
     "TrainConfig": "training.config",
     "load_predictor": "nnunet.results",
     "load_run": "inference.load",
+    "trained": "inference.shipped",
+    "list_trained": "inference.shipped",
     "Predictor": "inference.predictor",
     "predict": "inference.predict",
     "predict_files": "inference.files",

@@ -11,6 +11,8 @@ from xlstm_unet_lab.inference.load import load_run as load_run
 from xlstm_unet_lab.inference.predict import predict as predict
 from xlstm_unet_lab.inference.predict import predict_probabilities as predict_probabilities
 from xlstm_unet_lab.inference.predictor import Predictor as Predictor
+from xlstm_unet_lab.inference.shipped import list_trained as list_trained
+from xlstm_unet_lab.inference.shipped import trained as trained
 from xlstm_unet_lab.models.presets import build as build
 from xlstm_unet_lab.models.presets import list_models as list_models
 from xlstm_unet_lab.models.published import load_published as load_published

@@ -111,6 +111,7 @@ CALLS = {
     "overlay_case": (lab.overlay_case, {"dataset": CASES, "index": 0, "prediction": None}),
     "load_published": (lab.load_published, {"model": NETWORK, "path_or_state_dict": "nowhere"}),
     "load_run": (lab.load_run, {"run_directory": "nowhere", "which": "best"}),
+    "trained": (lab.trained, {"name": "nowhere"}),
 }
 SLOW = ("predict", "predict_probabilities", "build", "mlstm.run", "mlstm.chunkwise", "load_dataset")
 

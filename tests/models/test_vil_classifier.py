@@ -84,7 +84,7 @@ def test_weights_of_the_other_version_are_refused(shared_golden, version):
 def test_second_norm(version):
     model = randomised(small(version, second_norm=True))
     image = torch.randn(2, 2, 16, 16)
-    tokens, second, last = model.forward_features(image), model.second_norm, model.norm
+    tokens, second, last = model.forward_features(image).flatten(2).mT, model.second_norm, model.norm
     if version == "v1":
         tokens = F.layer_norm(tokens, (8,), 1 + second.weight, None, 1e-5)
         pooled = F.layer_norm((tokens[:, 0] + tokens[:, -1]) / 2, (8,), last.weight, last.bias, 1e-6)
@@ -143,7 +143,7 @@ def test_through_timm(version):
     features = timm.create_model(name, in_chans=1, num_classes=0, **options)
     width = 8 if version == "v1" else 16
     assert features(image).shape == (2, width)
-    assert features.num_features == width
+    assert (features.num_features, features.head_hidden_size) == (8, width)
 
 
 def test_features_only():
@@ -168,15 +168,15 @@ def test_reset_classifier(version):
 def test_intermediates(version):
     model, image = small(version).double(), torch.randn(2, 2, 16, 12, dtype=torch.float64)
     blocks = len(model.blocks)
-    tokens, maps = model.forward_intermediates(image)
+    features, maps = model.forward_intermediates(image)
     assert [tuple(x.shape) for x in maps] == [(2, 8, 4, 3)] * blocks
-    assert torch.equal(maps[-1].flatten(2).mT, tokens)
-    assert torch.equal(model.forward_head(tokens), model(image))
+    assert torch.equal(maps[-1], features)
+    assert torch.equal(model.forward_head(features), model(image))
     chosen = model.forward_intermediates(image, [-1, 0], intermediates_only=True)
     assert all(torch.equal(x, y) for x, y in zip(chosen, (maps[0], maps[-1]), strict=True))
     assert len(model.forward_intermediates(image, 1)[1]) == 1
     normed = model.forward_intermediates(image, 1, norm=True, intermediates_only=True)[0]
-    torch.testing.assert_close(normed.flatten(2).mT, model.norm(tokens))
+    torch.testing.assert_close(normed.flatten(2).mT, model.norm(features.flatten(2).mT))
 
 
 @versions
@@ -185,7 +185,7 @@ def test_blocks_look_forward_and_backward_in_turn(version):
     tokens, grid = model.embed(image)
     for index, block in enumerate(model.blocks):
         tokens = block(tokens, grid) if index % 2 == 0 else block(tokens.flip(1), grid).flip(1)
-    torch.testing.assert_close(model.forward_features(image), tokens)
+    torch.testing.assert_close(model.forward_features(image).flatten(2).mT, tokens)
     if version == "v1":
         pooled = model.norm((tokens[:, 0] + tokens[:, -1]) / 2)
     else:
@@ -273,5 +273,5 @@ def test_forward_intermediates_refuses_what_it_cannot_give():
     for wrong in (7, -2):
         with pytest.raises(ValueError, match=f"indices is {wrong}, expected a whole number from 0 to 4"):
             model.forward_intermediates(image, wrong)
-    with pytest.raises(ValueError, match="output_fmt is 'NLC'"):
-        model.forward_intermediates(image, 1, output_fmt="NLC")
+    with pytest.raises(ValueError, match="output_fmt is 'NHWC'"):
+        model.forward_intermediates(image, 1, output_fmt="NHWC")

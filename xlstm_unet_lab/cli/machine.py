@@ -37,11 +37,20 @@ def models(
     patch_size: Annotated[str | None, typer.Option(help="Measure each for images of this size: 128,128.")] = None,
     in_channels: Annotated[int, typer.Option(help="Channels of an image.")] = 1,
     num_classes: Annotated[int, typer.Option(help="Classes, the background included.")] = 2,
+    trained: Annotated[bool, typer.Option("--trained", help="List only the trained ones that ship.")] = False,
     as_json: Json = False,
 ) -> None:
-    """List the networks that `train --model` knows; with --patch-size their parameters and multiply-adds too."""
-    sizes = parse_sizes("--patch-size", patch_size)
-    print_table(lab.list_models(in_channels=in_channels, num_classes=num_classes, patch_size=sizes), as_json)
+    """List the networks that `train --model` knows, then those that ship trained, with their scores on held-out cases.
+
+    With --patch-size also parameters and multiply-adds of the first.
+    """
+    if not trained:
+        sizes = parse_sizes("--patch-size", patch_size)
+        print_table(lab.list_models(in_channels=in_channels, num_classes=num_classes, patch_size=sizes), as_json)
+    if trained or not as_json:
+        table = lab.list_trained()
+        narrow = table.drop(columns="channels").rename(columns={"spatial_dims": "dims"})
+        print_table(table if as_json else narrow, as_json)
 
 
 @app.command()

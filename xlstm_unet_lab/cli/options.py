@@ -14,7 +14,7 @@ Split = Annotated[str, typer.Option(help="Of a run's data set: test, val, train 
 Fold = Annotated[int, typer.Option(help="Which of the five splits into training and validation.")]
 RunFold = Annotated[int | None, typer.Option(help="Of a run's data set, for val and train.", show_default="its own")]
 Recipe = Annotated[str | None, typer.Option(help="The data set that says what the labels mean.")]
-Trained = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or a results folder of nnU-Net.")]
+Paths = Annotated[list[Path], typer.Argument(metavar="[RUN] INPUT...", help="A run or nnU-Net's results; then images.")]
 
 
 def pairs(help: str) -> typer.models.OptionInfo:

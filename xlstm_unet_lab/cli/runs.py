@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import xlstm_unet_lab as lab
 from xlstm_unet_lab.cli.app import app, chosen_device, parse_pairs, parse_sizes, print_facts, print_table, room_for, say
-from xlstm_unet_lab.cli.options import Device, Fold, Json, Mirror, Recipe, Root, RunFold, Split, Trained, Which, pairs
+from xlstm_unet_lab.cli.options import Device, Fold, Json, Mirror, Paths, Recipe, Root, RunFold, Split, Which, pairs
 from xlstm_unet_lab.ops.progress import bar
 
 if TYPE_CHECKING:
@@ -56,7 +57,6 @@ def train(
     """
     import torch
 
-    import xlstm_unet_lab as lab
     from xlstm_unet_lab.data.slices import SliceDataset
     from xlstm_unet_lab.ops.checks import one_of
 
@@ -99,9 +99,9 @@ def _end_of(run: Path) -> dict:
 
 @app.command()
 def predict(
-    run: Trained,
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT", help="Images, or folders of images.")],
-    out: Annotated[Path, typer.Option(help="The folder for the labels.")],
+    paths: Paths,
+    out: Annotated[Path, typer.Option(help="The folder for the labels.")] = Path("predictions"),
+    trained: Annotated[str | None, typer.Option(metavar="NAME", help="In place of RUN, what `models` lists.")] = None,
     which: Which = None,
     overlap: Annotated[float, typer.Option(help="Share of its size by which windows overlap.")] = 0.5,
     mirror: Mirror = False,
@@ -110,7 +110,7 @@ def predict(
     batch_size: Annotated[int | None, typer.Option(help="Windows at once.", show_default="4 in 2-D, 1 in 3-D")] = None,
     device: Device = None,
 ) -> None:
-    """Predict image files with a trained run: NIfTI, PNG, JPEG, BMP or TIFF in, label files on the same grids out.
+    """Predict image files with a run, or a network that ships: NIfTI, PNG, JPEG, BMP or TIFF in, label files out.
 
     Labels of a run on your own files have the numbers of those. Folders
     beside the labels hold more: instances, with a number for each object,
@@ -118,12 +118,14 @@ def predict(
     probability, entropy and (where the data allows) disagreement of mirror
     images where --uncertainty asks for them.
     """
-    from xlstm_unet_lab.nnunet.results import load_predictor
-
+    run, inputs = (None, paths) if trained else (paths[0], paths[1:])
+    if not inputs or (trained and which):
+        raise typer.BadParameter("expected a run and images; or images and --trained NAME, without --which")
     options = {"overlap": overlap, "mirror": mirror, "batch_size": batch_size, "device": chosen_device(device)}
     options |= {"coloured": coloured, "uncertainty": uncertainty}
     bars = {"track": bar_of_a_case, "track_cases": partial(bar, desc="predicting", unit="case")}
-    for path in load_predictor(run, which).files(inputs, out, **options, **bars):
+    predictor = lab.trained(trained) if trained else lab.load_predictor(run, which)
+    for path in predictor.files(inputs, out, **options, **bars):
         say(path)
 
 
