@@ -40,9 +40,7 @@ class Targets:
         if any(not values or (0 in values and not self.exclusive) for values in self.values):
             raise ValueError(f"values are {self.values}; no channel is without a label, a region covers labels above 0")
         if len({"mean", *self.names}) <= len(self.names):
-            raise ValueError(
-                f"names are {self.names}, expected another each, and none 'mean', which is a score"
-            )
+            raise ValueError(f"names are {self.names}, expected another each, and none 'mean', which is a score")
         if self.exclusive and len({values for values in self.values if len(values) == 1}) < len(self.values):
             raise ValueError(f"values are {self.values}, expected one of its own for each class, or what is painted")
 
