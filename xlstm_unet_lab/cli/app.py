@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
@@ -20,7 +20,8 @@ ORDER = ("doctor", "prepare", "models", "train", "predict", "evaluate", "report"
 # What the library raises on purpose, for what cannot be as it was asked for and for what goes wrong on the way;
 # anything else is a bug and keeps its traceback.
 WRONG_USAGE = (ValueError, KeyError, TypeError)
-MISUSED = typer.BadParameter.__base__  # UsageError, of click or of the copy of it in newer versions of typer
+# UsageError, of click or of the copy of it in newer versions of typer; its message is as that of its kinds.
+MISUSED = cast(type[typer.BadParameter], typer.BadParameter.__base__)
 EXPECTED = (*WRONG_USAGE, OSError, FloatingPointError, ImportError)
 
 
