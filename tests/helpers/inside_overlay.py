@@ -211,8 +211,10 @@ def test_a_surface_lies_on_its_voxels_in_their_colour(viewer):
         half = np.divide(shown.spacing, 2)
         assert (corners > voxels.min(0) - 1.5 * half).all() and (corners < voxels.max(0) + 1.5 * half).all()
         np.testing.assert_allclose(corners.mean(0), voxels.mean(0), atol=0.6)
-        drawn = "#" + "".join(f"{round(255 * part):02X}" for part in surface.vertex_colors[0, :3])
-        assert drawn == shown.colours[value] and surface.shading == "smooth"
+        colour = [int(shown.colours[value][place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        share = surface.vertex_colors[:, :3].sum(1) / sum(colour)  # how bright
+        np.testing.assert_allclose(surface.vertex_colors[:, :3], share[:, None] * colour, atol=1e-3)
+        assert 0.3 < share.min() < 0.9 < share.max() <= 1.001
         assert surface.units == viewer.layers["prediction"].units
     assert viewer.layers.selection.active is active and not viewer.layers["prediction"].visible
 

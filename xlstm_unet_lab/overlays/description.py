@@ -200,13 +200,12 @@ def overlay_files(
     that look like shades where no label_names are given.
     """
     case, file = read_case(image), image if isinstance(image, Path) else image[0]
-    in_colour = case.unit == "pixel" and len(case.image) == 3
     given = {"prediction": prediction, "truth": truth}
     labels = {what: read_label(path)[0] for what, path in given.items() if path is not None}
     if "label_names" not in facts:
         numbers_found((str(given[what]), label) for what, label in labels.items())
     known = {"spacing": case.spacing, "unit": case.unit, "anatomical": case.unit == "mm", "title": file.name}
-    known |= {"channel_names": ("red", "green", "blue") if in_colour else None}
+    known["channel_names"] = ("red", "green", "blue") if case.unit == "pixel" and len(case.image) == 3 else None
     return replace(overlay(case.image, **known | labels | facts), file=file)
 
 

@@ -107,13 +107,15 @@ def restyle(viewer: napari.Viewer) -> None:
 
 def _show_surfaces(viewer: napari.Viewer, meshes: Sequence[LayerData]) -> None:
     """These surfaces in place of all there were; the active layer stays, which painting changes."""
-    active = viewer.layers.selection.active
+    active, over_canvas = viewer.layers.selection.active, viewer.mouse_over_canvas
+    viewer.mouse_over_canvas = False  # where a mouse that has not moved in 3-D points to, napari 0.9 does not know
     for layer in [layer for layer in viewer.layers if "surface" in layer.metadata]:
         viewer.layers.remove(layer)
     for data, keywords, _ in meshes:
         viewer.add_surface(data, **keywords)
     if active in viewer.layers:
         viewer.layers.selection.active = active
+    viewer.mouse_over_canvas = over_canvas
 
 
 def _style_of(part: str, as_line: bool, volume: bool, as_surface: bool) -> dict:

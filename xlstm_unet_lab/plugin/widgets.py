@@ -196,9 +196,8 @@ class Segment(WithRun):
     def _show(self, tuples: list[LayerData]) -> None:
         layers = self.add(tuples)
         restyle(self._viewer)
-        names = ", ".join(layer.name for layer in layers)
-        found = any(layer.data.any() for layer in layers if layer.metadata["part"] == "prediction")
-        nothing = "" if found else "Nothing was found: not one voxel has a label. "
+        names, parts = ", ".join(layer.name for layer in layers), {one.metadata["part"]: one for one in layers}
+        nothing = "" if parts["prediction"].data.any() else "Nothing was found: not one voxel has a label. "
         self.text.value = f"{nothing}{names}: rename what you want to keep, the next result takes its place"
 
 
