@@ -74,11 +74,11 @@ TRAININGS = {  # a name is that of its data set
     "phantom_brain": Training(
         (16, 64, 64), (8, 16, 32, 48), 500, 1, 0.90, augment=replace(FLIPS, flip_axes=(2,)), more_scenes=48
     ),
-    "phantom_endoscopy": Training((192, 256), (8, 16, 32, 64, 96), 500, 4, 0.90, augment=FLIPS, more_scenes=300),
+    "phantom_endoscopy": Training((192, 256), (12, 24, 48, 72, 96), 3000, 4, 0.90, augment=FLIPS, more_scenes=300),
     "phantom_abdomen": Training(
         (24, 96, 128),
         (8, 16, 32, 48, 48),
-        400,
+        1200,
         1,
         0.90,
         augment=replace(FLIPS, flip_axes=()),
