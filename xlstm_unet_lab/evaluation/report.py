@@ -131,7 +131,8 @@ def bootstrap_interval(values: Sequence[float], *, groups: Sequence[Hashable] | 
     number. The same values have the same interval every time. Source: Efron and Tibshirani 1993, An Introduction to the
     Bootstrap, ch. 13; of groups: Davison and Hinkley 1997, Bootstrap Methods and their Application, sec. 3.8.
     """
-    values = checks.finite("values", checks.array_of("values", values, "iuf", 1), "leave those cases out")
+    values = checks.array_of("values", values, "iuf", 1)
+    checks.finite("values", values, "expected finite numbers, one a case: leave those cases out")
     names = range(len(values)) if groups is None else checks.as_array("groups", groups).astype(str).ravel().tolist()
     if len(names) != len(values):
         raise ValueError(f"groups name {len(names)} values, there are {len(values)}: give a group for each of them")
