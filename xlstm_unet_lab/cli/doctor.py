@@ -35,8 +35,8 @@ def doctor(root: str | Path | None = None) -> list[Finding]:
             looked_at = check()
         except ImportError as error:  # a package that is missing or broken must not hide the rest of the report
             looked_at = Finding(name, str(error), False, "install what is missing: pip install -e . in the checkout")
-        except ValueError as error:  # of a variable that is set to what is none: it says what would do
-            looked_at = Finding(name, str(error), False, "set it as said there, or leave it unset")
+        except ValueError as error:  # which names the variable or file that is wrong, and what would do
+            looked_at = Finding(name, str(error), False, "mend what is named there; a variable may be unset")
         found += looked_at if isinstance(looked_at, list) else [looked_at]
     return found
 

@@ -266,7 +266,7 @@ def _extract(bundle: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -> 
     there = folder / member.filename
     is_there = there.is_file() and there.stat().st_size == member.file_size
     # An empty file cannot be mapped into memory.
-    if not (is_there and member.file_size and zlib.crc32(np.memmap(there, mode="r")) == member.CRC):
+    if not (is_there and member.file_size and zlib.crc32(np.memmap(there, mode="r").data) == member.CRC):
         bundle.extract(member, folder)
 
 

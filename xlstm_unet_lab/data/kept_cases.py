@@ -66,7 +66,7 @@ class KeptCases(Cases, ABC):
             size = sum(tensor.nbytes for tensor in _tensors(case).values())
             if size <= self._left:
                 self._left -= size
-            elif written := place and self._written(case, place, size):
+            elif written := place and self._writes and self._written(case, place, size):
                 case = written
             else:
                 return case
@@ -84,16 +84,21 @@ class KeptCases(Cases, ABC):
         """Where the case may be kept, None for in memory only, and what makes it."""
 
     def _written(self, case: dict, place: Place, size: int) -> dict | None:
-        """The case as it lies on disk now; None where the disk refuses it, now or before."""
+        """The case as it lies on disk now, whole; None where the disk refuses it."""
+        facts = {"name": case["name"], "spacing": case["spacing"], "made_of": place.made_of}
+        facts |= {"classes": case["foreground"].classes, "ends": case["foreground"].ends}
+        tensors = {name: tensor.contiguous() for name, tensor in _tensors(case).items()}
         try:
-            if self._writes:
-                _write(case, place, size)
-                return _opened(place)
+            place.folder.mkdir(parents=True, exist_ok=True)
+            if shutil.disk_usage(place.folder).free < size + SPARE_DISK:
+                raise OSError(f"less than {SPARE_DISK:,} bytes would be left free")
+            write_whole(place.folder / FILE, save(tensors, {"facts": json.dumps(facts)}))
         except OSError as error:
             self._writes = False
             slow = f"cases beyond {self.memory:,} bytes are made anew for every patch, which is slow"
             warnings.warn(f"{place.folder} cannot be written ({error}): {slow}; take larger cache_bytes", stacklevel=4)
-        return None
+            return None
+        return _opened(place)
 
 
 def _tensors(case: dict) -> dict[str, torch.Tensor]:
@@ -114,14 +119,3 @@ def _opened(place: Place) -> dict | None:
     except (SafetensorError, OSError, ValueError, KeyError, TypeError):  # not there, or spoilt: it is made anew
         return None
     return own | {"image": image, "label": label, "foreground": foreground, "place": place}
-
-
-def _write(case: dict, place: Place, size: int) -> None:
-    """Write a case, whole or not at all."""
-    place.folder.mkdir(parents=True, exist_ok=True)
-    if shutil.disk_usage(place.folder).free < size + SPARE_DISK:
-        raise OSError(f"less than {SPARE_DISK:,} bytes would be left free")
-    facts = {"name": case["name"], "spacing": case["spacing"], "made_of": place.made_of}
-    facts |= {"classes": case["foreground"].classes, "ends": case["foreground"].ends}
-    tensors = {name: tensor.contiguous() for name, tensor in _tensors(case).items()}
-    write_whole(place.folder / FILE, save(tensors, {"facts": json.dumps(facts)}))

@@ -132,8 +132,7 @@ def bootstrap_interval(values: Sequence[float], *, groups: Sequence[Hashable] | 
     Bootstrap, ch. 13; of groups: Davison and Hinkley 1997, Bootstrap Methods and their Application, sec. 3.8.
     """
     values = checks.array_of("values", values, "iuf", 1)
-    if len(bad := values[~np.isfinite(values)]):
-        raise ValueError(f"values holds {bad[:5]}, expected finite numbers, one a case: leave those cases out")
+    checks.finite("values", values, "expected finite numbers, one a case: leave those cases out")
     names = range(len(values)) if groups is None else checks.as_array("groups", groups).astype(str).ravel().tolist()
     if len(names) != len(values):
         raise ValueError(f"groups name {len(names)} values, there are {len(values)}: give a group for each of them")

@@ -86,10 +86,12 @@ def build(
         if key not in model.options:
             known = sorted({*facts, *model.options})
             raise ValueError(f"{key}={overrides[key]!r} is no option of {name!r}: {did_you_mean(key, known)}")
-    if spatial_dims not in model.spatial_dims:
-        raise ValueError(f"{name!r} has no {spatial_dims}-D form: {_names_with(spatial_dims=spatial_dims)} have")
-    if deep_supervision and not model.deep_supervision:
-        raise ValueError(f"{name!r} has no deep supervision: {_names_with(spatial_dims, deep_supervision=True)} have")
+    alike = [other for other, row in MODELS.items() if spatial_dims in row.spatial_dims]
+    if name not in alike:
+        raise ValueError(f"{name!r} has no {spatial_dims}-D form: {', '.join(alike)} have")
+    supervised = [other for other in alike if MODELS[other].deep_supervision]
+    if deep_supervision and name not in supervised:
+        raise ValueError(f"{name!r} has no deep supervision: {', '.join(supervised)} have")
     network: Any = model.make(facts, overrides)  # with a config of its own class
     # Weights trained elsewhere only start a network: who rebuilds one brings its own.
     again = {"pretrained": False} if "pretrained" in overrides else {}
@@ -108,11 +110,6 @@ def arguments_of(network: nn.Module) -> dict | None:
     if isinstance(config, UNetConfig) and config.built_by is None:
         return json.loads(json.dumps({"name": "unet", **{name: getattr(config, name) for name in OPTIONS}}))
     return getattr(config, "built_by", None)
-
-
-def _names_with(spatial_dims: int, deep_supervision: bool = False) -> str:
-    fitting = {name: model for name, model in MODELS.items() if spatial_dims in model.spatial_dims}
-    return ", ".join(name for name, model in fitting.items() if model.deep_supervision or not deep_supervision)
 
 
 def list_models(

@@ -243,9 +243,8 @@ def _register(name: str, own: dict) -> None:
         features = {"feature_cls": "getter", "out_indices": 3}  # the last three maps where nobody chooses
         return timm_models.build_model_with_cfg(_from_timm, name, False, feature_cfg=features, **own | options)
 
-    create.__name__ = name
+    create.__name__ = name  # timm looks for it in this module, beside `default_cfgs`
     create.__doc__ = f"Vision-LSTM {own['version']}, width {own['dim']}, {BLOCKS} blocks, patches of 16."
-    create.__module__ = __name__  # timm looks for the function and `default_cfgs` in one module
     globals()[name] = timm_models.register_model(create)
 
 
