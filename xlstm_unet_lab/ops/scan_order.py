@@ -5,10 +5,8 @@ positions, so going there and back returns every value exactly.
 """
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from xlstm_unet_lab.ops.checks import one_of, whole_number
@@ -51,22 +49,12 @@ def walked_size(size: tuple[int, ...], traversal: Traversal) -> tuple[int, ...]:
     return (*size[:axis], *size[axis + 1 :], size[axis])
 
 
-def has_open_size(size: Sequence[int]) -> bool:
-    """Whether torch.export was asked to leave one of these sizes open. Every question about such a size becomes a
-    condition on it, so nothing may be asked: not whether a view fits, but for the values at positions.
-    """
-    return any(isinstance(extent, torch.SymInt) for extent in size)
-
-
 def to_sequence(grid: Tensor, traversal: Traversal = ROW_MAJOR) -> Tensor:
     """(B, C, *spatial) -> (B, S, C), tokens in the order walked. Raises ValueError where there is no spatial axis."""
     if grid.ndim < 3:
         raise ValueError(f"expected a grid (batch, channels, *spatial), got shape {tuple(grid.shape)}")
     axis = _fastest_axis(grid.ndim - 2, traversal.fastest)
-    walked = grid.movedim((2 + axis, 1), (-2, -1))  # (B, *walked, C)
-    if has_open_size(walked.shape):
-        walked = walked.clone(memory_format=torch.contiguous_format)
-    tokens = walked.flatten(1, -2)
+    tokens = grid.movedim((2 + axis, 1), (-2, -1)).flatten(1, -2)
     return tokens.flip(1) if traversal.reverse else tokens
 
 
