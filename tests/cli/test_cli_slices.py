@@ -87,8 +87,8 @@ def test_the_run_is_scored_on_volumes(run, root, predicted):
 
 
 def test_mirroring_where_nothing_may_be_mirrored_is_refused(run, root, tmp_path):
-    for command in (("evaluate", run), ("predict", run, root, "--out", tmp_path)):
-        result = call(*command, "--mirror", "--root", root, *PREDICT, code=2)
+    for command in (("evaluate", run, "--root", root), ("predict", run, root, "--out", tmp_path)):
+        result = call(*command, "--mirror", *PREDICT, code=2)
         assert "no mirror image of the data is as likely" in result.stderr
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import napari
 import numpy as np
 import pytest
-from napari.layers import Labels, Layer
+from napari.layers import Labels, Layer, Surface
 from napari.qt import get_qapp
 
 from xlstm_unet_lab.overlays.description import overlay
@@ -39,6 +39,10 @@ def case(spatial_dims=3, **changes):
 
 def names(viewer):
     return [layer.name for layer in viewer.layers]
+
+
+def surfaces(viewer):
+    return [layer.name for layer in viewer.layers if isinstance(layer, Surface)]
 
 
 def test_what_is_painted_on_the_truth_is_kept(viewer):
@@ -103,11 +107,13 @@ def test_the_volume_is_seen_from_the_overlays_camera_and_the_slice_comes_back(vi
         viewer.dims.ndisplay = 3
         np.testing.assert_allclose(camera.angles, shown.camera["angles"], atol=1e-6)
         np.testing.assert_allclose(camera.center, shown.camera["centre"])
-        assert [part for part, layer in found.items() if layer.visible] == ["prediction", "image 0"]
-        assert found["image 0"].opacity == 0.35 and found["prediction"].opacity == 1
+        assert [part for part, layer in found.items() if layer.visible] == ["image 0"]
+        assert surfaces(viewer) == ["liver, prediction", "aorta, prediction"]
+        assert found["image 0"].opacity == 0.35
         viewer.dims.ndisplay = 2
         assert found["image 0"].opacity == 0.8 and found["prediction"].opacity == 0.5
         assert found["truth"].visible and found["truth"].contour == 1 and found["outlines"].visible
+        assert not surfaces(viewer)
         assert viewer.dims.current_step[0] == 1
     found["truth"].visible = False
     viewer.dims.ndisplay = 3
@@ -154,7 +160,7 @@ def test_while_errors_show_the_prediction_is_a_line(viewer):
         viewer.dims.ndisplay = 3
         assert not prediction.visible and errors.visible, "a volume has no lines"
         errors.visible = False
-        assert prediction.visible
+        assert surfaces(viewer) and not prediction.visible
         viewer.dims.ndisplay = 2
         assert (prediction.visible, prediction.contour, prediction.opacity) == (True, 0, 0.5)
 
@@ -191,3 +197,54 @@ def test_the_probability_is_there_and_hidden(viewer):
     layer = viewer.layers["probability"]
     assert not layer.visible and layer.contrast_limits == [0, 1] and not isinstance(layer, Labels)
     np.testing.assert_allclose(layer.data, 1 / 3)
+
+
+def test_a_surface_lies_on_its_voxels_in_their_colour(viewer):
+    shown = case(colours={1: "#D55E00", 5: "#56B4E9"})
+    shown.napari(viewer)
+    active = viewer.layers.selection.active
+    viewer.dims.ndisplay = 3
+    for value, name in ((1, "liver, prediction"), (5, "aorta, prediction")):
+        surface = viewer.layers[name]
+        voxels = np.argwhere(shown.prediction == value) * shown.spacing
+        corners = np.array([surface.data_to_world(corner) for corner in surface.vertices])
+        half = np.divide(shown.spacing, 2)
+        assert (corners > voxels.min(0) - 1.5 * half).all() and (corners < voxels.max(0) + 1.5 * half).all()
+        np.testing.assert_allclose(corners.mean(0), voxels.mean(0), atol=0.6)
+        colour = [int(shown.colours[value][place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        share = surface.vertex_colors[:, :3].sum(1) / sum(colour)  # how bright
+        np.testing.assert_allclose(surface.vertex_colors[:, :3], share[:, None] * colour, atol=1e-3)
+        assert 0.3 < share.min() < 0.9 < share.max() <= 1.001
+        assert surface.units == viewer.layers["prediction"].units
+    assert viewer.layers.selection.active is active and not viewer.layers["prediction"].visible
+
+
+def test_surfaces_follow_what_is_painted_and_voxels_can_be_called_back(viewer):
+    shown = case()
+    shown.napari(viewer)
+    viewer.dims.ndisplay = 3
+    prediction = viewer.layers["prediction"]
+    prediction.visible = True
+    prediction.data[prediction.data == 5] = 0
+    edited = shown.rescore(viewer)
+    assert surfaces(viewer) == ["liver, prediction"] and prediction.visible
+    viewer.layers["errors"].visible = True
+    assert surfaces(viewer) == [], "their colours would be taken for those of errors"
+    viewer.layers["errors"].visible = False
+    assert surfaces(viewer) == ["liver, prediction"]
+    viewer.dims.ndisplay = 2
+    prediction.visible = False
+    viewer.dims.ndisplay = 3
+    assert surfaces(viewer) == [] and edited.scores["liver"] < 1
+
+
+def test_an_empty_label_and_a_grid_have_no_surfaces(viewer):
+    empty = case(prediction=np.zeros(SIZE, np.uint8), truth=None)
+    empty.napari(viewer)
+    viewer.dims.ndisplay = 3
+    assert surfaces(viewer) == []
+    viewer.dims.ndisplay = 2
+    shown = case()
+    grid([replace(shown, title="a"), replace(shown, title="b")], viewer)
+    viewer.dims.ndisplay = 3
+    assert surfaces(viewer) == [] and viewer.layers["a: prediction"].visible

@@ -1,5 +1,6 @@
 """Many files in one call: what each is called, and that one which cannot be read stops no other."""
 
+import errno
 import unicodedata
 
 import nibabel
@@ -9,6 +10,7 @@ from imageio.v3 import imwrite
 from test_prediction_files import BrightAndRight, head, of_pictures, predictor
 
 import xlstm_unet_lab as lab
+from xlstm_unet_lab.data import images
 from xlstm_unet_lab.data.files import channels_of, files_by_name
 from xlstm_unet_lab.inference.files import find_cases, predict_files
 
@@ -54,6 +56,32 @@ def test_a_file_that_cannot_be_read_stops_no_other(tmp_path):
             written.append(path.name)
     assert written == ["a.png", "c.png", "d.png", "e.png"] == sorted(path.name for path in (tmp_path / "out").iterdir())
     assert str(info.value).count("b.png") == 1 and str(tmp_path / "out") in str(info.value)
+
+
+def test_a_label_that_cannot_be_written_and_a_file_that_is_gone_stop_no_other(tmp_path):
+    save(tmp_path / "in", "a.png", "c.png")
+    (tmp_path / "in" / "b.png").symlink_to(tmp_path / "moved away.png")
+    (tmp_path / "out" / "a.png").mkdir(parents=True)
+    with pytest.raises(OSError, match=r"2 of 3 cases were left out .*; .*a\.png is a folder.*; .*b\.png"):
+        list(predict_files(of_pictures(BrightAndRight()), tmp_path / "in", tmp_path / "out"))
+    assert (tmp_path / "out" / "c.png").is_file()
+
+
+def test_a_full_disk_ends_it_all(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    save(tmp_path / "in", "a.png", "c.png")
+    monkeypatch.setattr(images, "write_whole", full)
+    with pytest.raises(OSError, match=r"^.Errno 28. No space left on device$"):
+        list(predict_files(of_pictures(BrightAndRight()), tmp_path / "in", tmp_path / "out"))
+
+
+@pytest.mark.parametrize("coloured", ["no", None, 1, np.zeros(2)])
+def test_a_flag_is_true_or_false(tmp_path, coloured):
+    save(tmp_path / "in", "a.png")
+    with pytest.raises(ValueError, match=r"coloured is .*, expected True or False"):
+        predict_files(of_pictures(BrightAndRight()), tmp_path / "in", tmp_path / "out", coloured=coloured)
 
 
 @pytest.mark.parametrize("count", [1, 2])

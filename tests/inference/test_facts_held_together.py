@@ -34,7 +34,7 @@ def classes(*values, names="abcd"):
         ({"targets": classes(0, 1)}, "num_classes=3, its data need num_classes=2"),
         ({"targets": classes(0, 1, 2, 3)}, "num_classes=3, its data need num_classes=4"),
         ({"targets": classes(0, 1, 1)}, "expected one of its own for each class"),
-        ({"targets": classes(0, 1, 2, names="aab")}, "expected another one for each channel"),
+        ({"targets": classes(0, 1, 2, names="aab")}, "expected another each"),
         ({"targets": classes(0, 1, 2) | {"values": [[0], [1, 2], [3]]}}, "one of its own for each class"),
         ({"colours": {"3": "#0072B2"}}, r"colours has the labels \[3\], and targets the labels \[1, 2\]"),
         ({"label_numbers": {"box": 7}}, "a number above 0 of its own for each of the labels 1 to 2"),

@@ -22,9 +22,9 @@ from xlstm_unet_lab.data.normalise import normalise
 from xlstm_unet_lab.data.pictures import in_eight_bits
 from xlstm_unet_lab.data.registry import get_recipe, recipe_names
 from xlstm_unet_lab.inference.load import load_predictor, load_run
+from xlstm_unet_lab.inference.mixer_rows import receptive_field
 from xlstm_unet_lab.plugin import files, widgets
 from xlstm_unet_lab.plugin.exploring import explore_layers
-from xlstm_unet_lab.plugin.mixer_rows import receptive_field
 from xlstm_unet_lab.plugin.tasks import Place, compare, lies_like, parts_of, place_of, segment
 
 MANIFEST = REPOSITORY / "xlstm_unet_lab" / "plugin" / "napari.yaml"
@@ -73,7 +73,8 @@ def test_manifest_is_valid():
 def test_widgets_in_napari(require_display, run_directory, case_file, tmp_path):
     known = {"PLUGIN_RUN": run_directory, "PLUGIN_DATA": os.environ["LAB_DATA"], "PLUGIN_CASE": case_file}
     known["NAPARI_CONFIG"] = tmp_path / "napari.yaml"  # not the user's settings
-    command = [*require_display, sys.executable, "-m", "pytest", "-q", "--tb=short", str(HELPERS / "inside_napari.py")]
+    helpers = [str(HELPERS / name) for name in ("inside_napari.py", "inside_cases.py")]
+    command = [*require_display, sys.executable, "-m", "pytest", "-q", "--tb=short", *helpers]
     inner = subprocess.run(
         [*command, "-p", "no:cacheprovider"],
         cwd=REPOSITORY,

@@ -10,8 +10,8 @@ from data_recipes import phantom_abdomen
 from xlstm_unet_lab.data.normalise import normalise
 from xlstm_unet_lab.data.slices import SliceDataset
 from xlstm_unet_lab.inference.load import load_run
+from xlstm_unet_lab.inference.mixer_rows import receptive_field
 from xlstm_unet_lab.plugin.exploring import explore_layers
-from xlstm_unet_lab.plugin.mixer_rows import receptive_field
 from xlstm_unet_lab.plugin.tasks import segment
 
 AXIS, PATCH = 1, (8, 32)

@@ -6,12 +6,11 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple
 
 DISTRIBUTION = "xlstm-unet-lab"
-OLDEST_PYTHON = (3, 11)
 LEAST_FREE = 2 * 10**9  # bytes: room for phantoms, one small data set and some runs
 NNUNET_FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 EXTRAS = {"notebooks": "for lessons and widgets", "napari": "to look at cases in napari"}  # nnU-Net has its own finding
@@ -28,32 +27,26 @@ class Finding(NamedTuple):
 
 def doctor(root: str | Path | None = None) -> list[Finding]:
     """Look at this machine and report, one `Finding` a thing; `root` is where prepared data lives (see `data_root`)."""
-    checks = {"python": lambda: [python(sys.version_info[:3])], "packages": packages, "devices": devices}
-    checks |= {"mLSTM": lambda: [kernels()], "profile": lambda: [profile()]}
-    checks |= {"display": lambda: [display(sys.platform, os.environ, shutil.which)], "data": lambda: [data(root)]}
-    checks |= {"nnU-Net": lambda: [nnunet(version_of("nnunetv2"), os.environ)]}
-    found = []
+    found = [Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")]
+    checks: dict[str, Callable] = {"packages": packages, "devices": devices, "mLSTM": kernels, "profile": profile}
+    checks |= {"display": display, "data": lambda: data(root), "nnU-Net": nnunet}
     for name, check in checks.items():
         try:
-            found += check()
+            looked_at = check()
         except ImportError as error:  # a package that is missing or broken must not hide the rest of the report
-            found.append(Finding(name, str(error), False, "install what is missing: see packages"))
+            looked_at = Finding(name, str(error), False, "install what is missing: pip install -e . in the checkout")
+        except ValueError as error:  # of a variable that is set to what is none: it says what would do
+            looked_at = Finding(name, str(error), False, "set it as said there, or leave it unset")
+        found += looked_at if isinstance(looked_at, list) else [looked_at]
     return found
 
 
-def python(version: tuple[int, ...]) -> Finding:
-    """The Python that runs, and the system it runs on."""
-    text = f"{'.'.join(map(str, version))} on {platform.system()} {platform.machine()}"
-    ok = version >= OLDEST_PYTHON
-    return Finding("python", text, ok, "" if ok else f"install Python {'.'.join(map(str, OLDEST_PYTHON))} or newer")
-
-
 def packages() -> list[Finding]:
-    """The version of everything the kit declares that it needs, and of what its extras add."""
-    try:
-        lines = importlib.metadata.requires(DISTRIBUTION) or []
-    except importlib.metadata.PackageNotFoundError:
-        return [Finding("packages", f"{DISTRIBUTION} is not installed", False, "pip install -e . in its checkout")]
+    """The version of everything the kit declares that it needs, and of what its extras add.
+
+    Raises ImportError where the kit itself is not installed.
+    """
+    lines = importlib.metadata.requires(DISTRIBUTION) or []
     value, missing = _versions([DISTRIBUTION, *(line for line in lines if "extra ==" not in line)])
     found = [Finding("packages", value, not missing, f"pip install {' '.join(missing)}" if missing else "")]
     for extra, purpose in EXTRAS.items():
@@ -82,10 +75,16 @@ def devices() -> list[Finding]:
 
     from xlstm_unet_lab.ops import devices as here
 
-    found = [processor(torch.get_num_threads(), torch.backends.cpu.get_cpu_capability(), here.processor_flags())]
+    fast = [flag for flag in here.FAST_BFLOAT16 if flag in here.processor_flags()]
+    formats = f"bfloat16 in hardware ({', '.join(fast)})" if fast else "bfloat16 only emulated"
+    value = f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}, {formats}"
+    advice = f"--precision auto takes {'bf16-mixed' if fast else '32-true'} on the processor"
+    found = [Finding("processor", value, advice=advice)]
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
-        found.append(gpu(properties.name, properties.total_memory, here.best_precision(torch.device("cuda", index))))
+        value = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+        precision = here.best_precision(torch.device("cuda", index))
+        found.append(Finding("gpu", value, advice=f"--precision auto takes {precision} here"))
     if torch.backends.mps.is_available():
         found.append(Finding("gpu", "Apple (mps)", advice="train with --accelerator mps"))
     if len(found) == 1:
@@ -95,21 +94,6 @@ def devices() -> list[Finding]:
     value = f"{torch.get_num_threads()} threads on {here.available_cores()} cores, {taken}"
     advice = "OMP_NUM_THREADS sets the threads, --setting NAME=VALUE the others"
     return [*found, Finding("training", value, advice=advice)]
-
-
-def processor(threads: int, capability: str, flags: Collection[str]) -> Finding:
-    """Threads and instruction sets; `flags` are the words of /proc/cpuinfo."""
-    from xlstm_unet_lab.ops.devices import FAST_BFLOAT16
-
-    fast = [flag for flag in FAST_BFLOAT16 if flag in flags]
-    formats = f"bfloat16 in hardware ({', '.join(fast)})" if fast else "bfloat16 only emulated"
-    advice = f"--precision auto takes {'bf16-mixed' if fast else '32-true'} on the processor"
-    return Finding("processor", f"{threads} threads, {capability}, {formats}", advice=advice)
-
-
-def gpu(name: str, memory: int, precision: str) -> Finding:
-    """A GPU, its memory in bytes, and the precision to train with."""
-    return Finding("gpu", f"{name}, {memory / 2**30:.0f} GiB", advice=f"--precision auto takes {precision} here")
 
 
 def kernels() -> Finding:
@@ -126,23 +110,20 @@ def kernels() -> Finding:
 
 
 def profile() -> Finding:
-    """How long lessons may take here."""
-    from xlstm_unet_lab.course.profiles import VARIABLE, current_profile
+    """How long lessons may take here; ValueError for a profile that there is not."""
+    from xlstm_unet_lab.course.profiles import current_profile
 
-    try:
-        current = current_profile()
-    except ValueError as error:
-        return Finding("profile", f"{VARIABLE} is not one of ours", False, str(error))
+    current = current_profile()
     return Finding("profile", f"{current.name}: {current.description}")
 
 
-def display(system: str, environ: Mapping[str, str], which: Callable[[str], str | None]) -> Finding:
+def display() -> Finding:
     """Whether napari can open a window, or at least draw without one."""
-    if system in ("darwin", "win32"):
+    if sys.platform in ("darwin", "win32"):
         return Finding("display", "the desktop")
-    if screen := environ.get("WAYLAND_DISPLAY") or environ.get("DISPLAY"):
+    if screen := os.environ.get("WAYLAND_DISPLAY") or os.environ.get("DISPLAY"):
         return Finding("display", screen)
-    if which("xvfb-run"):
+    if shutil.which("xvfb-run"):
         return Finding("display", "none, but Xvfb draws without one", advice="start napari as: xvfb-run -a COMMAND")
     return Finding("display", "none", False, "napari needs a screen: make system installs Xvfb (Debian, Ubuntu)")
 
@@ -163,12 +144,12 @@ def data(root: str | Path | None) -> Finding:
     return Finding("data", value, free >= LEAST_FREE, "" if free >= LEAST_FREE else f"{elsewhere} with more room")
 
 
-def nnunet(version: str | None, environ: Mapping[str, str]) -> Finding:
+def nnunet() -> Finding:
     """Which nnU-Net v2 is there, and the folders it needs to be told of: `prepare` writes what the first one holds."""
-    if version is None:
+    if (version := version_of("nnunetv2")) is None:
         installing = f"to train it on prepared data: pip install '{DISTRIBUTION}[nnunet]'"
         return Finding("nnU-Net", "not installed", advice=installing)
-    folders = {name: environ.get(name) for name in NNUNET_FOLDERS}
+    folders = {name: os.environ.get(name) for name in NNUNET_FOLDERS}
     value = ", ".join([f"nnunetv2 {version}", *(f"{name}={folder or 'not set'}" for name, folder in folders.items())])
     wrong = [name for name, folder in folders.items() if folder and not Path(folder).is_dir()]
     unset = [name for name, folder in folders.items() if not folder]

@@ -123,10 +123,12 @@ def augment(image: Tensor, label: Tensor, generator: torch.Generator, settings: 
 
 
 def _recolour(image: Tensor, generator: torch.Generator, settings: Augmentation) -> Tensor:
+    from monai.transforms import GaussianSmooth
+
     s, draw = settings, partial(_uniform, generator=generator)
     changes: tuple[tuple[float, Callable[[Tensor], Tensor]], ...] = (
         (s.invert_probability, lambda x: -x),
-        (s.blur_probability, lambda x: _blurred(x, draw(*s.blur))),
+        (s.blur_probability, lambda x: GaussianSmooth(draw(*s.blur))(x).as_subclass(Tensor).to(x.dtype)),
         (s.low_resolution_probability, lambda x: _coarse(x, draw(*s.low_resolution))),
         (s.probability, lambda x: _bend(x, draw(*s.gamma))),
         (s.probability, lambda x: (x - x.mean()) * draw(*s.contrast) + x.mean()),
@@ -136,12 +138,6 @@ def _recolour(image: Tensor, generator: torch.Generator, settings: Augmentation)
     for probability, change in changes:
         image = change(image) if draw(0, 1) < probability else image
     return image
-
-
-def _blurred(image: Tensor, deviation: float) -> Tensor:
-    from monai.transforms import GaussianSmooth
-
-    return GaussianSmooth(deviation)(image).as_subclass(Tensor).to(image.dtype)
 
 
 def _coarse(image: Tensor, share: float) -> Tensor:

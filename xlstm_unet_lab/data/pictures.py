@@ -62,14 +62,16 @@ def _read_with_pillow(path: Path, stored: bool) -> tuple[np.ndarray, int]:
     from PIL import Image
 
     image: Image.Image
+    with path.open("rb") as file:
+        start = file.read(30)
     with Image.open(path, formats=("PNG", "JPEG", "BMP", "TIFF")) as image:
         pages, kind = getattr(image, "n_frames", 1), image.format
-        depth, deep_colour = _bits_of_png(path) if kind == "PNG" else (8, False)
+        depth, colour_type = start[24:26] if kind == "PNG" else (8, 0)  # bits a sample, and whether there is one alone
         if kind in ("PNG", "TIFF") and pages > 1:
             raise ValueError(f"it holds {pages} pictures; one a file is expected")
-        if deep_colour:
+        if depth == 16 and colour_type != 0:
             raise ValueError("it is a 16-bit colour PNG, of which 8 bits would be lost; save it as TIFF")
-        if kind == "BMP" and image.mode == "1" and _bits_of_bmp(path) != 1:  # Pillow reads bytes as bits
+        if kind == "BMP" and image.mode == "1" and start[28] != 1:  # bits a sample; Pillow reads bytes as bits
             raise ValueError("it is a BMP file with a palette of black and white; save it as PNG")
         if stored and kind == "JPEG":
             raise ValueError("it is a JPEG file, whose compression changes the numbers; save it as PNG")
@@ -87,18 +89,6 @@ def _read_with_pillow(path: Path, stored: bool) -> tuple[np.ndarray, int]:
         if stored and image.mode == "L" and depth < 8:
             array = array // (255 // (2**depth - 1))  # Pillow has stretched them
         return _channels(array, "YXS"[: array.ndim]), orientation
-
-
-def _bits_of_png(path: Path) -> tuple[int, bool]:
-    """Bits a sample, and whether several channels have 16 of them each, from the first chunk of a PNG."""
-    with path.open("rb") as file:
-        depth, colour_type = file.read(26)[24:]
-    return depth, depth == 16 and colour_type != 0
-
-
-def _bits_of_bmp(path: Path) -> int:
-    with path.open("rb") as file:
-        return int.from_bytes(file.read(30)[28:], "little")
 
 
 def _numbers_of(indices: np.ndarray, palette: np.ndarray) -> np.ndarray:

@@ -59,13 +59,9 @@ def surface_dice(prediction: np.ndarray, truth: np.ndarray, *, spacing: Sequence
     and `tolerance` its unit. Both masks empty: 1.0; one of them empty: 0.0. Raises ValueError for unequal shapes, other
     values, a spacing that does not fit, and a tolerance that is negative or not finite. Source: arXiv 1809.04430.
     """
-    prediction, truth, spacing = _checked_volumes(prediction, truth, spacing)
     tolerance = number("tolerance", tolerance, at_least=0, fix=", in the unit of the spacing")
-    if not (prediction.any() and truth.any()):
-        return float(prediction.any() == truth.any())
-    surfaces = _surfaces(prediction, truth, spacing)
-    agreeing = sum(areas[distances <= tolerance].sum() for distances, areas in surfaces)
-    return float(agreeing / sum(areas.sum() for _, areas in surfaces))
+    distances, areas = map(np.concatenate, zip(*_surfaces(prediction, truth, spacing), strict=True))
+    return float(areas[distances <= tolerance].sum() / areas.sum()) if len(areas) else 1.0
 
 
 def hausdorff95(prediction: np.ndarray, truth: np.ndarray, *, spacing: Sequence[float]) -> float:
@@ -74,11 +70,9 @@ def hausdorff95(prediction: np.ndarray, truth: np.ndarray, *, spacing: Sequence[
     Masks and spacing as in `surface_dice`. Both masks empty: 0.0; one of them empty: infinity. Raises ValueError as
     `surface_dice` does.
     """
-    prediction, truth, spacing = _checked_volumes(prediction, truth, spacing)
-    if not (prediction.any() and truth.any()):
-        return 0.0 if prediction.any() == truth.any() else float("inf")
-    surfaces = _surfaces(prediction, truth, spacing)
-    return max(float(np.quantile(d, 0.95, weights=areas, method="inverted_cdf")) for d, areas in surfaces)
+    surfaces = [(distances, areas) for distances, areas in _surfaces(prediction, truth, spacing) if len(areas)]
+    reached = [np.quantile(distances, 0.95, weights=areas, method="inverted_cdf") for distances, areas in surfaces]
+    return float(max(reached, default=0.0))
 
 
 def instance_f1(prediction: np.ndarray, truth: np.ndarray, *, iou: float = 0.5, drop_border: int = 2) -> InstanceScore:
@@ -117,17 +111,23 @@ def _without_border(labels: np.ndarray, width: int) -> np.ndarray:
     return np.where(np.isin(labels, np.unique(border)), 0, labels)
 
 
-def _surfaces(prediction: np.ndarray, truth: np.ndarray, spacing: tuple[float, ...]) -> list[Surface]:
-    """The surfaces of two volumes that are not empty: that of the prediction, then that of the truth."""
+def _surfaces(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float]) -> list[Surface]:
+    """The surfaces of two masks: that of the prediction, then that of the truth; an empty one is infinitely far."""
     from monai.metrics.utils import get_mask_edges
 
+    prediction, truth = _checked_masks(prediction, truth)
+    if truth.ndim not in (2, 3):
+        raise ValueError(f"surfaces need masks of 2 or 3 dimensions, got {truth.ndim}: drop channel and batch axes")
+    spacing = checked_spacing(spacing, truth.ndim)
+    if truth.ndim == 2:
+        prediction, truth, spacing = prediction[None], truth[None], (1.0, *spacing)
     where, true_where, areas, true_areas = get_mask_edges(prediction, truth, spacing=spacing)
     surfaces = []
     for own, area, other in ((where, areas, true_where), (true_where, true_areas, where)):
         # MONAI's own distances are float32. Those of SciPy come from whole numbers of voxels: one voxel is exactly one
         # spacing, and so within a tolerance of one spacing.
-        distances = ndimage.distance_transform_edt(~other, sampling=spacing)
-        surfaces.append((distances[own], area[own].astype(float)))
+        far = ndimage.distance_transform_edt(~other, sampling=spacing) if other.any() else np.full(other.shape, np.inf)
+        surfaces.append((far[own], area[own].astype(float)))
     return surfaces
 
 
@@ -156,16 +156,3 @@ def _check_same_shape(prediction: np.ndarray, truth: np.ndarray) -> None:
     found, wanted = as_array("prediction", prediction).shape, as_array("truth", truth).shape
     if found != wanted:
         raise ValueError(f"prediction has shape {found}, truth {wanted}: they must be equal")
-
-
-def _checked_volumes(
-    prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float]
-) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
-    """Both masks with three dimensions, and the spacing that goes with them."""
-    prediction, truth = _checked_masks(prediction, truth)
-    if truth.ndim not in (2, 3):
-        raise ValueError(f"surfaces need masks of 2 or 3 dimensions, got {truth.ndim}: drop channel and batch axes")
-    spacing = checked_spacing(spacing, truth.ndim)
-    if truth.ndim == 2:
-        return prediction[None], truth[None], (1.0, *spacing)
-    return prediction, truth, spacing

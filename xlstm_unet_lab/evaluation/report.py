@@ -235,12 +235,11 @@ def warn_if_lenient(tolerance: float, unit: str) -> None:
 def _tolerances(
     tolerance: float | Mapping[str, float] | None, foreground: Collection[str], spacing: Sequence[float]
 ) -> dict[str, float]:
-    names = [*foreground, FOREGROUND]
     if not isinstance(tolerance, Mapping):
-        tolerance = max(spacing) if tolerance is None else checks.number("tolerance", tolerance, at_least=0)
-        return dict.fromkeys(names, tolerance)
+        number = max(spacing) if tolerance is None else checks.number("tolerance", tolerance, at_least=0)
+        tolerance = dict.fromkeys(foreground, number)
     if missing := [name for name in foreground if name not in tolerance]:
         raise ValueError(f"tolerance has no number for {missing}: give one for each label, or one number for all")
-    named = [name for name in names if name in tolerance]
+    named = [name for name in (*foreground, FOREGROUND) if name in tolerance]
     given = {name: checks.number(f"tolerance of {name!r}", tolerance[name], at_least=0) for name in named}
     return {FOREGROUND: min(given[name] for name in foreground)} | given

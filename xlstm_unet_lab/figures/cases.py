@@ -131,12 +131,15 @@ def learning_curve(records: Sequence) -> Picture:
 
 
 def score_strip(
-    scores: Mapping[str, Sequence[float] | Mapping[str, Sequence[float]]], metric: str = "Dice", case: str = "image"
+    scores: Mapping[str, Sequence[float] | Mapping[str, Sequence[float]]],
+    metric: str = "Dice",
+    case: str = "image",
+    middle: str = "mean",
 ) -> Picture:
     """Every case as a dot and the mean as a bar, one row a label, or a row for each model of a label.
 
     scores: label -> values of the cases, or label -> model -> values, models told apart by colour; NaN is left out.
-    case: what a value belongs to, in words.
+    case: what a value belongs to, in words; middle: "mean" or "median", with the quartiles as a line.
     """
     rows = [
         (label, model, np.asarray(values, float))
@@ -158,10 +161,15 @@ def score_strip(
         if not len(values):
             lines.append(f"{names[-1]}: no value")
             continue
-        axes.plot([values.mean()] * 2, [row - 0.35, row + 0.35], color="black", linewidth=2)
-        lines.append(f"{names[-1]}: mean {values.mean():.2f}, from {values.min():.2f} to {values.max():.2f}")
+        bar = getattr(np, middle)(values)
+        axes.plot([bar] * 2, [row - 0.35, row + 0.35], color="black", linewidth=2)
+        if middle == "median":
+            axes.plot(np.quantile(values, (0.25, 0.75)), [row] * 2, color="black", linewidth=1)
+        lines.append(f"{names[-1]}: {middle} {bar:.2f}, from {values.min():.2f} to {values.max():.2f}")
     axes.set(yticks=range(len(rows)), yticklabels=map(plain, names), ylim=(len(rows) - 0.5, -0.5), xlim=(-0.02, 1.02))
-    axes.set_xlabel(f"{plain(metric)}\none dot a{'n' if case[0] in 'aeiou' else ''} {plain(case)}, bar: mean")
+    dot = f"one dot a{'n' if case[0] in 'aeiou' else ''} {plain(case)}"
+    quartiles = ", line: quartiles" if middle == "median" else ""
+    axes.set_xlabel(f"{plain(metric)}\n{dot}, bar: {middle}{quartiles}")
     return Picture(figure, f"{metric} of {max(len(values) for *_, values in rows)} {case}s. {'; '.join(lines)}.")
 
 

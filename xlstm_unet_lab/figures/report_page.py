@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from xlstm_unet_lab.data.colours import GREY
 from xlstm_unet_lab.evaluation.report import compare, groups_of, paired, scores_in, summarise
+from xlstm_unet_lab.figures.cases import score_strip
 from xlstm_unet_lab.figures.picture import PALETTE, Picture, new_figure, plain
 from xlstm_unet_lab.ops.checks import of_kind
 from xlstm_unet_lab.ops.files import as_path, write_whole
@@ -17,15 +18,8 @@ from xlstm_unet_lab.ops.words import printable_lines
 if TYPE_CHECKING:
     import pandas
 
+STYLE = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
 NAMES = {"dice": "Dice", "surface_dice": "Surface Dice", "instance_f1": "Instance F1"}
-STYLE = """
-body { font-family: system-ui, sans-serif; line-height: 1.5; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
-  color: #1a1a1a; background: white; }
-table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }
-th, td { padding: 0.25rem 0.8rem; text-align: right; border-bottom: 1px solid #ccc; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-figure { margin: 1.5rem 0; } figcaption { color: #444; }
-"""
 EXPLANATION = """Scores are means over cases, with the 95% percentile bootstrap interval of the mean in brackets. It
 says how far the mean would vary with other cases of the same kind; it does not say how it would vary with another
 training run. Differences are taken case by case; p is that of the Wilcoxon signed-rank test, not corrected for the
@@ -99,38 +93,23 @@ def score_table(tables: Mapping[str, pandas.DataFrame]) -> pandas.DataFrame:
     """Mean and interval of every score as text, one row for each label and model, the models of a label together."""
     import pandas
 
-    rows: dict[tuple[str, str], dict] = {}
+    rows: dict[str, dict[str, dict]] = {}  # by label and model
     for model, table in tables.items():
         for row in summarise(table).to_dict("records"):
-            entry = rows.setdefault((row["label"], model), {"label": row["label"], "model": model})
+            entry = rows.setdefault(row["label"], {}).setdefault(model, {"label": row["label"], "model": model})
             entry[NAMES[row["score"]]] = f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
-    labels = list(dict.fromkeys(label for label, _ in rows))
-    together = sorted(rows.values(), key=lambda entry: labels.index(entry["label"]))
-    return pandas.DataFrame(together).fillna("")
+    return pandas.DataFrame([entry for models in rows.values() for entry in models.values()]).fillna("")
 
 
 def score_distribution(tables: Mapping[str, pandas.DataFrame], score: str = "dice") -> Picture:
-    """Every case as a dot and the quartiles as a box, one row a label, one colour a model."""
+    """Every case as a dot, the median as a bar, one row a label and model, one colour a model."""
     import pandas
-    import seaborn
 
-    data = pandas.concat([table.assign(model=model) for model, table in tables.items()]).dropna(subset=score)
-    labels = data["label"].unique()
-    figure = new_figure(8, 1.2 + 0.4 * len(labels) * len(tables))
-    axes = figure.add_subplot()
-    named = data.assign(label=data["label"].map(plain), model=data["model"].map(plain))
-    shared = {"data": named, "x": score, "y": "label", "hue": "model", "orient": "h", "ax": axes}
-    shared["palette"] = [PALETTE[place % len(PALETTE)] for place in range(len(tables))]
-    seaborn.boxplot(**shared, showfliers=False, fill=False, linewidth=1)
-    seaborn.stripplot(**shared, dodge=True, size=3, alpha=0.6, legend=False)
-    axes.set(xlabel=f"{NAMES[score]}, one dot a case, box: quartiles", ylabel="", xlim=(-0.02, 1.02))
-    axes.legend(fontsize=8, frameon=False)
-    groups = data.groupby(["model", "label"], sort=False)[score]
-    lines = [
-        f"{model}, {label}: median {values.median():.2f}, from {values.min():.2f} to {values.max():.2f}"
-        for (model, label), values in groups
-    ]
-    return Picture(figure, f"{NAMES[score]} of {data['case'].nunique()} cases. {'; '.join(lines)}.")
+    rows = pandas.concat([table.assign(model=model) for model, table in tables.items()]).dropna(subset=score)
+    scores: dict[str, dict] = {}
+    for (label, model), values in rows.groupby(["label", "model"], sort=False)[score]:
+        scores.setdefault(label, {})[model] = values
+    return score_strip(scores, NAMES[score], "case", "median")
 
 
 def paired_differences(

@@ -1,5 +1,6 @@
 """Image files to predict, and all that is predicted for them in files that lie on the same grids."""
 
+import errno
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
@@ -15,11 +16,12 @@ from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.inference.instances import instances_from_classes
 from xlstm_unet_lab.inference.predictor import Predictor, Windows
 from xlstm_unet_lab.inference.uncertainty import entropy, mirrored_disagreement, predicted_probability
-from xlstm_unet_lab.ops.checks import of_kind, tracked
+from xlstm_unet_lab.ops.checks import flag, of_kind, tracked
 from xlstm_unet_lab.ops.files import as_path
 
 RAW = ("imagesTr", "imagesTs")  # nnU-Net's folders, where the last number of a name is always that of a channel
 NUMBERED = re.compile(r"(.+)_(\d{4})", re.S)  # nnU-Net's file names end in _0000, _0001, ... for channels of a case
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # errors that every other case would meet as well
 BESIDE = (  # folders of what is written beside labels, under the same names and on the same grids
     "coloured",  # if asked for, of pictures: the labels in colour
     "instances",  # of a network that learnt interior and boundary: a number for each object
@@ -100,7 +102,7 @@ def predict_files(
     """
     of_kind("predictor", predictor, Predictor)
     folder = as_path("out_folder", out_folder)
-    if coloured and not predictor.colours:
+    if flag("coloured", coloured) and not predictor.colours:
         raise ValueError("the predictor knows no labels that have colours: leave out coloured, in a shell --coloured")
     for axes in (Windows(**options).mirror, uncertainty is not True and uncertainty):
         predictor.mirrored_along(axes)  # what is refused is refused before any file is opened
@@ -120,7 +122,9 @@ def predict_files(
                 for what, array in found.items():
                     case.write(folder / what, name, array)
                 written = case.write(folder, name, predictor.numbered(label))
-            except (TypeError, ValueError, FileNotFoundError) as error:  # a disk that is full would stop all others too
+            except (TypeError, ValueError, OSError) as error:
+                if getattr(error, "errno", None) in OF_THE_DISK:
+                    raise
                 named = any(str(file) in str(error) for file in files)
                 failures.append(str(error) if named else f"{files[0]}: {error}")
             else:

@@ -98,12 +98,10 @@ class VisionLSTM(nn.Module):
         rates = [drop_path_rate * n / max(blocks - 1, 1) for n in range(blocks)]  # deeper blocks: left out more often
         self.blocks = nn.ModuleList(ViLBlock(dim, version, DropPath(rate), form=form) for rate in rates)
         self.num_features, self.head_hidden_size = dim, dim * (2 if version == "v2" else 1)
-        if version == "v2":
-            self.norm: nn.Module = OffsetLayerNorm(dim, bias=True, eps=EPSILON)
-            self.second_norm: nn.Module = nn.LayerNorm(self.head_hidden_size) if second_norm else nn.Identity()
-        else:
-            self.norm = nn.LayerNorm(dim, eps=EPSILON)
-            self.second_norm = OffsetLayerNorm(dim) if second_norm else nn.Identity()
+        in_pairs = version == "v2"
+        self.norm: nn.Module = (OffsetLayerNorm if in_pairs else nn.LayerNorm)(dim, bias=True, eps=EPSILON)
+        second = nn.LayerNorm(self.head_hidden_size) if in_pairs else OffsetLayerNorm(dim)
+        self.second_norm: nn.Module = second if second_norm else nn.Identity()
         self.drop_rate = number("drop_rate", drop_rate, at_least=0, below=1)
         self.grad_checkpointing, self.global_pool = False, POOLS[0]
         self.reset_classifier(num_classes, global_pool)

@@ -61,6 +61,9 @@ class ChannelMixer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if tuple(x.shape[2:]) != self.size:
-            words = f"a mixer was built for a feature map of {self.size} positions and got {tuple(x.shape[2:])}"
+            got = tuple(x.shape[2:])
+            words = (
+                f"a mixer with channels as tokens was built for a feature map of {self.size} positions and got {got}"
+            )
             raise ValueError(f"{words}: give the patch_size it was built for, or build with channel_tokens=False")
         return self.block(x.flatten(2), (x.shape[1],)).view_as(x)

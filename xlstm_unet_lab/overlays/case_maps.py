@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -31,6 +32,7 @@ class CaseMaps:
     credit: str  # licence of the data, "" if there is none to name
     anatomical: bool  # axes run towards (superior, anterior, right), as those of prepared volumes
     cut: int = 0  # the axis of a volume across which a 2-D image was cut
+    file: Path | None = None  # that the image was read from: its corrected label is saved beside it
     # By this a viewer knows what it shows already: `dataclasses.replace` keeps it, every call of `overlay` makes one.
     identity: str = field(default_factory=lambda: uuid.uuid4().hex)
 

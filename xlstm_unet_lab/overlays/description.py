@@ -8,6 +8,7 @@ overlay.show()          in the best way there is here
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,9 +50,9 @@ class Overlay(CaseMaps):
 
     @property
     def camera(self) -> dict[str, float | tuple[float, ...]]:
-        """How to look at a volume: angles in degrees, zoom (1: all of it just fits), centre in the overlay's unit."""
+        """How to look at a volume: angles in degrees, centre in the overlay's unit; all of it just fits."""
         centre = tuple((size - 1) / 2 * step for size, step in zip(self.shape, self.spacing, strict=True))
-        return {"angles": ANGLES[self.anatomical and len(self.shape) == 3], "zoom": 1.0, "centre": centre}
+        return {"angles": ANGLES[self.anatomical and len(self.shape) == 3], "centre": centre}
 
     def shown(self, name: str, axis: int = 0, index: int | None = None) -> np.ndarray:
         """One slice as it is to be looked at: (rows, columns), of "image" and "probabilities" (C, rows, columns).
@@ -160,23 +161,13 @@ def overlay(
         raise ValueError(f"cut is {cut}; a 2-D image was cut across axis 0, 1 or 2 of a volume, a volume is not cut")
     given = zip(MAPS, (truth, prediction, instances), strict=True)
     maps = {what: checks.checked_map(what, array, size) for what, array in given}
-    probabilities = checks.checked_probabilities(probabilities, size)
+    maps["probabilities"] = checks.checked_probabilities(probabilities, size)
     found = checks.label_values(maps["truth"]) | checks.label_values(maps["prediction"])
-    labels = checks.checked_labels(label_names, found, probabilities)
-    return Overlay(
-        image=image,
-        spacing=checked_spacing((1,) * len(size) if spacing is None else spacing, len(size)),
-        unit=unit,
-        channel_names=checks.checked_channel_names(channel_names, len(image)),
-        labels=labels,
-        colours=checks.checked_colours(colours, labels),
-        **maps,
-        probabilities=probabilities,
-        title=printable(title),
-        credit=printable(credit),
-        anatomical=anatomical,
-        cut=cut,
-    )
+    labels = checks.checked_labels(label_names, found, maps["probabilities"])
+    known = {"unit": unit, "anatomical": anatomical, "cut": cut, "title": printable(title), "credit": printable(credit)}
+    known |= {"spacing": checked_spacing((1,) * len(size) if spacing is None else spacing, len(size))}
+    known |= {"channel_names": checks.checked_channel_names(channel_names, len(image)), "labels": labels}
+    return Overlay(image=image, colours=checks.checked_colours(colours, labels), **maps, **known)
 
 
 def overlay_case(
@@ -192,40 +183,30 @@ def overlay_case(
     if recipe is None:
         raise ValueError("the data set has no recipe that says what its labels are: call overlay with its arrays")
     case = dataset.view(whole_number("index", index, 0, len(dataset) - 1))
-    return overlay(
-        dataset.raw(index),
-        truth=case["label"].numpy().copy(),  # which may be the data set's own memory
-        prediction=prediction,
-        probabilities=probabilities,
-        instances=instances,
-        spacing=case["spacing"],
-        unit=recipe.spacing_unit,
-        channel_names=recipe.channel_names,
-        label_names=recipe.targets.foreground,
-        colours=recipe.shown_colours,
-        title=case["name"],
-        credit=recipe.credit,
-        anatomical=recipe.file_ending == ".nii.gz",
-        cut=dataset.facts.slice_axis or 0,
-    )
+    maps = {"truth": case["label"].numpy().copy()}  # which may be the data set's own memory
+    maps |= {"prediction": prediction, "probabilities": probabilities, "instances": instances}
+    known = {"title": case["name"], "spacing": case["spacing"], "unit": recipe.spacing_unit, "credit": recipe.credit}
+    known |= {"label_names": recipe.targets.foreground, "colours": recipe.shown_colours}
+    known |= {"channel_names": recipe.channel_names, "anatomical": recipe.file_ending == ".nii.gz"}
+    return overlay(dataset.raw(index), **maps, **known, cut=dataset.facts.slice_axis or 0)
 
 
-def overlay_files(image: Path, prediction: Path | None = None, truth: Path | None = None) -> Overlay:
-    """`overlay` of an image file, and of the files of labels that there are; errors also as files are read."""
-    case = read_case(image)
-    in_colour = case.unit == "pixel" and len(case.image) == 3
-    predicted, true = (None if file is None else read_label(file)[0] for file in (prediction, truth))
-    numbers_found((str(file), label) for file, label in ((prediction, predicted), (truth, true)) if label is not None)
-    return overlay(
-        case.image,
-        prediction=predicted,
-        truth=true,
-        spacing=case.spacing,
-        channel_names=("red", "green", "blue") if in_colour else None,
-        unit=case.unit,
-        title=image.name,
-        anatomical=case.unit == "mm",
-    )
+def overlay_files(
+    image: Path | Sequence[Path], prediction: Path | None = None, truth: Path | None = None, **facts
+) -> Overlay:
+    """`overlay` of an image's file, or of one a channel, and of the files of labels that there are.
+
+    facts: further arguments of `overlay`, in place of what the files say. Errors also as files are read, and for labels
+    that look like shades where no label_names are given.
+    """
+    case, file = read_case(image), image if isinstance(image, Path) else image[0]
+    given = {"prediction": prediction, "truth": truth}
+    labels = {what: read_label(path)[0] for what, path in given.items() if path is not None}
+    if "label_names" not in facts:
+        numbers_found((str(given[what]), label) for what, label in labels.items())
+    known = {"spacing": case.spacing, "unit": case.unit, "anatomical": case.unit == "mm", "title": file.name}
+    known["channel_names"] = ("red", "green", "blue") if case.unit == "pixel" and len(case.image) == 3 else None
+    return replace(overlay(case.image, **known | labels | facts), file=file)
 
 
 def overlay_outcome(predictions: Predictions, name: str) -> Overlay:
@@ -237,17 +218,8 @@ def overlay_outcome(predictions: Predictions, name: str) -> Overlay:
         raise KeyError(f"no case is named {name!r}: {did_you_mean(name, predictions.names)}")
     outcome, unit = predictions.outcome(name), predictions.scoring["unit"]
     strangers = sorted(checks.label_values(outcome.prediction) - predictions.colours.keys())
-    return overlay(
-        predictions.image(name),
-        truth=outcome.truth,
-        prediction=outcome.prediction,
-        instances=outcome.predicted_instances,
-        spacing=outcome.spacing,
-        unit=unit,
-        channel_names=predictions.channel_names or None,
-        label_names={**predictions.scoring["labels"], **{f"label {value}": value for value in strangers}},
-        colours=predictions.colours,
-        title=name,
-        credit=predictions.credit,
-        anatomical=unit == "mm",
-    )
+    names = {**predictions.scoring["labels"], **{f"label {value}": value for value in strangers}}
+    maps = {"truth": outcome.truth, "prediction": outcome.prediction, "instances": outcome.predicted_instances}
+    known = {"title": name, "spacing": outcome.spacing, "unit": unit, "anatomical": unit == "mm"}
+    known |= {"label_names": names, "colours": predictions.colours, "credit": predictions.credit}
+    return overlay(predictions.image(name), **maps, **known, channel_names=predictions.channel_names or None)

@@ -9,10 +9,15 @@ import numpy as np
 
 from xlstm_unet_lab.data.colours import GREY
 from xlstm_unet_lab.evaluation.metrics import ERROR_COLOURS, ERRORS
+from xlstm_unet_lab.inference.surfaces import surface
 from xlstm_unet_lab.overlays.contrast import contrast
 from xlstm_unet_lab.overlays.description import Overlay
 from xlstm_unet_lab.overlays.text import with_score
 
+LIGHT, SHADE = (
+    (0.5, 0.75, 0.43),
+    0.35,
+)  # where it comes from, (z, y, x), mostly from the front; what is bright without it
 LayerData = tuple[np.ndarray, dict, str]  # what napari makes a layer of: data, keywords, kind
 # What tells overlays apart in a viewer: copies of one are the same as long as title, grid and channels are.
 overlay_key = attrgetter("identity", "title", "shape", "spacing", "unit", "channel_names", "anatomical")
@@ -29,7 +34,8 @@ def layer_data(
     looks of a volume, are up to `viewer.restyle`. Label maps are copies: what is painted in a viewer leaves the overlay
     as it was.
     """
-    facts = {"overlay": overlay_key(overlay), "labels": overlay.labels, "camera": overlay.camera}
+    facts = {"overlay": overlay_key(overlay), "labels": overlay.labels, "names": overlay.value_names}
+    facts |= {"camera": overlay.camera, "file": overlay.file}
     common = {"scale": overlay.spacing, "units": (overlay.unit,) * len(overlay.shape)}
     found = []
     for part, data, kind, style in (*_images(overlay), *_label_maps(overlay)):
@@ -92,3 +98,36 @@ def _as_rgb(image: np.ndarray) -> np.ndarray:
         return colour
     low, high = contrast(image)
     return ((colour - low) / (high - low)).clip(0, 1)
+
+
+def lies_like(layer) -> dict:
+    """The keywords that lay another layer of napari's exactly on this one."""
+    turned = {"rotate": layer.rotate, "shear": layer.shear, "affine": layer.affine.affine_matrix}
+    return {"scale": layer.scale, "translate": layer.translate, "units": layer.units} | turned
+
+
+def surfaces_of(layer) -> Iterator[LayerData]:
+    """A smooth mesh around every label of a label layer of napari's, in its colour: (data, keywords, "surface").
+
+    Light and shade are in the colours: napari's own lamp stands behind what lies on turned axes (seen in napari 0.9).
+    """
+    from scipy.ndimage import find_objects
+
+    for value, box in enumerate(find_objects(layer.data), start=1):
+        if box is not None:
+            corners, triangles = surface(layer.data[box] == value, layer.scale)
+            colours = np.tile(layer.get_color(value), (len(corners), 1))
+            colours[:, :3] *= _brightness(corners, triangles)
+            places = corners / layer.scale + [side.start for side in box]
+            # Beyond the middles of the outer voxels, sliders would become longer.
+            mesh = places.clip(0, np.subtract(layer.data.shape, 1)), triangles
+            own = {"name": f"{layer.metadata['names'].get(value, value)}, {layer.name}", "metadata": {"surface": True}}
+            yield mesh, lies_like(layer) | own | {"vertex_colors": colours, "shading": "none"}, "surface"
+
+
+def _brightness(corners: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    """How bright each corner is, (N, 1): brightest where the surface faces the light, from either side."""
+    first, second, third = corners[triangles].swapaxes(0, 1)
+    facing = np.zeros_like(corners)
+    np.add.at(facing, triangles, np.cross(second - first, third - first)[:, None])  # of all triangles that meet there
+    return SHADE + (1 - SHADE) * np.abs(facing @ LIGHT)[:, None] / np.linalg.norm(facing, axis=1, keepdims=True)

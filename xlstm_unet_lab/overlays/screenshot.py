@@ -107,22 +107,19 @@ def legend(overlay: Overlay, ndisplay: int, width: int) -> np.ndarray:
         [(overlay.colours[value], with_score(overlay, name)) for value, name in overlay.value_names.items()],
         [(None, word) for word in overlay.credit.split()],
     ]
-    placed, x, y = [], GAP, GAP
+    strip = Image.new("RGB", (width, sum(map(len, lines)) * ROW + 2 * GAP))  # as high as one word a row would need
+    pen, x, y = ImageDraw.Draw(strip), GAP, GAP
     for line in filter(None, lines):
         for colour, text in line:
             needed = font.getlength(text) + (FONT + 2 * GAP if colour else 0)
             if x > GAP and x + needed > width - GAP:
                 x, y = GAP, y + ROW
-            placed.append((x, y, colour, text))
+            if colour:
+                pen.rectangle((x, y + 2, x + FONT, y + 2 + FONT), fill=colour)
+            pen.text((x + (FONT + GAP if colour else 0), y), text, font=font, fill="white")
             x += needed + GAP
         x, y = GAP, y + ROW
-    strip = Image.new("RGB", (width, y + GAP))
-    pen = ImageDraw.Draw(strip)
-    for x, y, colour, text in placed:
-        if colour:
-            pen.rectangle((x, y + 2, x + FONT, y + 2 + FONT), fill=colour)
-        pen.text((x + (FONT + GAP if colour else 0), y), text, font=font, fill="white")
-    return np.asarray(strip)
+    return np.asarray(strip)[: y + GAP]
 
 
 def _what_is_drawn(overlay: Overlay, ndisplay: int) -> str:

@@ -9,7 +9,6 @@ commands; napari needs a screen where Python runs.
 
 import gzip
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -131,26 +130,11 @@ def scene(overlay: Overlay) -> dict:
     ]
     if overlay.errors is not None:
         legend += [{"name": name, "colour": shade, "layer": "errors"} for name, shade in ERRORS.items()]
-    return {
-        "title": overlay.title,
-        "description": overlay.describe(),
-        "credit": overlay.credit,
-        "unit": overlay.unit,
-        "shape": [1] * flat + list(overlay.shape),
-        "spacing": [1.0] * flat + list(overlay.spacing),
-        "axes": [{"name": name, "turned": _turned(overlay, axis)} for axis, name in enumerate(names)],
-        "channels": [_channel(name, planes) for name, planes in channels],
-        "layers": list(_layers(overlay)),
-        "legend": legend,
-    }
-
-
-def _turned(overlay: Overlay, axis: int) -> list[bool]:
-    """Whether rows and columns of a slice are shown in reverse: read off a tiny case shown as the overlay shows it."""
-    size = (2,) * len(overlay.shape)
-    image = np.arange(2 ** len(size)).reshape(1, *size)
-    corner = replace(overlay, image=image).shown("image", axis, 0)[0]
-    return [bool(corner[0, 0] > corner[1, 0]), bool(corner[0, 0] > corner[0, 1])]
+    sent = {"title": overlay.title, "description": overlay.describe(), "credit": overlay.credit, "unit": overlay.unit}
+    sent |= {"shape": [1] * flat + list(overlay.shape), "spacing": [1.0] * flat + list(overlay.spacing)}
+    sent["axes"] = [{"name": name, "turned": [overlay.anatomical] * 2} for name in names]  # rows, columns, as `shown`
+    sent["channels"] = [_channel(name, planes) for name, planes in channels]
+    return sent | {"layers": list(_layers(overlay)), "legend": legend}
 
 
 def _channel(name: str, planes: np.ndarray) -> dict:

@@ -12,7 +12,7 @@ import numpy as np
 
 from xlstm_unet_lab.overlays.checks import label_values
 from xlstm_unet_lab.overlays.description import Overlay
-from xlstm_unet_lab.overlays.layers import LayerData, layer_data, overlay_key
+from xlstm_unet_lab.overlays.layers import LayerData, layer_data, overlay_key, surfaces_of
 from xlstm_unet_lab.overlays.triton_first import load_triton
 from xlstm_unet_lab.overlays.virtual_display import has_screen
 
@@ -81,8 +81,9 @@ def restyle(viewer: napari.Viewer) -> None:
 
     Lines instead of areas: the truth beside a prediction, for where it leaves the coloured area the prediction is
     wrong, and the prediction while errors show, for their colours are labels' colours too. The volume, which has no
-    lines, is seen from the overlay's camera, without these layers and outlines, and with a faint image around the rest.
-    What the user had set comes back afterwards.
+    lines, is seen from the overlay's camera, without these layers and outlines, and with a faint image around the rest:
+    smooth surfaces, made anew each time, of the labels whose areas show in slices. Their voxels are hidden, and stay in
+    a grid, whose cells hold the layers in turn. What the user had set comes back afterwards.
     """
     volume, ours = viewer.dims.ndisplay == 3, _of_overlays(viewer)
     errors = {key: layer for (key, part), layer in ours.items() if part == "errors"}
@@ -91,16 +92,35 @@ def restyle(viewer: napari.Viewer) -> None:
             change.connect(partial(restyle, viewer))
     beside_prediction = {key for key, part in ours if part == "prediction"}
     beside_errors = {key for key, layer in errors.items() if layer.visible}
+    smooth = volume and not viewer.canvas.grid.enabled
+    meshes: list[LayerData] = []
     for (key, part), layer in ours.items():
         as_line = key in {"truth": beside_prediction, "prediction": beside_errors}.get(part, ())
-        changed = _set_style(layer, _style_of(part, as_line, volume))
+        as_surface = smooth and not as_line and part in ("truth", "prediction") and layer.ndim == 3
+        if as_surface and layer.metadata.get("style", ({}, {}))[1].get("visible", layer.visible):
+            meshes += surfaces_of(layer)
+        changed = _set_style(layer, _style_of(part, as_line, volume, as_surface))
         if changed and volume and part == "image 0":
             _aim(viewer, layer.metadata["camera"])
+    _show_surfaces(viewer, meshes)
 
 
-def _style_of(part: str, as_line: bool, volume: bool) -> dict:
+def _show_surfaces(viewer: napari.Viewer, meshes: Sequence[LayerData]) -> None:
+    """These surfaces in place of all there were; the active layer stays, which painting changes."""
+    active, over_canvas = viewer.layers.selection.active, viewer.mouse_over_canvas
+    viewer.mouse_over_canvas = False  # where a mouse that has not moved in 3-D points to, napari 0.9 does not know
+    for layer in [layer for layer in viewer.layers if "surface" in layer.metadata]:
+        viewer.layers.remove(layer)
+    for data, keywords, _ in meshes:
+        viewer.add_surface(data, **keywords)
+    if active in viewer.layers:
+        viewer.layers.selection.active = active
+    viewer.mouse_over_canvas = over_canvas
+
+
+def _style_of(part: str, as_line: bool, volume: bool, as_surface: bool) -> dict:
     """What is to be otherwise with a layer than its maker or the user had it."""
-    if volume and (as_line or part == "outlines"):
+    if volume and (as_line or as_surface or part == "outlines"):
         return {"visible": False}
     if volume:
         return {"opacity": IMAGE_OPACITY if part.startswith("image") else 1.0}
@@ -123,7 +143,6 @@ def _aim(viewer: napari.Viewer, seen_from: Mapping) -> None:
     viewer.reset_view()
     camera = viewer.scene.camera
     camera.angles, camera.center = seen_from["angles"], seen_from["centre"]
-    camera.zoom *= seen_from["zoom"]
 
 
 def rescore(overlay: Overlay, viewer: napari.Viewer | None = None) -> Overlay:

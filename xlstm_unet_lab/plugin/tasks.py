@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import torch
 
 from xlstm_unet_lab.data.label_evidence import numbers_found
-from xlstm_unet_lab.data.recipe import Track
 from xlstm_unet_lab.evaluation.report import evaluate
 from xlstm_unet_lab.inference.instances import instances_from_classes
 from xlstm_unet_lab.inference.load import load_predictor
 from xlstm_unet_lab.inference.predictor import Predictor
 from xlstm_unet_lab.ops.checks import array_of
 from xlstm_unet_lab.overlays.description import overlay
-from xlstm_unet_lab.overlays.layers import LayerData, layer_data
+from xlstm_unet_lab.overlays.layers import LayerData, layer_data, lies_like
 from xlstm_unet_lab.overlays.triton_first import load_triton
 
 if TYPE_CHECKING:
@@ -51,31 +52,36 @@ def _finest(layer):
     return layer.data[0] if layer.multiscale else layer.data
 
 
-def place_of(layer) -> Place:
-    """Where a napari layer lies, in mm where its units are lengths, else in pixels."""
+def file_of(layer) -> Path | None:
+    """The file of an image layer that shows it as this package reads it; None where nobody knows.
+
+    Readers of other plugins may turn the axes of a volume, and napari's own leaves photographs as the camera lay.
+    """
+    path = layer.source.path or ""
+    as_stored = layer.source.reader_plugin == "napari" and not path.lower().endswith((".jpg", ".jpeg"))
+    return layer.metadata.get("file") or (Path(path) if as_stored else None)
+
+
+def _corners(layer) -> tuple[np.ndarray, str]:
+    """Where the first voxel of a napari layer and its neighbour along every axis lie, in mm where its units are
+    lengths, else in pixels; and that unit."""
     in_mm = all(unit.is_compatible_with("mm") for unit in layer.units)
     factors = [float((1 * unit).to("mm").magnitude) if in_mm else 1.0 for unit in layer.units]
-    corners = np.eye(layer.ndim + 1, layer.ndim, -1)  # the first voxel, and its neighbour along every axis
-    origin, *nexts = (np.multiply(layer.data_to_world(at), factors) for at in corners)
+    corners = [layer.data_to_world(at) for at in np.eye(layer.ndim + 1, layer.ndim, -1)]
+    return np.multiply(corners, factors), "mm" if in_mm else "pixel"
+
+
+def place_of(layer) -> Place:
+    """Where a napari layer lies, in mm where its units are lengths, else in pixels."""
+    (origin, *nexts), unit = _corners(layer)
     spacing = tuple(float(f"{np.linalg.norm(at - origin):.6g}") for at in nexts)  # also where the layer is turned
-    return Place(spacing, tuple(np.multiply(layer.translate, factors).tolist()), "mm" if in_mm else "pixel")
-
-
-def turns_of(layer) -> dict[str, np.ndarray]:
-    """What a napari layer does beside scaling and moving its voxels, by the names of its keywords."""
-    return {"rotate": layer.rotate, "shear": layer.shear, "affine": layer.affine.affine_matrix}
+    return Place(spacing, tuple(origin.tolist()), unit)
 
 
 def is_turned(layer) -> bool:
-    """Whether it does anything of the kind."""
-    turns, straight = turns_of(layer), np.eye(layer.ndim + 1)
-    unturned = {"rotate": straight[:-1, :-1], "shear": 0, "affine": straight}
-    return not all(np.allclose(turns[what], nothing) for what, nothing in unturned.items())
-
-
-def lies_like(layer) -> dict:
-    """The keywords that lay another layer exactly on this one."""
-    return {name: getattr(layer, name) for name in ("scale", "translate", "units")} | turns_of(layer)
+    """Whether a napari layer does more than scaling and moving its voxels."""
+    places = np.eye(layer.ndim + 1, layer.ndim, -1)
+    return not np.allclose([layer.data_to_world(at) for at in places], places * layer.scale + layer.translate)
 
 
 def parts_of(layers: Sequence, spatial_dims: int) -> list[np.ndarray]:
@@ -116,46 +122,35 @@ def _check_kind(layer, *kinds: str) -> None:
 
 def _check_grid(first, layer) -> None:
     """ValueError unless two napari layers have their voxels in the same places."""
-    (one, other), layers = map(place_of, (first, layer)), (first, layer)
-    shapes = [_finest(each).shape[: each.ndim] for each in layers]
-    alike = shapes[0] == shapes[1] and one.unit == other.unit and np.allclose(one[:2], other[:2])
-    if not alike or not all(map(np.allclose, *(turns_of(each).values() for each in layers))):
+    (one, unit), (other, other_unit) = map(_corners, (first, layer))
+    shapes = [_finest(each).shape[: each.ndim] for each in (first, layer)]
+    if shapes[0] != shapes[1] or unit != other_unit or not np.allclose(one, other):
         raise ValueError(
             f"layers {first.name!r} and {layer.name!r} lie on different grids: choose layers of one size and place"
         )
 
 
-def segment(
-    run_directory: str | Path,
-    layers: Sequence,
-    *,
-    mirror: bool = False,
-    device: str = "cpu",
-    track: Track = iter,
-) -> list[LayerData]:
-    """What a run predicts for image layers: labels with the names and colours of its data set, where the image lies.
+def segment(run_directory: str | Path, layers: Sequence, *, uncertainty: bool = False, **options) -> list[LayerData]:
+    """What a run, or a network in one file, predicts for image layers: labels that are named, where the image lies.
 
-    Objects get outlines where the network learnt interiors and boundaries. A layer in mm is resampled to the spacing of
-    training when that is in mm too, any other is used as it is. `mirror`, `device` and `track` are those of a call of
-    `Predictor`. Raises FileNotFoundError for a folder that is no run directory, and ValueError for layers that do not
-    fit the network.
+    Objects get outlines where the network learnt interiors and boundaries; `uncertainty` adds entropy and probability
+    of the prediction. A layer in mm is resampled to the spacing of training when that is in mm too, any other is used
+    as it is. Options (mirror, device, track, ...) are those of a call of `Predictor`. Raises FileNotFoundError for a
+    folder that is no run directory, and ValueError for layers that do not fit the network.
     """
     predictor = load_predictor(run_directory)
     image, place = read_image(predictor, layers), place_of(layers[0])
     spacing = place.spacing if (place.unit, predictor.unit) == ("mm", "mm") else None
-    label = predictor(image, spacing, mirror=mirror, device=device, track=track)
-    counted, name = predictor.finds_objects, Path(run_directory).resolve().name
-    shown = overlay(
-        image,
-        prediction=label,
-        instances=instances_from_classes(label) if counted else None,
-        spacing=place.spacing,
-        unit=place.unit,
-        label_names=predictor.label_names,
-        colours=predictor.colours or None,
-        title=name,
-    )
-    parts = ("prediction", "outlines") if counted else ("prediction",)
+    found = (predictor.probabilities if uncertainty else predictor)(image, spacing, **options)
+    label = predictor.labels_of(torch.from_numpy(found)).numpy() if uncertainty else found
+    facts = {"prediction": label, "probabilities": found if uncertainty else None, "label_names": predictor.label_names}
+    facts |= {"spacing": place.spacing, "unit": place.unit}
+    name = Path(run_directory).resolve().name.removesuffix(".safetensors")
+    parts = ["prediction", *["entropy", "probability"] * uncertainty]
+    if predictor.finds_objects:
+        facts["instances"] = instances_from_classes(label)
+        parts.append("outlines")
+    shown = replace(overlay(image, title=name, colours=predictor.colours or None, **facts), file=file_of(layers[0]))
     return layer_data(shown, parts, suffix=f" of {name}", **lies_like(layers[0]))
 
 

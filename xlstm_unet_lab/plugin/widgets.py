@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -10,17 +11,20 @@ import torch
 from magicgui.widgets import CheckBox, ComboBox, Container, FileEdit, Label, LineEdit, ProgressBar, PushButton, Select
 from magicgui.widgets import Table as TableWidget
 from napari.layers import Image, Labels, Layer
+from napari.settings import get_plugin_settings
 from napari.utils.notifications import notification_manager, show_error
 from qtpy.compat import isalive
 from superqt.utils import create_worker, ensure_main_thread
 
+from xlstm_unet_lab.inference.shipped import WEIGHTS
 from xlstm_unet_lab.ops.devices import available_devices
 from xlstm_unet_lab.overlays.layers import LayerData
+from xlstm_unet_lab.overlays.viewer import restyle
 from xlstm_unet_lab.plugin.exploring import explore_layers
 from xlstm_unet_lab.plugin.tasks import Comparison, compare, segment
 
 RUNS = Path("runs")  # where `xlstm-unet-lab train` puts run directories
-MOST_PREDICTIONS = 3
+FEW_ROWS = 90  # pixels of a list that leave room in the dock
 # What a result brings up to date in a layer that shows an earlier one.
 RENEWED = {"scale", "translate", "units", "colormap", "contrast_limits", "features"}
 # What the library raises on purpose, and a full graphics memory; anything else is a bug and keeps its traceback.
@@ -46,9 +50,21 @@ class Task(Container):
         self.text = Label(value="")
         self.text.native.setWordWrap(True)
         super().__init__(widgets=[*controls, self.start_button, self.cancel_button, self.bar, self.text])
-        self.start_button.changed.connect(self.begin)
+        self.start_button.changed.connect(lambda: self.begin())  # a click hands on a flag
         self.cancel_button.changed.connect(self.cancel)
         self.native.destroyed.connect(lambda: self._worker and self._worker.quit())  # as the viewer is closed
+        self._recall()
+
+    def _recall(self) -> None:
+        """Give the controls what they had in the last session, and have napari keep what they get from now on."""
+        kept = get_plugin_settings("xlstm-unet-lab").remembered
+        for widget in self:
+            if widget.name in kept.model_fields_set:
+                with suppress(ValueError):  # a device that is gone
+                    widget.value = getattr(kept, widget.name)
+            if hasattr(kept, widget.name):
+                kind = type(getattr(kept, widget.name))  # a path becomes text
+                widget.changed.connect(lambda value, name=widget.name, kind=kind: setattr(kept, name, kind(value)))
 
     def start(self, task: Callable, *inputs, then: Callable, **options) -> None:
         """Run task(*inputs, **options) in a thread and hand its result to `then` in this one; one at a time."""
@@ -102,6 +118,18 @@ class Task(Container):
         self.start_button.enabled, self.cancel_button.enabled = True, False
         self.bar.max = self.bar.value = 1
 
+    def try_to(self, action: Callable, *inputs) -> None:
+        """Call an action in this thread; what goes wrong is said as of a task."""
+        try:
+            action(*inputs)
+        except EXPECTED as error:
+            self._failed(error)
+
+    def go_to(self, layer: Layer, position: Sequence[int]) -> None:
+        """Show the slice through a position of a layer."""
+        place, count = layer.data_to_world(position), self._viewer.dims.ndim
+        self._viewer.dims.set_point(range(count - len(place), count), place)  # the layer's axes are the last ones
+
     def layers_of(self, kind: type[Layer]) -> list[Layer]:
         """The viewer's layers of one kind, in their order."""
         return [layer for layer in self._viewer.layers if isinstance(layer, kind)]
@@ -124,25 +152,20 @@ class Task(Container):
 
 
 class WithRun(Task):
-    """A task that needs a training run, image layers and a device.
+    """A task that needs a training run and a device, and image layers.
 
-    The model is chosen by its run directory and not by a file of weights: only the folder says how the network was
-    built, with which patches and spacing it was trained, and what its labels are called.
+    The model is chosen by its run directory, or a file that a predictor was saved to, and not by weights alone: only
+    these say how the network was built, with which patches and spacing it was trained, and what its labels are called.
     """
 
     def __init__(self, viewer, action: str, controls: Sequence) -> None:
         self._viewer = viewer
-        self.trained_here = ComboBox(label="runs in ./runs", choices=lambda _: runs(), nullable=True)
-        self.run_directory = FileEdit(label="run directory", mode="d")
+        self.trained_here = ComboBox(label="trained", choices=lambda _: networks(), nullable=True)
         self.images = Select(label="image layers", choices=lambda _: self.readable_images())
-        self.device = ComboBox(label="device", choices=available_devices())
-        chosen = [self.trained_here, self.run_directory, self.images, self.device]
-        super().__init__(viewer, action, [*chosen, *controls])
-        self.trained_here.changed.connect(self._take_run)
-
-    def _take_run(self, run: Path | None) -> None:
-        if run is not None:
-            self.run_directory.value = run
+        self.images.native.setMaximumHeight(FEW_ROWS)
+        run, device = FileEdit(name="run_directory", mode="d"), ComboBox(name="device", choices=available_devices())
+        super().__init__(viewer, action, [self.trained_here, run, self.images, device, *controls])
+        self.trained_here.changed.connect(lambda path: path and setattr(self.run_directory, "value", path))
 
     def readable_images(self) -> list[Image]:
         """The image layers a network can read: entropy and what is explored are made of a network's answer."""
@@ -161,17 +184,21 @@ class Segment(WithRun):
     """
 
     def __init__(self, napari_viewer) -> None:
-        self.mirror = CheckBox(text="average over mirrored images (better, slower)")
-        super().__init__(napari_viewer, "Segment", [self.mirror])
+        mirror = CheckBox(name="mirror", text="average over mirrored images (better, slower)")
+        unsure = CheckBox(name="uncertainty", text="also show entropy and probability")
+        super().__init__(napari_viewer, "Segment", [mirror, unsure])
 
     def begin(self) -> None:
         """Start the prediction."""
-        options = {"mirror": self.mirror.value, "device": self.device.value, "track": self.track}
+        options = {name: self[name].value for name in ("mirror", "uncertainty", "device")} | {"track": self.track}
         self.start(segment, self.run_directory.value, self.chosen_images(), then=self._show, **options)
 
     def _show(self, tuples: list[LayerData]) -> None:
-        names = ", ".join(layer.name for layer in self.add(tuples))
-        self.text.value = f"{names}: rename what you want to keep, the next result takes its place"
+        layers = self.add(tuples)
+        restyle(self._viewer)
+        names, parts = ", ".join(layer.name for layer in layers), {one.metadata["part"]: one for one in layers}
+        nothing = "" if parts["prediction"].data.any() else "Nothing was found: not one voxel has a label. "
+        self.text.value = f"{nothing}{names}: rename what you want to keep, the next result takes its place"
 
 
 class Compare(Task):
@@ -182,7 +209,7 @@ class Compare(Task):
         self.truth = ComboBox(label="truth", choices=lambda _: self.layers_of(Labels))
         self.predictions = [
             ComboBox(label=f"prediction {number}", choices=lambda _: self.layers_of(Labels), nullable=True)
-            for number in range(1, MOST_PREDICTIONS + 1)
+            for number in (1, 2, 3)
         ]
         super().__init__(napari_viewer, "Compare", [self.truth, *self.predictions])
         self.table = TableWidget(label="scores")
@@ -200,6 +227,7 @@ class Compare(Task):
     def _show(self, truth: Labels, comparison: Comparison) -> None:
         self.add(comparison.layers)
         self.table.value = comparison.table.drop(columns="value").to_dict("list")
+        self.table.native.resizeColumnsToContents()
         self._worst = (truth, comparison.worst)
         self.jump_button.enabled = truth.ndim > 2
         self.text.value = f"{len(comparison.layers)} error maps"
@@ -207,8 +235,7 @@ class Compare(Task):
     def jump(self) -> None:
         """Show the slice with most errors of the prediction with the lowest Dice."""
         truth, worst = self._worst
-        first_axis = self._viewer.dims.ndim - truth.ndim
-        self._viewer.dims.set_point(first_axis, truth.data_to_world((worst, *(0,) * (truth.ndim - 1)))[0])
+        self.go_to(truth, (worst, *(size // 2 for size in truth.data.shape[1:])))
 
 
 class Explore(WithRun):
@@ -216,23 +243,27 @@ class Explore(WithRun):
 
     def __init__(self, napari_viewer) -> None:
         self.position = LineEdit(label="pixel", tooltip="whole numbers in the order of the axes, such as 12, 64, 64")
-        self.clicking = CheckBox(text="explore where I click", value=True)
-        super().__init__(napari_viewer, "Explore", [self.clicking, self.position])
+        clicking = CheckBox(name="clicking", text="explore where I click", value=True)
+        super().__init__(napari_viewer, "Explore", [clicking, self.position])
         napari_viewer.mouse_drag_callbacks.append(self._pressed)
 
-    def begin(self) -> None:
-        """Start at the pixel that is written there."""
+    def begin(self, typed: bool = True) -> None:
+        """Start at the pixel that is written there; where it was typed, the view follows."""
         try:
             position = tuple(int(part) for part in self.position.value.split(","))
         except ValueError:
             words = f"pixel is {self.position.value!r}: click one, or write whole numbers such as 64, 64"
             return self._failed(ValueError(words))
-        options = {"device": self.device.value, "then": self._show}
-        self.start(explore_layers, self.run_directory.value, self.chosen_images(), position, **options)
+        images, options = self.chosen_images(), {"device": self.device.value}
+        then = partial(self._show, images[0] if typed and images else None, position)
+        self.start(explore_layers, self.run_directory.value, images, position, then=then, **options)
 
-    def _show(self, result: tuple[list[LayerData], str]) -> None:
+    def _show(self, follow: Image | None, position: tuple[int, ...], result: tuple[list[LayerData], str]) -> None:
         self.add(result[0])
         self.text.value = result[1]
+        if follow is not None:
+            self.go_to(follow, position)
+            self._viewer.scene.camera.center = [self._viewer.dims.point[axis] for axis in self._viewer.dims.displayed]
 
     def _pressed(self, viewer, event) -> Iterator[None]:
         dragged = False
@@ -243,7 +274,7 @@ class Explore(WithRun):
         if not dragged and self._listens():
             place = self.chosen_images()[0].world_to_data(event.position)
             self.position.value = ", ".join(str(round(p)) for p in place)
-            self.begin()
+            self.begin(typed=False)
 
     def _listens(self) -> bool:
         """Whether a click is meant for this widget: it is open and idle, an image is chosen, and nobody draws."""
@@ -252,6 +283,13 @@ class Explore(WithRun):
         draws = active is not None and active.mode != "pan_zoom"
         free = docked and self._worker is None and not draws and viewer.dims.ndisplay == 2
         return free and self.clicking.value and bool(self.chosen_images())
+
+
+def networks() -> list[tuple[str, Path]]:
+    """The runs in ./runs and the networks that ship: what to call each, and where it lies."""
+    return [
+        (path.name.removesuffix(".safetensors"), path) for path in (*runs(), *sorted(WEIGHTS.glob("*.safetensors")))
+    ]
 
 
 def runs(folder: Path = RUNS) -> list[Path]:

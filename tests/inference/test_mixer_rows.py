@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import xlstm_unet_lab as lab
+from xlstm_unet_lab.inference.mixer_rows import explore, forget_decay, mlstm_mixers, receptive_field, weights_row
 from xlstm_unet_lab.ops import mlstm
 from xlstm_unet_lab.ops.scan_order import to_sequence
-from xlstm_unet_lab.plugin.mixer_rows import explore, forget_decay, mlstm_mixers, receptive_field, weights_row
 
 dims = pytest.mark.parametrize("spatial_dims", [2, 3])
 SIZES = {2: (16, 24), 3: (8, 12, 16)}
