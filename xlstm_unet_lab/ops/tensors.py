@@ -79,9 +79,9 @@ def check_tensors(given: Mapping[str, Tensor], layouts: Mapping[str, str], check
         if not isinstance(tensor, Tensor):
             raise ValueError(f"{name} is a {type(tensor).__name__}, expected a tensor: use torch.as_tensor({name})")
         axes, shape = layouts[name].split(", "), tuple(tensor.shape)
-        if len(shape) == len(axes):
-            known = {axis: size for axis, size in zip(axes, shape, strict=True) if size} | known
-        wanted = tuple(known.get(axis, axis) for axis in axes)
+        for axis, size in zip(axes, shape, strict=False) if 0 not in shape and len(shape) == len(axes) else ():
+            known.setdefault(axis, size)
+        wanted = tuple([known.get(axis, axis) for axis in axes])
         if shape != wanted:
             fit = "" if tensor is first else f" to fit {lead} {tuple(first.shape)}"
             words = str(wanted).replace("'", "") + fit
