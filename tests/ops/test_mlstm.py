@@ -300,8 +300,8 @@ def test_memory_grows_linearly():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"q": lambda x: x[0]}, r"q has shape \(2, 9, 3\), expected a tensor \(B, H, S, width\)"),
-        ({"v": lambda x: x[..., None]}, r"v has shape \(2, 2, 9, 5, 1\), expected a tensor \(B, H, S, width\)"),
+        ({"q": lambda x: x[0]}, r"q has shape \(2, 9, 3\), expected \(B, H, S, D\)"),
+        ({"v": lambda x: x[..., None]}, r"v has shape \(2, 2, 9, 5, 1\), expected \(2, 2, 9, V\) to fit q"),
         ({"k": lambda x: x[:, :, :-1]}, r"k has shape \(2, 2, 8, 3\), expected \(2, 2, 9, 3\)"),
         ({"v": lambda x: x[:, :1]}, r"v has shape \(2, 1, 9, 5\), expected \(2, 2, 9, 5\)"),
         ({"i": lambda x: x[..., None]}, r"i has shape \(2, 2, 9, 1\), expected \(2, 2, 9\)"),

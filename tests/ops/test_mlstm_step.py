@@ -27,7 +27,7 @@ def test_step_takes_the_states_the_other_forms_take(wrap):
 
 def test_step_refuses_with_the_shapes_it_was_given():
     q, k, v, i, f = (x[:, :, 0] for x in make_inputs())
-    with pytest.raises(ValueError, match=r"q has shape \(3,\), expected a tensor \(B, H, width\)"):
+    with pytest.raises(ValueError, match=r"q has shape \(3,\), expected \(B, H, D\)"):
         mlstm.step(None, q[0, 0], k, v, i, f)
     with pytest.raises(ValueError, match=r"i has shape \(1,\), expected \(2, 2\) to fit q \(2, 2, 3\)"):
         mlstm.step(None, q, k, v, i[0, :1], f)

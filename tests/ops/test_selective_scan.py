@@ -228,7 +228,7 @@ def change(name, alter):
         ("u", lambda x: x[None], r"u has shape \(1, 2, 3, 9\), expected \(batch, width, S\)"),
         ("u", lambda x: x[..., :0], r"u has shape \(2, 3, 0\).*at least 1"),
         ("delta", lambda x: x[..., 1:], r"delta has shape \(2, 3, 8\), expected \(2, 3, 9\)"),
-        ("A", lambda x: x[0], r"A has shape \(4,\), expected \(width, state size\)"),
+        ("A", lambda x: x[0], r"A has shape \(4,\), expected \(3, state size\) to fit u"),
         ("A", lambda x: x[1:], r"A has shape \(2, 4\), expected \(3, 4\)"),
         ("B", lambda x: x.mT, r"B has shape \(2, 9, 4\), expected \(2, 4, 9\)"),
         ("C", lambda x: x[:, 1:], r"C has shape \(2, 3, 9\), expected \(2, 4, 9\)"),

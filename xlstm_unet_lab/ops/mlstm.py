@@ -78,8 +78,8 @@ def decay_matrix(i: Tensor, f: Tensor) -> Tensor:
     for shapes that differ, and for what is no floating-point tensor of finite values. Source: arXiv 2405.04517,
     appendix A.3.
     """
-    shape = getattr(i, "shape", ())
-    check_tensors({"i": i, "f": f}, {"i": shape or (1,), "f": shape}, "(..., S)")
+    axes = ", ".join([*(f"axis {n}" for n in range(getattr(i, "ndim", 1) - 1)), "S"])
+    check_tensors({"i": i, "f": f}, {"i": axes, "f": axes})
     length = i.shape[-1]
     a = F.logsigmoid(f.to(gate_dtype(f)))[..., :, None].expand(*f.shape, length)
     summed = a.tril(-1).cumsum(-2)  # column s from s + 1 on: no difference of sums, which a gate of -1e30 would spoil

@@ -138,12 +138,8 @@ def start(state: MLSTMState | None, q: Tensor, v: Tensor, dtype: torch.dtype) ->
 
 def check_inputs(q, k, v, i, f, state=None, check_values=True, axes=", S") -> None:
     """Raise ValueError that names the tensor, what was expected, and the fix; `axes` is "" for a single token."""
-    for name, x in {"q": q, "v": v}.items():
-        tensors.check_axes(name, x, f"a tensor (B, H{axes}, width)")
-    *tokens, width = q.shape
-    heads = tuple(q.shape[:2])
+    token = f"B, H{axes}"
+    layouts = {"q": f"{token}, D", "k": f"{token}, D", "v": f"{token}, V", "i": token, "f": token}
+    layouts |= {"state.C": "B, H, D, V", "state.n": "B, H, D", "state.m": "B, H"}
     given = {"q": q, "k": k, "v": v, "i": i, "f": f} | tensors.parts_of(state, MLSTMState)
-    expected = {"q": q.shape, "k": q.shape, "v": (*tokens, v.shape[-1]), "i": tuple(tokens), "f": tuple(tokens)}
-    expected |= {"state.C": (*heads, width, v.shape[-1]), "state.n": (*heads, width), "state.m": heads}
-    layout = f"q, k are (B, H{axes}, D), v (B, H{axes}, V), i, f (B, H{axes})"
-    tensors.check_tensors(given, expected, layout, check_values)
+    tensors.check_tensors(given, layouts, check_values)

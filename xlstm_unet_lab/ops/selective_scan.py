@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from xlstm_unet_lab.ops.checks import flag, whole_number
-from xlstm_unet_lab.ops.tensors import check_axes, check_tensors, is_recorded, widest, without_autocast
+from xlstm_unet_lab.ops.tensors import check_tensors, is_recorded, widest, without_autocast
 
 # Between 64 and 576 time hardly changes on a CPU; below, the Python loop costs more; above, the work leaves the cache.
 CPU_CHUNK = 256
@@ -73,16 +73,12 @@ def choose_chunk_size(device: torch.device, numbers: int) -> int:
 
 def _check(u, delta, A, B, C, D, state, time_axis: str, check_values: bool = True) -> None:
     """Refuse what the scan cannot run on. time_axis is ", S" for a sequence and "" for a single token."""
-    check_axes("u", u, f"(batch, width{time_axis})")
-    check_axes("A", A, "(width, state size)")
-    (batch, width, *tokens), state_size = u.shape, A.shape[1]
     given = {"u": u, "delta": delta, "A": A, "B": B, "C": C}
     given |= {name: tensor for name, tensor in {"D": D, "state": state}.items() if tensor is not None}
-    channels, entries = (batch, width, *tokens), (batch, state_size, *tokens)
-    expected = {"u": channels, "delta": channels, "A": (width, state_size), "B": entries, "C": entries, "D": (width,)}
-    expected["state"] = (batch, width, state_size)
-    axes = f"u, delta are (batch, width{time_axis}), B, C (batch, state size{time_axis}), A is (width, state size)"
-    check_tensors(given, expected, axes, check_values)
+    layouts = dict.fromkeys(("u", "delta"), f"batch, width{time_axis}")
+    layouts |= dict.fromkeys(("B", "C"), f"batch, state size{time_axis}")
+    layouts |= {"A": "width, state size", "D": "width", "state": "batch, width, state size"}
+    check_tensors(given, layouts, check_values)
 
 
 def _run(u, delta, A, B, C, D, state, chunk_size: int | None) -> tuple[Tensor, Tensor]:

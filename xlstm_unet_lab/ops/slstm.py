@@ -48,7 +48,7 @@ def step(
     `state` None before the first token; z, i, f, o (B, H, D); recurrent_weights (H, 4, D, D) or None; h (B, H, D) in
     z's dtype. Meaning of the weights, dtypes, errors and source as in `scan`.
     """
-    _check(z, i, f, o, recurrent_weights, state, "(B, H, D)")
+    _check(z, i, f, o, recurrent_weights, state, "B, H, D")
     h, state = _run(recurrent_weights, state, *(x.unsqueeze(2) for x in (z, i, f, o)))
     return h.squeeze(2), state
 
@@ -66,7 +66,7 @@ def scan(z, i, f, o, recurrent_weights=None, initial_state=None, return_state=Fa
     finite, and an initial state whose normaliser is not positive. Source: arXiv 2405.04517, equations 8 to 17.
     """
     flag("return_state", return_state)
-    _check(z, i, f, o, recurrent_weights, initial_state, "(B, H, S, D)", check_values)
+    _check(z, i, f, o, recurrent_weights, initial_state, "B, H, S, D", check_values)
     h, state = _run(recurrent_weights, initial_state, z, i, f, o, check_values)
     return (h, state) if return_state else h
 
@@ -105,15 +105,11 @@ def _update(state: SLSTMState, z: Tensor, i: Tensor, f: Tensor, o: Tensor) -> SL
 
 def _check(z, i, f, o, recurrent_weights, state, layout: str, check_values: bool = True) -> None:
     """Refuse what the cell cannot run on. layout names the axes of the pre-activations."""
-    tensors.check_axes("z", z, layout)
-    batch, heads, width = z.shape[0], z.shape[1], z.shape[-1]
     given, parts = {"z": z, "i": i, "f": f, "o": o}, tensors.parts_of(state, SLSTMState)
-    expected = dict.fromkeys(given, tuple(z.shape)) | dict.fromkeys(parts, (batch, heads, width))
+    layouts = dict.fromkeys(given, layout) | dict.fromkeys(parts, "B, H, D") | {"recurrent_weights": "H, 4, D, D"}
     given |= parts
     if recurrent_weights is not None:
         given["recurrent_weights"] = recurrent_weights
-        expected["recurrent_weights"] = (heads, 4, width, width)
-    axes = f"z, i, f, o are {layout}, recurrent_weights (H, 4, D, D), every part of a state (B, H, D)"
-    tensors.check_tensors(given, expected, axes, check_values)
+    tensors.check_tensors(given, layouts, check_values)
     if check_values and parts and has_values(z) and ((parts["state.n"] <= 0) & (parts["state.m"] > -torch.inf)).any():
         raise ValueError(f"state.n goes down to {parts['state.n'].min()}, expected values above 0 where m is finite")

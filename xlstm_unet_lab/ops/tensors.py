@@ -52,13 +52,6 @@ def widened(dtype: torch.dtype, limit: float, *watched: Tensor) -> torch.dtype:
     return gate_dtype(watched[0]) if has_values(watched[0]) and largest(*watched) > limit else dtype
 
 
-def check_axes(name: str, x: Tensor, layout: str) -> None:
-    """TypeError for what is no tensor, ValueError for other axes than `layout` lists, "(B, H, D)", or an empty one."""
-    of_kind(name, x, Tensor)
-    if x.ndim != layout.count(",") + 1 or 0 in x.shape:
-        raise ValueError(f"{name} has shape {tuple(x.shape)}, expected {layout} with every size at least 1")
-
-
 def parts_of(state: Sequence[Tensor] | None, kind: type[NamedTuple]) -> dict[str, Tensor]:
     """The parts of a state of this kind as "state.NAME", of None none; ValueError for another number of parts.
 
@@ -71,23 +64,30 @@ def parts_of(state: Sequence[Tensor] | None, kind: type[NamedTuple]) -> dict[str
     return {f"state.{name}": part for name, part in zip(kind._fields, state or (), strict=False)}
 
 
-def check_tensors(
-    given: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], layout: str, check_values: bool = True
-) -> None:
+def check_tensors(given: Mapping[str, Tensor], layouts: Mapping[str, str], check_values: bool = True) -> None:
     """Raise ValueError for the first tensor of another shape, dtype or device, or with values that are not finite.
 
-    The first tensor of `given` sets the device and is named beside a wrong shape; `layout` explains the axes. A
-    stabiliser, "state.m", may hold -infinity: an empty memory has one. `check_values=False` skips the search for NaN
-    and infinity, which a GPU would have to wait for; it is skipped, too, where there are no values to look at.
+    `layouts` names the axes of each, as "B, H, S, D": those of one name have one size in all, at least 1. The first
+    tensor of `given` sets the device and is named beside a wrong shape. A stabiliser, "state.m", may hold -infinity: an
+    empty memory has one. `check_values=False` skips the search for NaN and infinity, which a GPU would have to wait
+    for; it is skipped, too, where there are no values to look at.
     """
     flag("check_values", check_values)
     lead, first = next(iter(given.items()))
+    known: dict[str, int] = {"4": 4}  # an axis whose size is its name, beside those that have been seen
     for name, tensor in given.items():
         if not isinstance(tensor, Tensor):
             raise ValueError(f"{name} is a {type(tensor).__name__}, expected a tensor: use torch.as_tensor({name})")
-        if tuple(tensor.shape) != tuple(expected[name]):
-            wanted = f"{tuple(expected[name])} to fit {lead} {tuple(first.shape)}: {layout}"
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {wanted}")
+        axes, shape = layouts[name].split(", "), tuple(tensor.shape)
+        for axis, size in zip(axes, shape, strict=False) if 0 not in shape and len(shape) == len(axes) else ():
+            known.setdefault(axis, size)
+        wanted = tuple([known.get(axis, axis) for axis in axes])
+        if shape != wanted:
+            fit = "" if tensor is first else f" to fit {lead} {tuple(first.shape)}"
+            words = str(wanted).replace("'", "") + fit
+            raise ValueError(
+                f"{name} has shape {shape}, expected {words}: ({layouts[name]}) with every size at least 1"
+            )
         if tensor.dtype not in FLOATS:
             raise ValueError(f"{name} has dtype {tensor.dtype}, expected floating point: call {name}.float()")
         if tensor.device != first.device:
