@@ -60,10 +60,8 @@ class ChannelMixer(nn.Module):
         self.block = choice.make(math.prod(size), spatial_dims=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        if tuple(x.shape[2:]) != self.size:
-            got = tuple(x.shape[2:])
-            words = (
-                f"a mixer with channels as tokens was built for a feature map of {self.size} positions and got {got}"
-            )
+        if (got := tuple(x.shape[2:])) != self.size:
+            words = "a mixer with channels as tokens was built for a feature map"
+            words += f" of {self.size} positions and got {got}"
             raise ValueError(f"{words}: give the patch_size it was built for, or build with channel_tokens=False")
         return self.block(x.flatten(2), (x.shape[1],)).view_as(x)
