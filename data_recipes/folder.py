@@ -12,10 +12,18 @@ writes the numbers of the files again, so its labels can be scored against label
 Pictures are flipped along both axes in training, for nothing is known of what they show. Volumes are not flipped: left
 and right of a body differ. "flip_axes" in labels.json names the axes along which a mirror image is as likely, counted
 from 0 in the order (z, y, x) or (y, x), z from foot to head and x from left to right: {"tumour": 1, "flip_axes": [2]}.
+
+"regions" in labels.json names unions of labels to learn in place of the labels, larger ones first, for later ones are
+painted over earlier ones: {"oedema": 1, "core": 2, "regions": {"tumour": ["oedema", "core"], "core": ["core"]}}.
+
+splits.json may also list several folds, as nnU-Net's splits_final.json does; cases it does not name are held out to
+test on. Without it every fifth case is held out where there are ten or more, and each of five folds validates on a
+fifth of the others. Any number of cases will do: of fewer than five each has a fold, and one alone is trained on only.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import zlib
 from collections import Counter
@@ -28,17 +36,15 @@ from statistics import median
 import numpy as np
 
 from data_recipes.shared.conversion import Job, convert_cases
+from data_recipes.shared.declared import Folds, declared_folds, declared_labels, folds_of_few, painted_by
 from data_recipes.shared.writing import write_case, write_volume
 from xlstm_unet_lab.data import pictures
 from xlstm_unet_lab.data.colours import LABEL_COLOURS as COLOURS
 from xlstm_unet_lab.data.files import files_by_name
 from xlstm_unet_lab.data.images import VOLUMES, Case, read_case, read_label, whole_numbers
 from xlstm_unet_lab.data.label_evidence import check_hard_edges, check_one_convention
-from xlstm_unet_lab.data.nnunet_raw import FOLDS
 from xlstm_unet_lab.data.recipe import Recipe, Track
 from xlstm_unet_lab.data.volumes import check_grid, load_volume, spacing_of, voxels
-from xlstm_unet_lab.ops.checks import is_whole
-from xlstm_unet_lab.ops.stored import read_json
 
 SHOWN = 10  # problems that an error lists
 MOST_VALUES = 255  # label values that fit beside background into 8 bits
@@ -55,6 +61,9 @@ class Survey:
     values: dict[str, int]  # label name -> number in the files, in the order of the numbers, background left out
     voxel: float  # the longest side of a voxel, in mm, median over the cases; 1 in pictures
     flip_axes: tuple[int, ...] | None  # axes along which a mirror image is as likely; None: all of them
+    regions: dict[str, tuple[int, ...]]  # unions of labels to learn instead, by their numbers in the files
+    folds: Folds | None  # None: the usual five
+    held_out: set[str]  # cases to test on
 
 
 def recipe_for(source: Path, known: Mapping[str, Recipe] | None = None) -> Recipe:
@@ -63,7 +72,7 @@ def recipe_for(source: Path, known: Mapping[str, Recipe] | None = None) -> Recip
     Every image and label is looked at, unless `known` holds a recipe of this name and the files are those it was read
     off: its version is a checksum of their names, sizes and dates.
     Raises ValueError with a list of all that does not fit: missing partners, shapes, grids, channels, label values that
-    are no whole numbers or not in labels.json, too few cases; FileNotFoundError for a missing folder.
+    are no whole numbers or not in labels.json, no case; FileNotFoundError for a missing folder.
     """
     if not source.is_dir():
         raise ValueError(f"{source} is not a folder; unpack it and give the folder that holds images and labels")
@@ -75,6 +84,8 @@ def recipe_for(source: Path, known: Mapping[str, Recipe] | None = None) -> Recip
         return known[name]
     survey = look_through(source)
     labels = {"background": 0} | {label: position for position, label in enumerate(survey.values, start=1)}
+    place = {number: labels[label] for label, number in survey.values.items()}
+    regions = {region: tuple(place[number] for number in numbers) for region, numbers in survey.regions.items()}
     flat = survey.spatial_dims == 2
     one_file = all(len(files) == 1 for files, _ in survey.cases.values())
     several = ("R", "G", "B") if one_file else tuple(f"channel {channel}" for channel in range(survey.channels))
@@ -87,7 +98,9 @@ def recipe_for(source: Path, known: Mapping[str, Recipe] | None = None) -> Recip
         labels=labels,
         label_numbers={} if list(survey.values.values()) == list(labels.values())[1:] else survey.values,
         colours={label: COLOURS[position % len(COLOURS)] for position, label in enumerate(survey.values)},
-        tolerances=dict.fromkeys(survey.values, survey.voxel),
+        regions=regions,
+        painted=painted_by(regions),
+        tolerances=dict.fromkeys(regions or survey.values, survey.voxel),
         spacing_unit="pixel" if flat else "mm",
         flip_axes=survey.flip_axes,
         file_ending=".png" if flat else ".nii.gz",
@@ -106,7 +119,11 @@ def look_through(source: Path) -> Survey:
     """Pair images with labels and check every case; ValueError with a list of all that does not fit."""
     problems: list[str] = []
     flat, cases = _pair_up(source, problems)
-    names, flip_axes = _declared(source / "labels.json", spatial_dims=2 if flat else 3)
+    names, flip_axes, regions = declared_labels(source / "labels.json", spatial_dims=2 if flat else 3)
+    try:
+        folds, held_out = declared_folds(source / "splits.json", cases) or planned_folds([*cases])
+    except ValueError as error:
+        problems.append(str(error))
     look_at = _look_at_pictures if flat else _look_at_volumes
     channels, voxels_mm, numbers = {}, [], {}
     for name, (files, label) in cases.items():
@@ -129,8 +146,8 @@ def look_through(source: Path) -> Survey:
             problems.append(str(error))
     usual = Counter(channels.values()).most_common(1)[0][0] if channels else 0
     problems += [f"{name} has {n} channels, most have {usual}" for name, n in channels.items() if n != usual]
-    if len(cases) < FOLDS:
-        problems.append(f"{len(cases)} images have a label; {FOLDS} are needed, one for each fold to validate on")
+    if not cases and not problems:
+        problems.append("no image has a label; one case at least is needed")
     if channels and not values:
         problems.append("the labels hold background (0) only")
     if len(values) > MOST_VALUES:
@@ -139,7 +156,7 @@ def look_through(source: Path) -> Survey:
         listed = [*problems[:SHOWN], *([f"... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else [])]
         raise ValueError("\n- ".join([f"{source} cannot be prepared, {len(problems)} problems:", *listed]))
     names = names or {f"label {value}": value for value in sorted(values)}
-    return Survey(cases, 2 if flat else 3, usual, names, float(median(voxels_mm)), flip_axes)
+    return Survey(cases, 2 if flat else 3, usual, names, float(median(voxels_mm)), flip_axes, regions, folds, held_out)
 
 
 def _pair_up(source: Path, problems: list[str]) -> tuple[bool, dict[str, tuple[list[Path], Path]]]:
@@ -176,32 +193,6 @@ def _pair_up(source: Path, problems: list[str]) -> tuple[bool, dict[str, tuple[l
     return endings is pictures.ENDINGS, {name: (files[name], labels[name]) for name in labels if files[name]}
 
 
-def _declared(path: Path, spatial_dims: int) -> tuple[dict[str, int] | None, tuple[int, ...] | None]:
-    """Label name -> number, in the order of the numbers and without background, None where no label has a name; and
-    the axes to flip along, those of a picture or none of a volume where they are not named."""
-    usual = None if spatial_dims == 2 else ()
-    if not path.is_file():
-        return None, usual
-    names = read_json(path)
-    flips, axes = names.pop("flip_axes", None), range(spatial_dims)
-    if flips is not None and not (
-        isinstance(flips, list) and all(is_whole(axis, at_least=0) and axis in axes for axis in flips)
-    ):
-        raise ValueError(f'{path} holds "flip_axes": {flips}; a list of axes from 0 to {axes[-1]} is expected')
-    flips = usual if flips is None else tuple(axis for axis in axes if axis in flips)
-    if names == {}:
-        return None, flips
-    numbers = list(names.values())
-    if not all(is_whole(number, at_least=0) for number in numbers) or len(set(numbers)) != len(numbers):
-        raise ValueError(
-            f'{path} holds {names}; a number of its own for every name is expected, as in {{"nucleus": 1}}'
-        )
-    if names.get("background", 0) != 0 or (0 in numbers and "background" not in names):
-        raise ValueError(f"{path} holds {names}; background is 0 and 0 is background")
-    ordered = sorted(names.items(), key=lambda pair: pair[1])
-    return {name: number for name, number in ordered if number != 0}, flips
-
-
 def _look_at_pictures(files: list[Path], label: Path) -> tuple[int, float, np.ndarray]:
     image, found = _read_picture(files).image, read_label(label)[0]
     if found.shape != image.shape[1:]:
@@ -225,7 +216,9 @@ def _read_picture(files: list[Path]) -> Case:
 
 
 def _checksum(source: Path) -> int:
-    files = sorted(path for what in ("images/*", "labels/*", "labels.json") for path in source.glob(what))
+    files = sorted(
+        path for what in ("images/*", "labels/*", "labels.json", "splits.json") for path in source.glob(what)
+    )
     facts = [(str(path.relative_to(source)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return zlib.crc32(repr(facts).encode())
 
@@ -233,10 +226,18 @@ def _checksum(source: Path) -> int:
 def _convert(survey: Survey, _source: Path, out: Path, track: Track = iter) -> dict:
     """Write the cases that were looked through; returns what to count of them."""
     jobs = []
-    for position, (name, (files, label)) in enumerate(survey.cases.items()):
-        held_out = len(survey.cases) >= FEWEST_TO_HOLD_OUT and position % TEST_EVERY == TEST_EVERY - 1
-        jobs.append(Job("Ts" if held_out else "Tr", name, (*files, label)))
-    return convert_cases(out, jobs, partial(_write, survey), track)
+    for name, (files, label) in survey.cases.items():
+        jobs.append(Job("Ts" if name in survey.held_out else "Tr", name, (*files, label)))
+    counts = convert_cases(out, jobs, partial(_write, survey), track)
+    if survey.folds is not None:
+        (out / "splits_final.json").write_text(json.dumps(survey.folds, indent=2) + "\n")
+    return counts
+
+
+def planned_folds(names: list[str]) -> tuple[Folds | None, set[str]]:
+    """Folds, None for the usual five, and the cases to test on, where the user says nothing of both."""
+    held_out = set(names[TEST_EVERY - 1 :: TEST_EVERY]) if len(names) >= FEWEST_TO_HOLD_OUT else set()
+    return (folds_of_few(names) if names else None), held_out
 
 
 def _write(survey: Survey, job: Job, out: Path) -> dict[str, int]:

@@ -310,7 +310,6 @@ def test_bad_names_of_labels(cells, names, message):
 
 def test_folders_that_cannot_be_a_data_set(tmp_path, cells):
     for source, error, message in (
-        (fill(tmp_path / "few", cases=4), ValueError, "4 images have a label; 5 are needed"),
         (fill(tmp_path / "empty", values=(0,)), ValueError, r"the labels hold background \(0\) only"),
         (fill(tmp_path / "stains", channels=2), ValueError, "a: it has 2 files; a picture is one grey or colour file"),
         (fill(tmp_path / "nuclei"), ValueError, "prepared as 'nuclei', which is a recipe here: rename the folder"),

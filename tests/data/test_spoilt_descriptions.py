@@ -75,7 +75,7 @@ def test_a_spoilt_marker_is_named_where_it_is_asked_for(root):
         "[",
         "{}",
         "[]",
-        json.dumps([{"train": ["0"], "val": ["1"]}] * 4),
+        json.dumps([{"train": ["0"], "val": ["1"]}, {}]),
         json.dumps([{"train": ["0"]}] * 5),
         json.dumps([{"train": "0", "val": ["1"]}] * 5),
         json.dumps([{"train": [0], "val": [1]}] * 5),

@@ -29,7 +29,7 @@ bar_of_a_case = partial(bar, desc="this case", unit="part", leave=False)
 @app.command()
 def train(
     context: typer.Context,
-    recipe: Annotated[str, typer.Argument(metavar="DATA", help="A data set: see `prepare --list`.")],
+    recipe: Annotated[str, typer.Argument(metavar="DATA", help="A data set: see `prepare --list`, or a folder.")],
     model: Annotated[str, typer.Option(help="A network: see `models`.")] = "xlstm_unet_enc",
     model_option: Annotated[list[str] | None, pairs("Of the network: deep_supervision=true, ...")] = None,
     patch_size: Annotated[
@@ -61,7 +61,7 @@ def train(
     from xlstm_unet_lab.ops.checks import one_of
 
     data = [lab.load_dataset(recipe, split, root=root, fold=fold) for split in ("train", "val")]
-    data = [SliceDataset(cases) for cases in data] if slices else data
+    data = [SliceDataset(cases) if slices and len(cases) else cases for cases in data]
     facts = data[0].facts.recipe
     size = parse_sizes("--patch-size", patch_size) or DEFAULT_PATCH[2 if slices else facts.spatial_dims]
     shape = {"spatial_dims": 2 if slices else facts.spatial_dims, "patch_size": size}
@@ -73,9 +73,10 @@ def train(
     others = sorted(known - settings.keys())
     settings |= {one_of("--setting", name, others): value for name, value in parse_pairs("--setting", setting).items()}
     config = lab.TrainConfig(**settings)
-    folder = run_directory or Path("runs") / f"{recipe}{'-slices' if slices else ''}-{model}-fold{fold}"
+    folder = run_directory or Path("runs") / f"{facts.name}{'-slices' if slices else ''}-{model}-fold{fold}"
     track = partial(bar, desc="validating", unit="part", leave=False, disable=not _speaks())
-    records = lab.fit(network, *data, config, run_directory=folder, track=track)  # errors come before the bar
+    cases, val = data[0], data[1] if len(data[1]) else None
+    records = lab.fit(network, cases, val, config, run_directory=folder, track=track)  # errors come before the bar
     with bar(total=steps, desc="training", unit="step", disable=not _speaks()) as done:
         for record in records:
             done.set_postfix(loss=f"{record.loss:.3f}", refresh=False)

@@ -9,13 +9,13 @@ import torch
 
 from xlstm_unet_lab.data.cases import Facts
 from xlstm_unet_lab.data.files import fingerprint
-from xlstm_unet_lab.data.images import read_case, read_label, whole_label
+from xlstm_unet_lab.data.images import VOLUMES, read_case, read_label, whole_label
 from xlstm_unet_lab.data.kept_cases import KeptCases, Place
-from xlstm_unet_lab.data.nnunet_raw import FOLDS, read_splits
+from xlstm_unet_lab.data.nnunet_raw import read_splits
 from xlstm_unet_lab.data.normalise import NORMALISED, normalise
 from xlstm_unet_lab.data.prepare import prepare
-from xlstm_unet_lab.data.recipe import Recipe, data_root
-from xlstm_unet_lab.data.registry import get_recipe, prepared_folder
+from xlstm_unet_lab.data.recipe import Recipe, Root, data_root
+from xlstm_unet_lab.data.registry import find_recipe, prepared_folder
 from xlstm_unet_lab.ops.checks import one_of, whole_number
 from xlstm_unet_lab.ops.files import plain_name
 
@@ -60,12 +60,15 @@ class SegmentationDataset(KeptCases):
         return self.folder / f"{what}{self.part}" / f"{self.names[position]}{channel}{self.recipe.file_ending}"
 
     def _image_paths(self, position: int) -> list[Path]:
-        # nnU-Net's reader of natural images wants all channels in one file.
-        files = 1 if self.recipe.file_ending == ".png" else len(self.recipe.channel_names)
-        return [self._path("images", position, f"_{channel:04d}") for channel in range(files)]
+        # nnU-Net's reader of natural images wants all channels in one file, or a file for each.
+        one = self.recipe.file_ending not in VOLUMES and not self._path("images", position, "_0001").exists()
+        return [
+            self._path("images", position, f"_{n:04d}") for n in range(1 if one else len(self.recipe.channel_names))
+        ]
 
     def _found(self, position: int) -> tuple[Place, Callable[[], dict]]:
-        root = self.folder.parent if os.access(self.folder.parent, os.W_OK) else data_root()
+        beside = self.recipe.splits is None and os.access(self.folder.parent, os.W_OK)
+        root = self.folder.parent if beside else data_root()
         folder = root / "kept" / self.folder.name / self.part / self.names[position]
         files = [*self._image_paths(position), self._path("labels", position)]
         settings = (NORMALISED, len(self.recipe.channel_names), list(self.recipe.labels.values()))
@@ -84,23 +87,26 @@ class SegmentationDataset(KeptCases):
 
 
 def load_dataset(
-    recipe: str | Recipe, split: str, root: str | Path | None = None, fold: int = 0, cache_bytes: int = 2**30
+    recipe: str | Path | Recipe, split: str = "train", root: Root = None, fold: int = 0, cache_bytes: int = 2**30
 ) -> SegmentationDataset:
-    """Open a prepared data set: split "train" or "val" of one of five folds, "all" (both together), or "test".
+    """Open a data set: split "train" or "val" of one of its folds, five mostly, "all" (both together), or "test".
 
+    recipe: the name of a prepared data set, or the path of a folder in nnU-Net's raw format, which is only read.
     A phantom is made here when it is not there yet; other sets must be prepared first.
-    Raises ValueError for an unknown split or fold, KeyError for an unknown recipe, FileNotFoundError when not prepared.
+    Raises ValueError for an unknown split or fold and for a folder that does not fit, KeyError for an unknown recipe,
+    FileNotFoundError when not prepared.
     """
-    recipe = recipe if isinstance(recipe, Recipe) else get_recipe(recipe, root)
     one_of("split", split, SPLITS)
-    whole_number("fold", fold, 0, FOLDS - 1)
+    recipe, root = (recipe, root) if isinstance(recipe, Recipe) else find_recipe(recipe, root)
     whole_number("cache_bytes", cache_bytes, 0)
     folder = prepared_folder(recipe, root)
     if folder is None and not recipe.made_here:
         how = f"{recipe.calls()}, with source= or --source if you have its folder or archive"
         raise FileNotFoundError(f"{recipe.name} is not prepared in {recipe.folder(root)}; to get it {how}")
     folder = folder or prepare(recipe, root=root, progress=False)
-    names = read_splits(folder)[fold]
-    names["all"] = sorted(names["train"] + names["val"])
-    names["test"] = sorted(path.name.removesuffix(recipe.file_ending) for path in (folder / "labelsTs").glob("*.*"))
+    folds = (recipe.splits or read_splits)(folder)
+    names = folds[whole_number("fold", fold, 0, len(folds) - 1)]
+    names["all"] = sorted({*names["train"], *names["val"]})
+    held_out = (folder / "labelsTs").glob(f"[!.]*{recipe.file_ending}")
+    names["test"] = sorted(path.name.removesuffix(recipe.file_ending) for path in held_out)
     return SegmentationDataset(recipe, folder, "Ts" if split == "test" else "Tr", names[split], cache_bytes, fold)

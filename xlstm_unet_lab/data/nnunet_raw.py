@@ -53,10 +53,10 @@ class Described(TypedDict):
 
 
 def read_splits(folder: Path) -> list[dict[str, list[str]]]:
-    """The folds in the splits_final.json of a folder; ValueError, naming it, unless there are FOLDS of them."""
+    """The folds in the splits_final.json of a folder; ValueError, naming it, where there is none or one is no fold."""
     path, folds = folder / "splits_final.json", read_json(folder / "splits_final.json", list)
-    if len(folds) != FOLDS or not all(fits(fold, Fold) and fold.keys() == {"train", "val"} for fold in folds):
-        raise ValueError(f'{path} must hold {FOLDS} folds, each with the case names of "train" and of "val"')
+    if not folds or not all(fits(fold, Fold) and fold.keys() == {"train", "val"} for fold in folds):
+        raise ValueError(f'{path} must hold folds, each with the case names of "train" and of "val"')
     return folds
 
 

@@ -13,7 +13,7 @@ from xlstm_unet_lab.data.found import look_over
 from xlstm_unet_lab.data.nnunet_raw import write_dataset_json, write_splits
 from xlstm_unet_lab.data.normalise import NORMALISED
 from xlstm_unet_lab.data.recipe import Recipe
-from xlstm_unet_lab.data.registry import MAKE_ROOM, MARKER, Marker, get_recipe, own_facts, own_recipe, prepared_folder
+from xlstm_unet_lab.data.registry import MAKE_ROOM, MARKER, Marker, find_recipe, own_facts, own_recipe, prepared_folder
 from xlstm_unet_lab.ops.checks import flag
 from xlstm_unet_lab.ops.files import as_path, write_whole
 from xlstm_unet_lab.ops.progress import bar
@@ -40,9 +40,14 @@ def prepare(
     """
     import filelock
 
-    recipe = recipe if isinstance(recipe, Recipe) else get_recipe(recipe, root)
+    recipe, root = (recipe, root) if isinstance(recipe, Recipe) else find_recipe(recipe, root)
     source = None if source is None else as_path("source", source).absolute()
     flag("progress", progress)
+    if recipe.splits is not None:  # nothing is to be made ready of such a folder
+        if recipe.from_source is not None:
+            _check_source(recipe, source)
+            recipe, root = find_recipe(str(source))
+        return recipe.folder(root)
     if recipe.from_source is not None:
         _check_source(recipe, source)
         assert source is not None  # files of one's own are somewhere
@@ -157,7 +162,8 @@ def _convert(recipe: Recipe, original: Path | None, made: Path, origin: dict, pr
     track = functools.partial(bar, desc=f"converting {recipe.name}", unit="case", disable=not progress)
     facts = dict(recipe.convert(original, made, track))
     counts = write_dataset_json(made, recipe)
-    write_splits(made, recipe.file_ending, recipe.group)
+    if not (made / "splits_final.json").exists():  # a user's own
+        write_splits(made, recipe.file_ending, recipe.group)
     marker = {"name": recipe.name, "version": recipe.version, "source": origin, "counts": counts, "facts": facts}
     marker |= {"read_as": NORMALISED, "own": own_facts(recipe), "found": look_over(recipe, made, progress)}
     (made / MARKER).write_text(json.dumps(marker, indent=2) + "\n")

@@ -13,6 +13,9 @@ from xlstm_unet_lab.data.targets import Targets, check_label_values
 from xlstm_unet_lab.ops.checks import UNITS, checked_spatial_dims, one_of, whole_number
 from xlstm_unet_lab.ops.files import as_path, plain_name
 
+DESCRIBED = "dataset.json"  # what makes a folder one in nnU-Net's raw format
+ENDINGS = (".png", ".nii.gz", ".nii", ".bmp", ".tif", ".tiff")  # of files that hold images and labels without loss
+Root = str | Path | None  # where data lie: see `data_root`
 Track = Callable[[Iterable], Iterable]  # wraps what a recipe loops over, to draw a progress bar
 
 
@@ -55,7 +58,7 @@ class Recipe:
     metrics: tuple[str, ...]
     tolerances: Mapping[str, float]  # for the surface Dice of each label or region, in `spacing_unit`
     spacing_unit: str  # "mm" or "pixel"
-    file_ending: str  # ".png" or ".nii.gz"
+    file_ending: str  # what `prepare` writes has ".png" or ".nii.gz"
     licence: str
     citation: str
     homepage: str
@@ -70,6 +73,8 @@ class Recipe:
     # For a user's own files: reads the facts off a folder, or returns the known recipe that still fits it.
     from_source: Callable[[Path, Mapping[str, Recipe]], Recipe] | None = None
     read_by: str | None = None  # the recipe whose from_source read these facts
+    # Of a folder that is used as it stands and never written to: gives its folds, as `nnunet_raw.read_splits` does.
+    splits: Callable[[Path], list[dict[str, list[str]]]] | None = field(default=None, repr=False)
     label_numbers: Mapping[str, int] = field(default_factory=dict)  # of labels in those files, where they are others
     version: int = 1  # count up when what convert writes changes
 
@@ -87,7 +92,7 @@ class Recipe:
         checked_spatial_dims(self.spatial_dims)
         whole_number("dataset_id", self.dataset_id, 1, 999)
         one_of("spacing_unit", self.spacing_unit, UNITS)
-        one_of("file_ending", self.file_ending, (".png", ".nii.gz"))
+        one_of("file_ending", self.file_ending, ENDINGS)
 
     @property
     def targets(self) -> Targets:
@@ -127,8 +132,8 @@ class Recipe:
         return f"call prepare({self.name!r}{python}) in Python or xlstm-unet-lab prepare {self.name}{shell} in a shell"
 
     def folder(self, root: str | Path | None = None) -> Path:
-        """Where the prepared data set lies: DatasetNNN_name under `root`."""
-        return data_root(root) / f"Dataset{self.dataset_id:03d}_{self.name}"
+        """Where the data set lies under `root`: in DatasetNNN_name, or where it stands as it is."""
+        return data_root(root) / (self.name if self.splits else f"Dataset{self.dataset_id:03d}_{self.name}")
 
 
 def data_root(root: str | Path | None = None) -> Path:

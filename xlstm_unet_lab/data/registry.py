@@ -10,8 +10,9 @@ from typing import Any, TypedDict
 import pandas
 
 from xlstm_unet_lab.data.normalise import NORMALISED
-from xlstm_unet_lab.data.recipe import Recipe, data_root
+from xlstm_unet_lab.data.recipe import DESCRIBED, Recipe, data_root
 from xlstm_unet_lab.ops.checks import did_you_mean, of_kind, one_of
+from xlstm_unet_lab.ops.files import as_path
 from xlstm_unet_lab.ops.stored import check_fields, read_fields
 
 MARKER = "recipe.json"  # written last; a folder without it is not finished, or not ours
@@ -48,12 +49,25 @@ def get_recipe(name: str, root: str | Path | None = None) -> Recipe:
         if name not in own:
             words = f"no recipe is named {name!r}: {did_you_mean(name, [*names, *own])}"
             where = f"your own files are looked for in {data_root(root)}: name another by root=, --root or LAB_DATA"
-            raise KeyError("; ".join([words, where, *unreadable.values()]))
+            path = f"a folder with {DESCRIBED} goes by its path"
+            raise KeyError("; ".join([words, where, path, *unreadable.values()]))
         return own[name]
     recipe = importlib.import_module(f"data_recipes.{name}").RECIPE
     if recipe.name != name:
         raise ValueError(f"data_recipes/{name}.py describes a recipe named {recipe.name!r}; the two names must agree")
     return recipe
+
+
+def find_recipe(name: str | Path, root: str | Path | None = None) -> tuple[Recipe, str | Path | None]:
+    """The recipe of this name and where its data lie; or of a folder in nnU-Net's raw format, by its path or, under
+    `root`, its name. Errors as `get_recipe`, and as its own recipe for a folder that does not fit."""
+    of_kind("recipe", name, str, Path)
+    path, known = as_path("recipe", name), str(name)
+    for folder in (path.absolute(), data_root(root) / path) if known not in recipe_names() else ():
+        if (folder / DESCRIBED).is_file():
+            recipe = recipe_in(folder) or get_recipe("nnunet_raw").from_source(folder, {})  # type: ignore[misc]  # a function
+            return recipe, folder.parent
+    return get_recipe(known, root), root
 
 
 def recipe_in(folder: Path, root: str | Path | None = None) -> Recipe | None:
@@ -63,8 +77,9 @@ def recipe_in(folder: Path, root: str | Path | None = None) -> Recipe | None:
 
 
 def found_in(folder: Path) -> list[pandas.DataFrame]:
-    """The tables of `found.look_over` that `prepare` kept of a folder; none of one that older versions prepared."""
-    return [pandas.DataFrame(rows) for rows in (read_fields(folder / MARKER, Marker)["found"] or {}).values()]
+    """The tables of `found.look_over` that `prepare` kept of a folder; none of one that others made or old versions."""
+    kept = read_fields(folder / MARKER, Marker)["found"] if (folder / MARKER).is_file() else None
+    return [pandas.DataFrame(rows) for rows in (kept or {}).values()]
 
 
 def own_recipes(root: str | Path | None = None) -> dict[str, Recipe]:
@@ -119,7 +134,7 @@ def own_facts(recipe: Recipe) -> dict | None:
     """What tells a recipe of a user's own files from its template, as JSON can hold it; None for other recipes."""
     if recipe.read_by is None:
         return None
-    template, code = get_recipe(recipe.read_by), ("convert", "from_source")
+    template, code = get_recipe(recipe.read_by), ("convert", "from_source", "splits")
     differs = {name: value for name, value in vars(recipe).items() if value != getattr(template, name)}
     return {name: value for name, value in differs.items() if name not in code}
 
@@ -149,7 +164,7 @@ def _size(recipe: Recipe) -> str:
 
 def _how_it_comes(recipe: Recipe) -> str:
     if recipe.of_own_files:
-        return "source=, your own files"
+        return "its path, as it stands" if recipe.splits else "source=, your own files"
     if recipe.registration:
         return f"source=, after registering at {recipe.registration}"
     return "made here" if recipe.made_here else "download or source="
@@ -165,8 +180,8 @@ def prepared_folder(recipe: Recipe, root: str | Path | None = None) -> Path | No
         own = ", ".join(own_recipes(root)) or "none yet"
         raise ValueError(f"{recipe.name!r} takes the name of a folder: ask for it by that name. Prepared so far: {own}")
     folder = recipe.folder(root)
-    if not folder.exists():
-        return None
+    if recipe.splits is not None or not folder.exists():
+        return folder if folder.exists() else None
     if not (folder / MARKER).is_file():
         raise FileExistsError(f"{folder} exists and was not made by prepare, it holds no {MARKER}: {MAKE_ROOM}")
     facts = read_fields(folder / MARKER, Marker)

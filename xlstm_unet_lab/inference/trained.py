@@ -21,4 +21,4 @@ def known_of(facts: Facts, targets: Targets | None = None) -> dict[str, Any]:
     known = {"targets": targets, "channel_names": tuple(recipe.channel_names), "colours": colours}
     known |= {"label_numbers": dict(recipe.label_numbers), "unit": recipe.spacing_unit, "credit": recipe.credit}
     known |= {"slice_axis": facts.slice_axis, "mirror_axes": facts.flip_axes}
-    return known | {"normalisation": EIGHT_BITS if recipe.file_ending == ".png" else Z_SCORE}
+    return known | {"normalisation": EIGHT_BITS if recipe.file_ending == ".png" and recipe.splits is None else Z_SCORE}

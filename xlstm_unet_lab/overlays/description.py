@@ -187,7 +187,7 @@ def overlay_case(
     maps |= {"prediction": prediction, "probabilities": probabilities, "instances": instances}
     known = {"title": case["name"], "spacing": case["spacing"], "unit": recipe.spacing_unit, "credit": recipe.credit}
     known |= {"label_names": recipe.targets.foreground, "colours": recipe.shown_colours}
-    known |= {"channel_names": recipe.channel_names, "anatomical": recipe.file_ending == ".nii.gz"}
+    known |= {"channel_names": recipe.channel_names, "anatomical": recipe.file_ending.startswith(".nii")}
     return overlay(dataset.raw(index), **maps, **known, cut=dataset.facts.slice_axis or 0)
 
 
