@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xlstm_unet_lab.ops.scan_order import has_open_size
+
 CONV: dict[int, Callable[..., nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the tensor's number of axes
 SLOPE = 0.01  # of the leaky ReLU
@@ -85,8 +87,7 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
         y = self.conv(x)
-        # Of a size that torch.export was asked to leave open every question, as cropping asks one, becomes a condition.
-        if any(isinstance(extent, torch.SymInt) for extent in size):
+        if has_open_size(size):
             for axis, (extent, step) in enumerate(zip(size, self.stride, strict=True), 2):
                 y = y.index_select(axis, torch.arange(extent, device=y.device) // step)
             return y

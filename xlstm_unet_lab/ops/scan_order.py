@@ -5,8 +5,10 @@ positions, so going there and back returns every value exactly.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from xlstm_unet_lab.ops.checks import one_of, whole_number
@@ -49,12 +51,43 @@ def walked_size(size: tuple[int, ...], traversal: Traversal) -> tuple[int, ...]:
     return (*size[:axis], *size[axis + 1 :], size[axis])
 
 
+def has_open_size(size: Sequence[int]) -> bool:
+    """Whether torch.export was asked to leave one of these sizes open. Every question about such a size becomes a
+    condition on it, so nothing may be asked: not whether a view fits, but for the values at positions.
+    """
+    return any(isinstance(extent, torch.SymInt) for extent in size)
+
+
+def _flatten(walked: Tensor) -> Tensor:
+    """(B, *size, C) -> (B, S, C)."""
+    size = walked.shape[1:-1]
+    if not has_open_size(size):
+        return walked.flatten(1, -2)
+    places: list[slice | Tensor] = [slice(None)]
+    rest = torch.arange(math.prod(size), device=walked.device)
+    for extent in reversed(size):
+        above = rest // extent
+        rest, place = above, rest - above * extent  # ONNX has no remainder by an open size
+        places.insert(1, place)
+    return walked[tuple(places)]
+
+
+def _unflatten(tokens: Tensor, size: tuple[int, ...]) -> Tensor:
+    """(B, S, C) -> (B, *size, C)."""
+    if not has_open_size(size):
+        return tokens.unflatten(1, size)
+    token = torch.zeros((), dtype=torch.long, device=tokens.device)
+    for extent in size:
+        token = token.unsqueeze(-1) * extent + torch.arange(extent, device=tokens.device)
+    return tokens[:, token]
+
+
 def to_sequence(grid: Tensor, traversal: Traversal = ROW_MAJOR) -> Tensor:
     """(B, C, *spatial) -> (B, S, C), tokens in the order walked. Raises ValueError where there is no spatial axis."""
     if grid.ndim < 3:
         raise ValueError(f"expected a grid (batch, channels, *spatial), got shape {tuple(grid.shape)}")
     axis = _fastest_axis(grid.ndim - 2, traversal.fastest)
-    tokens = grid.movedim((2 + axis, 1), (-2, -1)).flatten(1, -2)
+    tokens = _flatten(grid.movedim((2 + axis, 1), (-2, -1)))
     return tokens.flip(1) if traversal.reverse else tokens
 
 
@@ -64,5 +97,5 @@ def to_grid(tokens: Tensor, size: tuple[int, ...], traversal: Traversal = ROW_MA
         wanted = f"(batch, {math.prod(size)}, channels) for a grid {size}"
         raise ValueError(f"tokens have shape {tuple(tokens.shape)}, expected {wanted}")
     tokens = tokens.flip(1) if traversal.reverse else tokens
-    walked = tokens.unflatten(1, walked_size(size, traversal))  # (B, *walked, C)
+    walked = _unflatten(tokens, walked_size(size, traversal))  # (B, *walked, C)
     return walked.movedim((-2, -1), (2 + _fastest_axis(len(size), traversal.fastest), 1))
