@@ -37,6 +37,7 @@ import numpy as np
 
 from data_recipes.shared.conversion import Job, convert_cases
 from data_recipes.shared.declared import Folds, declared_folds, declared_labels, folds_of_few, painted_by
+from data_recipes.shared.problems import check_none
 from data_recipes.shared.writing import write_case, write_volume
 from xlstm_unet_lab.data import pictures
 from xlstm_unet_lab.data.colours import LABEL_COLOURS as COLOURS
@@ -46,7 +47,6 @@ from xlstm_unet_lab.data.label_evidence import check_hard_edges, check_one_conve
 from xlstm_unet_lab.data.recipe import Recipe, Track
 from xlstm_unet_lab.data.volumes import check_grid, load_volume, spacing_of, voxels
 
-SHOWN = 10  # problems that an error lists
 MOST_VALUES = 255  # label values that fit beside background into 8 bits
 TEST_EVERY, FEWEST_TO_HOLD_OUT = 5, 10  # every fifth case in name order is held out, where there are ten or more
 
@@ -152,9 +152,7 @@ def look_through(source: Path) -> Survey:
         problems.append("the labels hold background (0) only")
     if len(values) > MOST_VALUES:
         problems.append(f"the labels hold {len(values)} numbers; give every class, not every object, its number")
-    if problems:
-        listed = [*problems[:SHOWN], *([f"... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else [])]
-        raise ValueError("\n- ".join([f"{source} cannot be prepared, {len(problems)} problems:", *listed]))
+    check_none(f"{source} cannot be prepared", problems)
     names = names or {f"label {value}": value for value in sorted(values)}
     return Survey(cases, 2 if flat else 3, usual, names, float(median(voxels_mm)), flip_axes, regions, folds, held_out)
 

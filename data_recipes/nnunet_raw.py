@@ -21,6 +21,7 @@ from statistics import median
 
 import numpy as np
 
+from data_recipes.shared.problems import check_none
 from xlstm_unet_lab.data.colours import LABEL_COLOURS as COLOURS
 from xlstm_unet_lab.data.files import channels_of, files_by_name
 from xlstm_unet_lab.data.images import VOLUMES, read_case
@@ -34,7 +35,6 @@ from xlstm_unet_lab.ops.stored import read_json
 SPLITS = "splits_final.json"
 PREPROCESSED = "nnUNet_preprocessed"  # nnU-Net's environment variable, and how the folder is usually called
 SEED = 12345  # with which nnU-Net draws its folds
-SHOWN = 10  # problems that an error lists
 LONGEST = 300  # letters of a licence or a reference
 MOST_VALUES = 255  # label values beside background
 OLD = "labels by their numbers, as nnU-Net 1 and the Medical Segmentation Decathlon do"
@@ -190,9 +190,7 @@ def _checked(source: Path, ending: str, channels: int) -> float:
                 sides.append(_side(files, source / f"labels{part}" / f"{name}{ending}", channels, not sides))
             except (ValueError, OSError) as error:
                 problems.append(f"{name}: {error}")
-    if problems:
-        listed = [*problems[:SHOWN], *([f"... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else [])]
-        raise ValueError("\n- ".join([f"{source} cannot be used, {len(problems)} problems:", *listed]))
+    check_none(f"{source} cannot be used", problems)
     return float(median(sides))
 
 
